@@ -1,0 +1,163 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Names and layouts of the authors' RQ-Transformer checkpoints."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rq.convert.names import StateDict, same_or_each
+from rq.models import RQTransformer, StackConfig
+
+# Ours to the authors', by module.
+_NAMES = {
+    "condition_positions": "pos_emb_cond",
+    "body_positions": "pos_emb_hw",
+    "head_positions": "pos_emb_d",
+    "condition_embedding": "cond_emb.weight",
+    "token_embedding": "tok_emb.weight",
+    "body_input": "input_mlp",
+    "head_input": "head_mlp",
+    "classifier_norm": "classifier.layer_norm",
+    "classifier_kernel": "classifier.linear.weight",
+    "classifier_bias": "classifier.linear.bias",
+    "condition_norm": "cond_classifier.layer_norm",
+    "condition_classifier": "cond_classifier.linear",
+    "body_stack": "body_transformer",
+    "head_stack": "head_transformer",
+    "norm1": "ln1",
+    "norm2": "ln2",
+    "attention": "attn",
+    "mlp_in": "mlp.0",
+    "mlp_out": "mlp.2",
+    "kernel": "weight",
+    "scale": "weight",
+}
+_GELU = {"v1": "exact", "v2": "quick"}
+
+
+def make_module(arch, vocab_size=None) -> RQTransformer:
+    """The module of an `arch` section, the authors' defaults filled in.
+
+    Args:
+      arch: the section.
+      vocab_size: used where `arch` has none, as in the released files.
+
+    Raises:
+      ValueError: on settings that the authors' code does not support either.
+    """
+    num_codes = same_or_each(arch.get("vocab_size", vocab_size))
+    if len(num_codes) > 1:
+        raise ValueError(f"vocab_size {num_codes}: unequal sizes fail in the reference")
+
+    def stack(section):
+        block = section.get("block", {})
+        return StackConfig(
+            layers=section["n_layer"],
+            heads=block["n_head"],
+            gelu=_GELU[block.get("gelu", "v1")],
+            residual_dropout=block.get("resid_pdrop", 0.1),
+            attention_dropout=block.get("attn_pdrop", 0.0),
+            attention_bias=block.get("attn_bias", True),
+            mlp_bias=block.get("mlp_bias", True),
+        )
+
+    return RQTransformer(
+        code_shape=tuple(arch["block_size"]),
+        num_codes=num_codes,
+        input_dim=arch.get("input_embed_dim") or arch["embed_dim"],
+        width=arch["embed_dim"],
+        body=stack(arch["body"]),
+        head=stack(arch["head"]),
+        num_conditions=max(arch.get("vocab_size_cond", 0), 1),
+        condition_length=max(arch.get("block_size_cond", 0), 1),
+        shared_token_embedding=arch.get("shared_tok_emb", False),
+        shared_classifier=arch.get("shared_cls_emb", False),
+        body_from_codebook=arch.get("input_emb_vqvae", False),
+        head_from_codebook=arch.get("head_emb_vqvae", False),
+        cumulative_head=arch.get("cumsum_depth_ctx", False),
+        embedding_dropout=arch.get("embd_pdrop", 0.0),
+    )
+
+
+def _torch_names(path: tuple[str, ...], layers: dict[str, int]) -> list[str]:
+    """The authors' names of one leaf: one, or one for each layer."""
+    name = ".".join(_NAMES.get(part, part) for part in path)
+    if path[0] not in layers:
+        return [name]
+    return [
+        name.replace(".blocks.", f".blocks.{layer}.") for layer in range(layers[path[0]])
+    ]
+
+
+def _layouts(module, path, shape):
+    """The authors' shape of one leaf (of one layer), and the way there and back."""
+    if path[0].endswith("_positions"):
+        return (1, *shape), lambda x: x[None], lambda x: x[0]
+    if path[0] == "token_embedding" and len(shape) == 3:
+        flat = (shape[0] * shape[1], shape[2])
+        return flat, lambda x: x.reshape(flat), lambda x: x.reshape(shape)
+    is_matrix = path[-1] == "kernel" or path[-1] == "classifier_kernel"
+    if is_matrix and len(shape) == 2:  # [in, out] to [out, in]
+        return shape[::-1], np.transpose, np.transpose
+    return shape, lambda x: x, lambda x: x
+
+
+def _layers(module) -> dict[str, int]:
+    return {"body_stack": module.body.layers, "head_stack": module.head.layers}
+
+
+def _has_offsets(module) -> bool:
+    tables = not (module.body_from_codebook and module.head_from_codebook)
+    return tables and not module.shared_token_embedding
+
+
+def from_torch(arch, arrays):
+    """See `rq.convert.from_torch`."""
+    state_dict = StateDict(arrays)
+    bias = state_dict.take("classifier.linear.bias")
+    module = make_module(arch, vocab_size=bias.shape[-1])
+    height, width, depth = module.code_shape
+    abstract = nn.unbox(
+        jax.eval_shape(
+            module.init,
+            jax.random.key(0),
+            jax.ShapeDtypeStruct((1, height, width, depth), jnp.int32),
+            None,
+            jax.ShapeDtypeStruct((1, module.input_dim), jnp.float32),
+        )
+    )
+    layers, params = _layers(module), {}
+    for path, leaf in flax.traverse_util.flatten_dict(abstract["params"]).items():
+        stacked = path[0] in layers
+        shape, _, inverse = _layouts(module, path, leaf.shape[stacked:])
+        loaded = [
+            inverse(state_dict.take(name, shape)) for name in _torch_names(path, layers)
+        ]
+        params[path] = jnp.asarray(np.stack(loaded) if stacked else loaded[0])
+    if _has_offsets(module):
+        state_dict.take("tok_emb.offsets", (depth,))
+    state_dict.finish()
+    return module, {"params": flax.traverse_util.unflatten_dict(params)}
+
+
+def to_torch(module: RQTransformer, variables) -> dict[str, np.ndarray]:
+    """See `rq.convert.to_torch`."""
+    if not module.scan_layers:
+        raise ValueError("converts the stacked form of the parameters, not the unrolled")
+    layers, arrays = _layers(module), {}
+    params = nn.unbox(variables["params"])
+    for path, leaf in flax.traverse_util.flatten_dict(params).items():
+        leaf, stacked = np.asarray(leaf), path[0] in layers
+        _, convert, _ = _layouts(module, path, leaf.shape[stacked:])
+        parts = leaf if stacked else [leaf]
+        for name, part in zip(_torch_names(path, layers), parts, strict=True):
+            arrays[name] = np.ascontiguousarray(convert(part))
+    if _has_offsets(module):
+        sizes = max(module.num_codes) * np.arange(module.depth, dtype=np.int64)
+        arrays["tok_emb.offsets"] = sizes
+    return arrays

@@ -1,0 +1,193 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Encoder and decoder of the RQ-VAE: VQGAN's convolutional networks (appendix A).
+
+Residual blocks with GroupNorm and swish, single-head attention at chosen resolutions,
+strided convolutions with padding on the right and bottom only, nearest upsampling.
+Initialised as PyTorch initialises its convolutions, as the authors' are.
+
+Dtypes: parameters float32; convolutions in `dtype`; norms and the softmax in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+GROUPS = 32  # of every GroupNorm, so each width is a multiple of it
+
+
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """Uniform in +-1/sqrt(fan_in): PyTorch's default for weights and biases alike."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """A k x k convolution with bias, `[B, H, W, C]` to `[B, H', W', features]`."""
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    padding: Any = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        init = uniform_fan_in(self.kernel**2 * x.shape[-1])
+        return nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=self.stride,
+            padding=self.kernel // 2 if self.padding is None else self.padding,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(
+                init, (None, None, "conv_in", "conv_out")
+            ),
+            bias_init=nn.with_logical_partitioning(init, ("conv_out",)),
+            name="conv",
+        )(x)
+
+
+def group_norm(name: str) -> nn.GroupNorm:
+    """Statistics in float32, two passes, as in the reference."""
+    return nn.GroupNorm(
+        GROUPS,
+        epsilon=1e-6,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        name=name,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("conv_in",)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_in",)),
+    )
+
+
+class ResidualBlock(nn.Module):
+    """norm, swish, conv, twice, around a shortcut (1x1 where the width changes)."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.swish(group_norm("norm1")(x)).astype(self.dtype)
+        h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
+        h = nn.swish(group_norm("norm2")(h)).astype(self.dtype)
+        h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, 1, dtype=self.dtype, name="nin_shortcut")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all positions, around a shortcut."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        batch, height, width, channels = x.shape
+        h = group_norm("norm")(x).astype(self.dtype)
+
+        def project(name):
+            projected = Conv(channels, 1, dtype=self.dtype, name=name)(h)
+            return projected.reshape(batch, height * width, channels)
+
+        q, k, v = project("q"), project("k"), project("v")
+        scores = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
+        weights = nn.softmax(scores * channels**-0.5, axis=-1).astype(self.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(x.shape)
+        return x + Conv(channels, 1, dtype=self.dtype, name="proj_out")(h)
+
+
+class _Middle(nn.Module):
+    """Block, attention, block at the lowest resolution."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        x = ResidualBlock(channels, self.dtype, name="block_1")(x)
+        x = AttentionBlock(self.dtype, name="attn_1")(x)
+        return ResidualBlock(channels, self.dtype, name="block_2")(x)
+
+
+def _to_output(x, features: int, dtype):
+    """The closing norm, swish and convolution, inside the calling compact module."""
+    x = nn.swish(group_norm("norm_out")(x)).astype(dtype)
+    return Conv(features, dtype=dtype, name="conv_out")(x)
+
+
+class Encoder(nn.Module):
+    """Images `[B, R, R, channels]` to features `[B, R/f, R/f, z_channels]`.
+
+    f = 2 ** (len(ch_mult) - 1). Attention follows each block of a level whose
+    resolution (before its downsampling) is in `attn_resolutions`.
+    """
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attn_resolutions: tuple[int, ...]
+    z_channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images):
+        x = Conv(self.ch, dtype=self.dtype, name="conv_in")(images.astype(self.dtype))
+        for level, mult in enumerate(self.ch_mult):
+            for j in range(self.num_res_blocks):
+                block = f"down_{level}_block_{j}"
+                x = ResidualBlock(self.ch * mult, self.dtype, name=block)(x)
+                if x.shape[1] in self.attn_resolutions:
+                    x = AttentionBlock(self.dtype, name=f"down_{level}_attn_{j}")(x)
+            if level < len(self.ch_mult) - 1:
+                x = Conv(
+                    x.shape[-1],
+                    stride=2,
+                    padding=((0, 1), (0, 1)),
+                    dtype=self.dtype,
+                    name=f"down_{level}_downsample",
+                )(x)
+        x = _Middle(self.dtype, name="mid")(x)
+        return _to_output(x, self.z_channels, self.dtype)
+
+
+class Decoder(nn.Module):
+    """Features `[B, R/f, R/f, z_channels]` to images `[B, R, R, out_channels]`.
+
+    The mirror of the encoder with one block more a level. Levels keep the encoder's
+    numbers, so the last one comes first. No squashing at the end.
+    """
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attn_resolutions: tuple[int, ...]
+    out_channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z):
+        width = self.ch * self.ch_mult[-1]
+        x = Conv(width, dtype=self.dtype, name="conv_in")(z.astype(self.dtype))
+        x = _Middle(self.dtype, name="mid")(x)
+        for level, mult in reversed(list(enumerate(self.ch_mult))):
+            for j in range(self.num_res_blocks + 1):
+                block = f"up_{level}_block_{j}"
+                x = ResidualBlock(self.ch * mult, self.dtype, name=block)(x)
+                if x.shape[1] in self.attn_resolutions:
+                    x = AttentionBlock(self.dtype, name=f"up_{level}_attn_{j}")(x)
+            if level > 0:
+                x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+                name = f"up_{level}_upsample"
+                x = Conv(x.shape[-1], dtype=self.dtype, name=name)(x)
+        return _to_output(x, self.out_channels, self.dtype)

@@ -1,0 +1,395 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Residual quantization and the codebook's moving averages (paper section 3.1).
+
+Pure functions on arrays, and one small pytree, `Codebook`. Everything here runs in
+float32 whatever the network computes in: in bfloat16 or TF32 near ties flip.
+
+Legend: N vectors (the flattened batch and positions), C channels, K codes, D depth.
+
+A codebook is shared by all depths, arrays `[K, C]`, or there is one for each depth,
+arrays `[D, K, C]` with K the largest; codes beyond a smaller depth's size are padding,
+zero and never selected. One scan over depth serves both: a shared codebook travels in
+the carry, so that depth d + 1 searches what depth d has just updated; codebooks of
+their own are scanned over.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+
+# Bounds the [N, K] table of distances that exists at one moment; a multiple of the
+# matrix units' tile, and no smaller than most codebooks.
+CHUNK = 8192
+# The reference fills a codebook larger than the batch with noisy copies of its vectors.
+TILE_NOISE = 0.01
+
+
+@flax.struct.dataclass
+class Codebook:
+    """Code vectors and the moving averages that they are computed from, float32.
+
+    Attributes:
+      embedding: code vectors `[K, C]`, or `[D, K, C]` where every depth has its own.
+      counts: moving number of vectors assigned to each code, `[K]` or `[D, K]`.
+      sums: moving sum of these vectors, same shape as `embedding`.
+    """
+
+    embedding: jax.Array
+    counts: jax.Array
+    sums: jax.Array
+
+
+class Update(NamedTuple):
+    """How the codebook follows the vectors assigned to it (paper section 3.1).
+
+    Attributes:
+      decay: of the moving averages; a scalar, or `[D]`.
+      epsilon: Laplace smoothing of the counts.
+      restart: whether codes with a moving count below 1 restart from batch vectors.
+    """
+
+    decay: float | jax.Array = 0.99
+    epsilon: float = 1e-5
+    restart: bool = True
+
+
+class Quantized(NamedTuple):
+    """What one pass over depth yields.
+
+    Attributes:
+      codes: int32 `[..., D]`.
+      sums: running sums of code vectors over depth, float32 `[D, ..., C]`.
+      soft: probability of each code, softmax(-distance / temperature), float32
+        `[..., D, K]`; None unless asked for.
+      codebook: the updated codebook; the one given when there was no update.
+    """
+
+    codes: jax.Array
+    sums: jax.Array
+    soft: jax.Array | None
+    codebook: Codebook
+
+
+def init_codebook(key: jax.Array, shape: tuple[int, ...], sizes=None) -> Codebook:
+    """Normal code vectors and empty counts, as in the authors' code.
+
+    The first training step with restarts replaces nearly all of them by vectors of the
+    batch, which is the codebook's real initialisation.
+    """
+    embedding = jax.random.normal(key, shape, jnp.float32)
+    if sizes is not None and len(shape) == 3:
+        embedding *= _valid(sizes, shape[-2])[..., None]
+    return Codebook(embedding, jnp.zeros(shape[:-1], jnp.float32), embedding)
+
+
+def _valid(sizes, num_codes: int) -> jax.Array:
+    """Mask `[D, K]` of the codes that exist at each depth."""
+    return jnp.arange(num_codes) < jnp.asarray(sizes)[:, None]
+
+
+def distances(vectors: jax.Array, embedding: jax.Array) -> jax.Array:
+    """Squared Euclidean distances, `[..., C]` and `[K, C]` to `[..., K]`, float32."""
+    vectors, embedding = vectors.astype(jnp.float32), embedding.astype(jnp.float32)
+    product = jnp.einsum("...c,kc->...k", vectors, embedding, precision="highest")
+    return (
+        jnp.sum(vectors**2, axis=-1, keepdims=True)
+        + jnp.sum(embedding**2, axis=-1)
+        - 2 * product
+    )
+
+
+def nearest(vectors, embedding, valid=None, chunk: int = CHUNK) -> jax.Array:
+    """Index of the nearest code; the lowest one among equals.
+
+    Args:
+      vectors: `[N, C]`.
+      embedding: `[K, C]`.
+      valid: mask `[K]` of the codes that may be chosen; all where None.
+      chunk: codes compared at a time, which bounds memory to `N * chunk` distances.
+
+    Returns:
+      int32 `[N]`.
+    """
+    num_codes = embedding.shape[0]
+    if valid is None:
+        valid = jnp.ones(num_codes, bool)
+    if num_codes <= chunk:
+        return jnp.argmin(_masked(vectors, embedding, valid), -1).astype(jnp.int32)
+
+    pieces = -(-num_codes // chunk)
+    padding = pieces * chunk - num_codes
+    embedding = jnp.pad(embedding, ((0, padding), (0, 0))).reshape(pieces, chunk, -1)
+    valid = jnp.pad(valid, (0, padding)).reshape(pieces, chunk)
+
+    def compare(best, piece):
+        best_distance, best_code = best
+        start, piece_embedding, piece_valid = piece
+        distance = _masked(vectors, piece_embedding, piece_valid)
+        code = jnp.argmin(distance, axis=-1).astype(jnp.int32)
+        distance = jnp.min(distance, axis=-1)
+        nearer = distance < best_distance
+        return (
+            jnp.where(nearer, distance, best_distance),
+            jnp.where(nearer, start + code, best_code),
+        ), None
+
+    # Derived from the vectors rather than made fresh, so that they share its sharding.
+    best = (jnp.full_like(vectors[:, 0], jnp.inf), jnp.zeros_like(vectors[:, 0], int))
+    best = (best[0], best[1].astype(jnp.int32))
+    starts = jnp.arange(pieces, dtype=jnp.int32) * chunk
+    (_, codes), _ = jax.lax.scan(compare, best, (starts, embedding, valid))
+    return codes
+
+
+def _masked(vectors, embedding, valid):
+    return jnp.where(valid, distances(vectors, embedding), jnp.inf)
+
+
+def update_codebook(
+    codebook: Codebook,
+    vectors: jax.Array,
+    codes: jax.Array,
+    update: Update,
+    key: jax.Array | None = None,
+    valid: jax.Array | None = None,
+) -> Codebook:
+    """Moves one depth's codebook towards the vectors assigned to it.
+
+    Sums run over all N vectors: under `jit` with a sharded batch they become
+    all-reduces by themselves, and restarts draw from the global batch.
+
+    Args:
+      codebook: of one depth, embedding `[K, C]`.
+      vectors: `[N, C]`, what was quantized at this depth.
+      codes: int32 `[N]`.
+      update: with a scalar decay.
+      key: random key, needed where `update.restart`.
+      valid: mask `[K]` of the codes that exist; all where None.
+
+    Returns:
+      The new codebook.
+
+    Raises:
+      ValueError: where restarts are asked for without a key.
+    """
+    num_codes, channels = codebook.embedding.shape
+    if valid is None:
+        valid = jnp.ones(num_codes, bool)
+    vectors = vectors.astype(jnp.float32)
+    batch_counts = jnp.zeros(num_codes, jnp.float32).at[codes].add(1.0)
+    batch_sums = jnp.zeros((num_codes, channels), jnp.float32).at[codes].add(vectors)
+    counts = update.decay * codebook.counts + (1 - update.decay) * batch_counts
+    sums = update.decay * codebook.sums + (1 - update.decay) * batch_sums
+
+    if update.restart:
+        if key is None:
+            raise ValueError("restarting unused codes needs a random key")
+        dead = valid & (counts < 1)
+        fresh = _restart_vectors(key, vectors, num_codes, jnp.sum(valid))
+        sums = jnp.where(dead[:, None], fresh, sums)
+        counts = jnp.where(dead, 1.0, counts)
+
+    total = jnp.sum(counts)
+    smoothed = total * (counts + update.epsilon)
+    smoothed /= total + jnp.sum(valid) * update.epsilon
+    embedding = jnp.where(valid[:, None], sums / smoothed[:, None], 0)
+    return Codebook(embedding, counts, sums)
+
+
+def _restart_vectors(key, vectors, num_codes, size):
+    """`num_codes` vectors of the batch in random order: distinct, while they last.
+
+    Where a codebook of `size` codes is larger than the batch, all get a little noise.
+    """
+    num_vectors, channels = vectors.shape
+    order_key, noise_key = jax.random.split(key)
+    tiles = -(-num_codes // num_vectors)
+    order = jax.vmap(lambda k: jax.random.permutation(k, num_vectors))(
+        jax.random.split(order_key, tiles)
+    ).reshape(-1)[:num_codes]
+    fresh = vectors[order]
+    if tiles > 1:
+        noise = jax.random.uniform(noise_key, fresh.shape, maxval=TILE_NOISE)
+        fresh += jnp.where(size > num_vectors, noise / channels**0.5, 0)
+    return fresh
+
+
+def quantize(
+    z: jax.Array,
+    codebook: Codebook,
+    *,
+    depth: int | None = None,
+    sizes: tuple[int, ...] | None = None,
+    update: Update | None = None,
+    temperature: float | None = None,
+    stochastic: bool = False,
+    key: jax.Array | None = None,
+) -> Quantized:
+    """Residual quantization (paper eq. 1-2): every depth codes what is left over.
+
+    In training (`update` given) each depth searches the codebook in force, updates it
+    with its own residuals, and looks its codes up in what it searched.
+
+    Args:
+      z: vectors `[..., C]`.
+      codebook: shared `[K, C]`, or `[D, K, C]`.
+      depth: number of codes for each vector; needed where the codebook is shared.
+      sizes: number of codes at each depth, where codebooks of their own differ.
+      update: moves the codebook; left as it is where None.
+      temperature: also returns soft codes at this temperature (paper section 3.2.3).
+      stochastic: draws codes from the soft codes rather than taking the nearest.
+      key: random key, for restarts and stochastic codes.
+
+    Returns:
+      A `Quantized`.
+
+    Raises:
+      ValueError: on shapes or options that do not fit together.
+    """
+    shared = codebook.embedding.ndim == 2
+    depth = _check(z, codebook, depth, sizes, temperature, stochastic, key)
+    num_codes, channels = codebook.embedding.shape[-2:]
+    vectors = z.reshape(-1, channels).astype(jnp.float32)
+    if sizes is None:
+        sizes = (num_codes,) * depth
+    keys = jax.random.split(jax.random.key(0) if key is None else key, (depth, 2))
+    decay = None
+    if update is not None:
+        decay = jnp.broadcast_to(jnp.asarray(update.decay, jnp.float32), (depth,))
+
+    def one_depth(carry, inputs):
+        residual, total, carried = carry
+        scanned, valid, (draw_key, restart_key), decay = inputs
+        book = carried if shared else scanned
+        soft = None
+        if temperature is not None:
+            logits = -_masked(residual, book.embedding, valid) / temperature
+            soft = jax.nn.softmax(logits, axis=-1)
+        if stochastic:
+            codes = jax.random.categorical(draw_key, logits).astype(jnp.int32)
+        else:
+            codes = nearest(residual, book.embedding, valid)
+        chosen = book.embedding[codes]
+        if update is not None:
+            book = update_codebook(
+                book, residual, codes, update._replace(decay=decay), restart_key, valid
+            )
+        residual, total = residual - chosen, total + chosen
+        outputs = (codes, total, soft, None if shared else book)
+        return (residual, total, book if shared else None), outputs
+
+    carry = (vectors, jnp.zeros_like(vectors), codebook if shared else None)
+    inputs = (
+        None if shared else codebook,
+        _valid(sizes, num_codes),
+        (keys[:, 0], keys[:, 1]),
+        decay,
+    )
+    (_, _, carried), (codes, sums, soft, scanned) = jax.lax.scan(
+        one_depth, carry, inputs, length=depth
+    )
+    leading = z.shape[:-1]
+    if soft is not None:
+        soft = jnp.moveaxis(soft, 0, 1).reshape(*leading, depth, num_codes)
+    return Quantized(
+        codes=jnp.moveaxis(codes, 0, -1).reshape(*leading, depth),
+        sums=sums.reshape(depth, *leading, channels),
+        soft=soft,
+        codebook=carried if shared else scanned,
+    )
+
+
+def _check(z, codebook, depth, sizes, temperature, stochastic, key) -> int:
+    shape = codebook.embedding.shape
+    if len(shape) not in (2, 3):
+        raise ValueError(f"a codebook is [K, C] or [D, K, C], not {shape}")
+    if z.shape[-1] != shape[-1]:
+        raise ValueError(f"vectors of {z.shape[-1]} channels, codes of {shape[-1]}")
+    own_depth = shape[0] if len(shape) == 3 else depth
+    if own_depth is None:
+        raise ValueError("a shared codebook needs `depth`")
+    if depth is not None and depth != own_depth:
+        raise ValueError(f"depth {depth} with codebooks for {own_depth} depths")
+    if sizes is not None and (
+        len(sizes) != own_depth or not all(0 < size <= shape[-2] for size in sizes)
+    ):
+        raise ValueError(
+            f"sizes {sizes} for depth {own_depth} and {shape[-2]} codes at most"
+        )
+    if stochastic and (temperature is None or key is None):
+        raise ValueError("stochastic codes need a temperature and a key")
+    return own_depth
+
+
+def residual_quantize(z, codebook, depth=None, sizes=None) -> tuple:
+    """Nearest codes and their running sums (paper eq. 1-2).
+
+    Args:
+      z: vectors `[..., C]`.
+      codebook: a `Codebook` or its embedding, `[K, C]` (shared) or `[D, K, C]`.
+      depth: number of codes for each vector; needed where the codebook is shared.
+      sizes: number of codes at each depth, where they differ.
+
+    Returns:
+      codes int32 `[..., D]` and cumulative sums float32 `[D, ..., C]`.
+    """
+    if not isinstance(codebook, Codebook):
+        embedding = jnp.asarray(codebook)
+        codebook = Codebook(embedding, embedding[..., 0], embedding)
+    quantized = quantize(z, codebook, depth=depth, sizes=sizes)
+    return quantized.codes, quantized.sums
+
+
+def embed(codes: jax.Array, embedding: jax.Array) -> jax.Array:
+    """Code vectors of each depth, not summed: `[..., D]` to `[..., D, C]`.
+
+    Args:
+      codes: int32 `[..., D]`; D may be smaller than the codebook's depth.
+      embedding: `[K, C]` or `[D, K, C]`.
+    """
+    if embedding.ndim == 2:
+        return embedding[codes]
+    return embedding[jnp.arange(codes.shape[-1]), codes]
+
+
+def commitment_loss(z: jax.Array, sums: jax.Array) -> jax.Array:
+    """Mean squared distance of z to every partial sum, `[..., C]` and `[D, ..., C]`.
+
+    The mean over depth, as in the released code; paper eq. 7 has a sum.
+    """
+    return jnp.mean((z.astype(jnp.float32) - jax.lax.stop_gradient(sums)) ** 2)
+
+
+def straight_through(z: jax.Array, quantized: jax.Array) -> jax.Array:
+    """The value of `quantized` with the gradient of `z`."""
+    z = z.astype(jnp.float32)
+    return z + jax.lax.stop_gradient(quantized - z)
+
+
+def pack(z: jax.Array, rows: int, columns: int) -> jax.Array:
+    """Space to depth: `[..., H, W, C]` to `[..., rows, columns, (H/rows)(W/columns)C]`.
+
+    Order inside a vector: row in the block, column in the block, channel.
+
+    Raises:
+      ValueError: where the code map does not divide the feature map.
+    """
+    *leading, height, width, channels = z.shape
+    if height % rows or width % columns:
+        raise ValueError(f"feature map {height}x{width} into codes {rows}x{columns}")
+    r, c = height // rows, width // columns
+    z = z.reshape(*leading, rows, r, columns, c, channels)
+    return jnp.swapaxes(z, -4, -3).reshape(*leading, rows, columns, r * c * channels)
+
+
+def unpack(z: jax.Array, height: int, width: int) -> jax.Array:
+    """The inverse of `pack`: to `[..., height, width, C]`."""
+    *leading, rows, columns, packed = z.shape
+    r, c = height // rows, width // columns
+    z = z.reshape(*leading, rows, columns, r, c, packed // (r * c))
+    return jnp.swapaxes(z, -4, -3).reshape(*leading, height, width, packed // (r * c))

@@ -1,0 +1,188 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""RQ-VAE (paper section 3.1): encoder, residual quantizer and decoder as one module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rq.models import quantizer
+from rq.models.autoencoder import Conv, Decoder, Encoder
+
+
+class RQVAE(nn.Module):
+    """Images in [-1, 1] to h x w x D codes and back.
+
+    The codebook is no parameter: its collection `codebook` holds the code vectors and
+    their moving averages, always float32. A training step asks for it with
+    `mutable=["codebook"]` and `rngs={"codebook": key}`.
+
+    Attributes:
+      resolution: side R of the square images.
+      image_channels: 3 for colour, 1 for grey.
+      ch, ch_mult, num_res_blocks, attn_resolutions, z_channels: of the autoencoder.
+      embed_dim: channels of the feature map that is quantized.
+      code_shape: (h, w, D). Where h x w is smaller than the feature map, its blocks
+        are packed into longer vectors.
+      num_codes: one codebook size, or one for each depth.
+      shared_codebook: one codebook for all depths (the paper's setting).
+      decay: of the codebook's moving averages, one or one for each depth.
+      restart_codes: whether unused codes restart from vectors of the batch.
+      dtype: of the convolutions.
+    """
+
+    resolution: int
+    image_channels: int
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attn_resolutions: tuple[int, ...]
+    z_channels: int
+    embed_dim: int
+    code_shape: tuple[int, int, int]
+    num_codes: tuple[int, ...]
+    shared_codebook: bool = True
+    decay: tuple[float, ...] = (0.99,)
+    restart_codes: bool = True
+    dtype: Any = "float32"
+
+    @property
+    def depth(self) -> int:
+        """D, codes at each position."""
+        return self.code_shape[2]
+
+    @property
+    def latent_side(self) -> int:
+        """Side of the feature map that the encoder yields."""
+        return self.resolution // 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def code_dim(self) -> int:
+        """Length C of a code vector, packing included."""
+        height, width, _ = self.code_shape
+        return self.embed_dim * self.latent_side**2 // (height * width)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of codes at each depth."""
+        return self.num_codes * (self.depth // len(self.num_codes))
+
+    def setup(self):
+        autoencoder = dict(
+            ch=self.ch,
+            ch_mult=self.ch_mult,
+            num_res_blocks=self.num_res_blocks,
+            attn_resolutions=self.attn_resolutions,
+            dtype=jnp.dtype(self.dtype),
+        )
+        self.encoder = Encoder(z_channels=self.z_channels, **autoencoder)
+        self.decoder = Decoder(out_channels=self.image_channels, **autoencoder)
+        self.quant_conv = Conv(self.embed_dim, 1, dtype=jnp.dtype(self.dtype))
+        self.post_quant_conv = Conv(self.z_channels, 1, dtype=jnp.dtype(self.dtype))
+        shape = (max(self.num_codes), self.code_dim)
+        if not self.shared_codebook:
+            shape = (self.depth, *shape)
+        self._codebook = self.variable("codebook", "state", self._init_codebook, shape)
+
+    def _init_codebook(self, shape):
+        sizes = None if self.shared_codebook else self.sizes
+        return quantizer.init_codebook(self.make_rng("params"), shape, sizes)
+
+    def __call__(self, images, train: bool = False):
+        """Images to (reconstructions, codes, commitment loss)."""
+        quantized, codes, commitment = self.quantize(self.encode(images), train)
+        return self.decode(quantized), codes, commitment
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Images `[B, R, R, channels]` in [-1, 1] to features `[B, H, W, C]`, float32."""
+        return self.quant_conv(self.encoder(images)).astype(jnp.float32)
+
+    def quantize(self, z: jax.Array, train: bool = False):
+        """Features to (quantized, codes, commitment loss).
+
+        Args:
+          z: `[B, H, W, embed_dim]`, as `encode` returns them.
+          train: updates the codebook, depth by depth (paper section 3.1).
+
+        Returns:
+          quantized, shape of z, with straight-through gradients; codes int32
+          `[B, h, w, D]`; the commitment loss, a scalar.
+        """
+        packed = self.pack(z)
+        update, key = None, None
+        if train:
+            decay = jnp.asarray(self.decay, jnp.float32)
+            update = quantizer.Update(decay=decay, restart=self.restart_codes)
+            key = self.make_rng("codebook") if self.restart_codes else None
+        quantized = quantizer.quantize(
+            jax.lax.stop_gradient(packed),
+            self._codebook.value,
+            depth=self.depth,
+            sizes=None if self.shared_codebook else self.sizes,
+            update=update,
+            key=key,
+        )
+        if train:
+            self._codebook.value = quantized.codebook
+        commitment = quantizer.commitment_loss(packed, quantized.sums)
+        output = quantizer.straight_through(packed, quantized.sums[-1])
+        return self.unpack(output), quantized.codes, commitment
+
+    def soft_codes(self, z, temperature: float, key=None):
+        """Soft codes and the codes they follow (paper section 3.2.3).
+
+        Args:
+          z: `[B, H, W, embed_dim]`.
+          temperature: tau.
+          key: draws stochastic codes; nearest codes where None.
+
+        Returns:
+          soft codes float32 `[B, h, w, D, K]` and codes int32 `[B, h, w, D]`.
+        """
+        quantized = quantizer.quantize(
+            self.pack(z),
+            self._codebook.value,
+            depth=self.depth,
+            sizes=None if self.shared_codebook else self.sizes,
+            temperature=temperature,
+            stochastic=key is not None,
+            key=key,
+        )
+        return quantized.soft, quantized.codes
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Quantized features `[B, H, W, embed_dim]` to images, float32, near [-1, 1]."""
+        return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+
+    def decode_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
+        """Codes `[B, h, w, D]` to images, from their first `depth` depths only if given.
+
+        Raises:
+          ValueError: where the codes are of another shape or `depth` is out of range.
+        """
+        return self.decode(jnp.sum(self.embed_codes(codes, depth), axis=-2))
+
+    def embed_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
+        """Code vectors `[B, H, W, depth, embed_dim]` at feature resolution, not summed."""
+        if codes.shape[1:] != self.code_shape:
+            raise ValueError(f"codes {codes.shape[1:]}, the model's {self.code_shape}")
+        if depth is not None and not 1 <= depth <= self.depth:
+            raise ValueError(f"depth {depth} is not within 1..{self.depth}")
+        vectors = quantizer.embed(codes[..., :depth], self._codebook.value.embedding)
+        return jnp.moveaxis(self.unpack(jnp.moveaxis(vectors, -2, 0)), 0, -2)
+
+    def codes(self, images: jax.Array) -> jax.Array:
+        """Images `[B, R, R, channels]` in [-1, 1] to codes int32 `[B, h, w, D]`."""
+        return self.quantize(self.encode(images))[1]
+
+    def pack(self, z: jax.Array) -> jax.Array:
+        """Features to code resolution: `[..., H, W, E]` to `[..., h, w, code_dim]`."""
+        return quantizer.pack(z, *self.code_shape[:2])
+
+    def unpack(self, z: jax.Array) -> jax.Array:
+        """The inverse of `pack`."""
+        return quantizer.unpack(z, self.latent_side, self.latent_side)

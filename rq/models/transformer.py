@@ -1,0 +1,529 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""RQ-Transformer (paper section 3.2): a body over positions, a head over depth.
+
+    u_t = PE_T(t) + sum_d e(S_{t-1,d})           u_1: the condition
+    h   = body(u_1 .. u_T)                       causal over positions
+    v_1 = PE_D(1) + h_t,  v_d = PE_D(d) + sum_{i<d} e(S_{t,i})
+    p(S_{t,d} | ..) = softmax(classifier(head(v_1 .. v_D)))   causal over depth
+
+Legend: B batch, H W code grid, T = H W positions, D depth, K codes, C code vector,
+M width, N heads, F head dimension, L layers, S condition length.
+
+Dtypes: parameters float32; matrix products in `dtype`; layer norms, softmax and logits
+in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rq.models import quantizer
+from rq.models.autoencoder import uniform_fan_in
+
+MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
+
+
+@dataclasses.dataclass(frozen=True)
+class StackConfig:
+    """One stack of blocks, the body or the head.
+
+    Attributes:
+      layers: L.
+      heads: N, divides the width.
+      gelu: 'exact' (erf), or 'quick' (x sigmoid(1.702 x), the authors' v2).
+      residual_dropout: after the attention's and the MLP's output projection.
+      attention_dropout: of attention weights.
+      attention_bias, mlp_bias: whether their matrices have biases.
+    """
+
+    layers: int
+    heads: int
+    gelu: str = "exact"
+    residual_dropout: float = 0.1
+    attention_dropout: float = 0.0
+    attention_bias: bool = True
+    mlp_bias: bool = True
+
+
+class Cache(NamedTuple):
+    """Keys and values of one layer, `[B, length, N, F]` each."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+def _linear(features, axes, dtype, bias=True, fan_in=None, name=None) -> nn.Dense:
+    """A dense layer initialised as PyTorch's, with named axes."""
+    init = uniform_fan_in(fan_in)
+    return nn.Dense(
+        features,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=nn.with_logical_partitioning(init, axes),
+        bias_init=nn.with_logical_partitioning(init, axes[1:]),
+        name=name,
+    )
+
+
+def _layer_norm(name=None) -> nn.LayerNorm:
+    return nn.LayerNorm(
+        epsilon=1e-5,
+        use_fast_variance=False,
+        dtype=jnp.float32,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+        name=name,
+    )
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention, on a whole sequence or on a cache."""
+
+    config: StackConfig
+    dtype: Any
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_BTM, cache: Cache | None = None, index=0):
+        batch, length, width = x_BTM.shape
+        heads = self.config.heads
+
+        def project(name):
+            axes, bias = ("embed", "heads"), self.config.attention_bias
+            linear = _linear(width, axes, self.dtype, bias, width, name)
+            return linear(x_BTM).reshape(batch, length, heads, width // heads)
+
+        q_BTNF, k_BSNF, v_BSNF = project("query"), project("key"), project("value")
+        if cache is not None:
+            start = (0, index, 0, 0)
+            cache = Cache(
+                jax.lax.dynamic_update_slice(cache.keys, k_BSNF, start),
+                jax.lax.dynamic_update_slice(cache.values, v_BSNF, start),
+            )
+            k_BSNF, v_BSNF = cache
+        scores_BNTS = jnp.einsum(
+            "btnf,bsnf->bnts", q_BTNF, k_BSNF, preferred_element_type=jnp.float32
+        )
+        scores_BNTS *= (width // heads) ** -0.5
+        seen_TS = jnp.arange(k_BSNF.shape[1]) <= index + jnp.arange(length)[:, None]
+        weights_BNTS = nn.softmax(jnp.where(seen_TS, scores_BNTS, -jnp.inf), axis=-1)
+        weights_BNTS = nn.Dropout(self.config.attention_dropout)(
+            weights_BNTS.astype(self.dtype), deterministic=self.deterministic
+        )
+        x_BTM = jnp.einsum("bnts,bsnf->btnf", weights_BNTS, v_BSNF)
+        x_BTM = x_BTM.reshape(batch, length, width)
+        axes, bias = ("heads", "embed"), self.config.attention_bias
+        return _linear(width, axes, self.dtype, bias, width, "proj")(x_BTM), cache
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP (x 4), each around a shortcut with dropout."""
+
+    config: StackConfig
+    dtype: Any
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_BTM, cache: Cache | None = None, index=0):
+        width, bias = x_BTM.shape[-1], self.config.mlp_bias
+        dropout = nn.Dropout(
+            self.config.residual_dropout, deterministic=self.deterministic
+        )
+        attention = Attention(
+            self.config, self.dtype, self.deterministic, name="attention"
+        )
+        y_BTM = _layer_norm("norm1")(x_BTM).astype(self.dtype)
+        y_BTM, cache = attention(y_BTM, cache, index)
+        x_BTM += dropout(y_BTM)
+
+        y_BTM = _layer_norm("norm2")(x_BTM).astype(self.dtype)
+        axes = ("embed", "mlp")
+        y = _linear(4 * width, axes, self.dtype, bias, width, "mlp_in")(y_BTM)
+        if self.config.gelu == "exact":
+            y = nn.gelu(y, approximate=False)
+        else:
+            y = y * nn.sigmoid(1.702 * y)
+        y = _linear(width, axes[::-1], self.dtype, bias, 4 * width, "mlp_out")(y)
+        x_BTM += dropout(y)
+        return nn.with_logical_constraint(x_BTM, ("batch", None, None)), cache
+
+
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Stack(nn.Module):
+    """L blocks: scanned over stacked parameters, or one after another.
+
+    Training scans, so that compile time does not grow with depth. Decoding reads layers
+    as separate arrays (`unroll`), so that no weights are sliced inside its loops.
+    """
+
+    config: StackConfig
+    dtype: Any
+    remat: str
+    scan_layers: bool
+
+    @nn.compact
+    def __call__(self, x_BTM, caches=None, index=0, deterministic: bool = True):
+        args = (self.config, self.dtype, deterministic)
+        if not self.scan_layers:
+            caches = caches or (None,) * self.config.layers
+            updated = []
+            for layer, cache in enumerate(caches):
+                x_BTM, cache = Block(*args, name=f"blocks_{layer}")(x_BTM, cache, index)
+                updated.append(cache)
+            return x_BTM, tuple(updated)
+        if caches is not None:
+            raise ValueError("decoding with caches needs unrolled layers: see `unroll`")
+        block = Block
+        if self.remat != "none":
+            policy = _REMAT_POLICIES[self.remat]
+            block = nn.remat(Block, prevent_cse=False, policy=policy)
+        blocks = nn.scan(
+            block,
+            length=self.config.layers,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return blocks(*args, name="blocks")(x_BTM)
+
+
+class RQTransformer(nn.Module):
+    """Logits of every code given those before it, and single steps for decoding.
+
+    The embeddings of codes come from the RQ-VAE's frozen codebook, an argument of every
+    call (`[K, C]`, or `[D, K, C]` where depths have codebooks of their own), through
+    learned linear maps; or from learned tables.
+
+    Attributes:
+      code_shape: (H, W, D).
+      num_codes: one codebook size, or one for each depth.
+      input_dim: C of the codebook.
+      num_conditions: classes, or the text vocabulary, or 1: a start token alone.
+      condition_length: S; text where it is above 1.
+      width: M, of the body and the head.
+      body, head: their layers.
+      shared_token_embedding: one learned table for all depths (where tables are used).
+      shared_classifier: one classifier for all depths.
+      body_from_codebook, head_from_codebook: embeddings from the codebook.
+      cumulative_head: the head sees sums of code vectors over depth.
+      embedding_dropout: on the body's inputs.
+      remat: 'none', 'full', or 'dots' (keeps matrix products), for training.
+      dtype: of matrix products.
+      scan_layers: see `Stack`.
+    """
+
+    code_shape: tuple[int, int, int]
+    num_codes: tuple[int, ...]
+    input_dim: int
+    width: int
+    body: StackConfig
+    head: StackConfig
+    num_conditions: int = 1
+    condition_length: int = 1
+    shared_token_embedding: bool = True
+    shared_classifier: bool = True
+    body_from_codebook: bool = True
+    head_from_codebook: bool = True
+    cumulative_head: bool = True
+    embedding_dropout: float = 0.0
+    remat: str = "none"
+    dtype: Any = "float32"
+    scan_layers: bool = True
+
+    @property
+    def depth(self) -> int:
+        """D, codes at each position."""
+        return self.code_shape[2]
+
+    @property
+    def positions(self) -> int:
+        """T = H W."""
+        return self.code_shape[0] * self.code_shape[1]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of codes at each depth."""
+        return self.num_codes * (self.depth // len(self.num_codes))
+
+    def setup(self):
+        width, depth, num_codes = self.width, self.depth, max(self.num_codes)
+        dtype = jnp.dtype(self.dtype)
+        small, unit = nn.initializers.normal(0.02), nn.initializers.normal(1.0)
+
+        def parameter(name, init, shape, axes):
+            init = nn.with_logical_partitioning(init, axes)
+            return self.param(name, init, shape, jnp.float32)
+
+        self.condition_positions = parameter(
+            "condition_positions",
+            small,
+            (self.condition_length, width),
+            ("positions", "embed"),
+        )
+        self.body_positions = parameter(
+            "body_positions", small, (self.positions, width), ("positions", "embed")
+        )
+        self.head_positions = parameter(
+            "head_positions", small, (depth, width), ("depth", "embed")
+        )
+        self.condition_embedding = parameter(
+            "condition_embedding",
+            unit,
+            (self.num_conditions, width),
+            ("condition", "embed"),
+        )
+        axes = ("latent", "embed")
+        if self.body_from_codebook:
+            self.body_input = _linear(width, axes, dtype, fan_in=self.input_dim)
+        if self.head_from_codebook:
+            self.head_input = _linear(width, axes, dtype, fan_in=self.input_dim)
+        if not (self.body_from_codebook and self.head_from_codebook):
+            shape, axes = (num_codes, width), ("vocab", "embed")
+            if not self.shared_token_embedding:
+                shape, axes = (depth, *shape), ("depth", *axes)
+            init = unit if self.shared_token_embedding else small
+            self.token_embedding = parameter("token_embedding", init, shape, axes)
+
+        stack = dict(dtype=dtype, remat=self.remat, scan_layers=self.scan_layers)
+        self.body_stack = Stack(self.body, **stack)
+        self.head_stack = Stack(self.head, **stack)
+        self.input_dropout = nn.Dropout(self.embedding_dropout)
+
+        self.classifier_norm = _layer_norm()
+        if self.shared_classifier:
+            init = uniform_fan_in(width)
+            shape, axes = (width, num_codes), ("embed", "vocab")
+            self.classifier_bias = parameter(
+                "classifier_bias", init, (num_codes,), ("vocab",)
+            )
+        else:
+            init = small
+            shape, axes = (depth, width, num_codes), ("depth", "embed", "vocab")
+            self.classifier_bias = parameter(
+                "classifier_bias",
+                nn.initializers.zeros,
+                (depth, num_codes),
+                ("depth", "vocab"),
+            )
+        self.classifier_kernel = parameter("classifier_kernel", init, shape, axes)
+        if self.condition_length > 1:
+            self.condition_norm = _layer_norm()
+            self.condition_classifier = _linear(
+                self.num_conditions, ("embed", "vocab"), jnp.float32, fan_in=width
+            )
+
+    def __call__(
+        self,
+        codes: jax.Array,
+        cond: jax.Array | None = None,
+        codebook: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+        condition_logits: bool = False,
+    ):
+        """Teacher-forced logits.
+
+        Args:
+          codes: int32 `[B, h, W, D]`; the first h <= H rows.
+          cond: int32 `[B]` class, `[B, S]` text tokens; None: the start token.
+          codebook: code vectors `[K, C]` or `[D, K, C]`, where embeddings come from it.
+          deterministic: no dropout; otherwise `rngs={"dropout": key}`.
+          condition_logits: also returns the text's next-token logits
+            `[B, S - 1, num_conditions]`.
+
+        Returns:
+          float32 logits `[B, h, W, D, K]`.
+
+        Raises:
+          ValueError: on codes that do not fit `code_shape`, or a missing codebook.
+        """
+        batch, rows, columns, depth = codes.shape
+        if (columns, depth) != self.code_shape[1:] or rows > self.code_shape[0]:
+            raise ValueError(f"codes {codes.shape[1:]}, the model's {self.code_shape}")
+        codes_BTD = codes.reshape(batch, rows * columns, depth)
+        positions = codes_BTD.shape[1]
+
+        tokens_BTM = self.body_tokens(codes_BTD, codebook)
+        tokens_BTM += self.body_positions[:positions]
+        x_BSM = jnp.concatenate(
+            [self.condition_tokens(cond, batch), tokens_BTM[:, :-1]], axis=1
+        )
+        x_BSM = self.input_dropout(x_BSM, deterministic=deterministic)
+        x_BSM = nn.with_logical_constraint(x_BSM, ("batch", None, None))
+        x_BSM, _ = self.body_stack(
+            x_BSM.astype(self.dtype), deterministic=deterministic
+        )
+        context_BTM = x_BSM[:, self.condition_length - 1 :]
+
+        vectors = quantizer.embed(codes_BTD, self._head_table(codebook))
+        if self.head_from_codebook and self.cumulative_head:
+            vectors = jnp.cumsum(vectors, axis=-2)
+        x_BTDM = jnp.concatenate(
+            [context_BTM[:, :, None], self.head_tokens(vectors[:, :, :-1])], axis=2
+        )
+        x_BTDM += self.head_positions.astype(x_BTDM.dtype)
+        x_BTDM = x_BTDM.reshape(batch * positions, depth, self.width)
+        x_BTDM, _ = self.head_stack(
+            x_BTDM.astype(self.dtype), deterministic=deterministic
+        )
+        logits = self.classify(x_BTDM.reshape(batch, positions, depth, self.width))
+        logits = nn.with_logical_constraint(logits, ("batch", None, None, "vocab"))
+        logits = logits.reshape(batch, rows, columns, depth, -1)
+        has_text = self.condition_length > 1
+        if has_text and (condition_logits or self.is_initializing()):
+            text_BSM = self.condition_norm(x_BSM[:, : self.condition_length - 1])
+            text_logits = self.condition_classifier(text_BSM)
+        if not condition_logits:
+            return logits
+        if not has_text:
+            raise ValueError("no text, no next-token logits of it")
+        return logits, text_logits
+
+    # Embeddings. The body's tokens sum over depth after the linear map, so that its
+    # bias counts D times; the head's are summed (where they are) before it.
+
+    def condition_tokens(self, cond, batch: int):
+        """`[B]`, `[B, S]` or None to tokens `[B, S, M]`."""
+        if cond is None:
+            cond = jnp.zeros((batch, self.condition_length), jnp.int32)
+        cond = cond.reshape(batch, self.condition_length)
+        return self.condition_embedding[cond] + self.condition_positions
+
+    def body_tokens(self, codes, codebook):
+        """`[..., D]` to tokens `[..., M]`, without their position."""
+        if self.body_from_codebook:
+            vectors = quantizer.embed(codes, self._table(codebook))
+            return jnp.sum(self.body_input(vectors), axis=-2)
+        return jnp.sum(quantizer.embed(codes, self.token_embedding), axis=-2)
+
+    def head_tokens(self, vectors):
+        """Code vectors `[..., C]` (or learned embeddings) to tokens `[..., M]`."""
+        return self.head_input(vectors) if self.head_from_codebook else vectors
+
+    def _table(self, codebook):
+        if codebook is None:
+            raise ValueError("embeddings come from the codebook, but none was given")
+        return codebook
+
+    def _head_table(self, codebook):
+        if self.head_from_codebook:
+            return self._table(codebook)
+        return self.token_embedding
+
+    def classify(self, x, depth=None):
+        """Head outputs to logits, float32: `[..., D, M]`, or `[..., M]` at one depth."""
+        kernel, bias = self.classifier_kernel, self.classifier_bias
+        sizes = jnp.asarray(self.sizes)
+        equation = "...m,mk->...k"
+        if depth is not None:
+            sizes = sizes[depth]
+        if not self.shared_classifier:
+            if depth is None:
+                equation = "...dm,dmk->...dk"
+            else:
+                kernel, bias = kernel[depth], bias[depth]
+        logits = jnp.einsum(
+            equation,
+            self.classifier_norm(x).astype(self.dtype),
+            kernel.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        logits += bias
+        if len(set(self.sizes)) == 1:
+            return logits
+        exists = jnp.arange(logits.shape[-1]) < sizes[..., None]
+        return jnp.where(exists, logits, MASKED_LOGIT)
+
+    # Decoding. Explicit caches in, caches out; layers must be unrolled.
+
+    def init_caches(self, batch: int) -> tuple:
+        """Empty caches of the body, `[B, S + T - 1, N, F]` a layer."""
+        return self._caches(self.body, batch, self.condition_length + self.positions - 1)
+
+    def _caches(self, config, batch, length):
+        shape = (batch, length, config.heads, self.width // config.heads)
+        zeros = jnp.zeros(shape, self.dtype)
+        return tuple(Cache(zeros, zeros) for _ in range(config.layers))
+
+    def start(self, cond, batch: int):
+        """Reads the condition: (the body's next input `[B, M]`, caches)."""
+        tokens_BSM = self.condition_tokens(cond, batch)
+        caches = self.init_caches(batch)
+        if self.condition_length > 1:
+            prefix_BSM = tokens_BSM[:, :-1].astype(self.dtype)
+            _, caches = self.body_stack(prefix_BSM, caches, 0)
+        return tokens_BSM[:, -1], caches
+
+    def position_step(self, x_BM, caches, position):
+        """The body's output `[B, M]` at `position`, and its caches."""
+        index = self.condition_length - 1 + position
+        x_B1M, caches = self.body_stack(
+            x_BM[:, None].astype(self.dtype), caches, index
+        )
+        return x_B1M[:, 0], caches
+
+    def next_input(self, codes_BD, position, codebook):
+        """The codes at `position` as the body's input at the next one, `[B, M]`."""
+        return self.body_tokens(codes_BD, codebook) + self.body_positions[position]
+
+    def depth_codes(self, context_BM, codebook, choose):
+        """Chooses the D codes of one position, depth by depth.
+
+        Args:
+          context_BM: the body's output.
+          codebook: code vectors, as in `__call__`.
+          choose: function of (logits `[B, K]`, depth) to codes int32 `[B]`.
+
+        Returns:
+          codes int32 `[B, D]` and their logits `[B, D, K]`.
+        """
+        batch, table = context_BM.shape[0], self._head_table(codebook)
+        summed = self.head_from_codebook and self.cumulative_head
+
+        def one_depth(carry, depth):
+            x_BM, total_BC, caches = carry
+            x_B1M = (x_BM + self.head_positions[depth])[:, None].astype(self.dtype)
+            x_B1M, caches = self.head_stack(x_B1M, caches, depth)
+            logits = self.classify(x_B1M[:, 0], depth)
+            codes = choose(logits, depth)
+            vectors = table[codes] if table.ndim == 2 else table[depth, codes]
+            total_BC = total_BC + vectors if summed else vectors
+            x_BM = self.head_tokens(total_BC).astype(jnp.float32)
+            return (x_BM, total_BC, caches), (codes, logits)
+
+        carry = (
+            context_BM.astype(jnp.float32),
+            jnp.zeros((batch, table.shape[-1]), jnp.float32),
+            self._caches(self.head, batch, self.depth),
+        )
+        _, (codes, logits) = jax.lax.scan(one_depth, carry, jnp.arange(self.depth))
+        return jnp.moveaxis(codes, 0, 1), jnp.moveaxis(logits, 0, 1)
+
+
+def unroll(model: RQTransformer, params) -> tuple[RQTransformer, dict]:
+    """The same model with every layer's parameters as arrays of their own.
+
+    For decoding: layers that are slices of stacked arrays would be copied in each of
+    its steps.
+    """
+    if not model.scan_layers:
+        return model, params
+    params = dict(nn.unbox(params))
+    for name, config in (("body_stack", model.body), ("head_stack", model.head)):
+        blocks = params[name]["blocks"]
+        params[name] = {
+            f"blocks_{layer}": jax.tree.map(lambda x, layer=layer: x[layer], blocks)
+            for layer in range(config.layers)
+        }
+    return model.clone(scan_layers=False), params
