@@ -1,0 +1,150 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trains, samples, reconstructs and evaluates.
+
+    python -m rq.main --config=configs/digits.py --workdir=runs/digits
+    python -m rq.main --mode=sample --workdir=runs/digits --num_samples=64 --classes=3,7
+    python -m rq.main --mode=reconstruct --workdir=runs/digits
+    python -m rq.main --mode=eval --workdir=runs/digits
+
+Modes other than `train` need the workdir alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from rq import checkpoint, pipeline, sharding, train, visualize
+from rq import config as configs
+from rq.workdir import Experiment
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file(
+    "config", None, "Config file, with a variant after a colon.", lock_config=True
+)
+flags.DEFINE_string("workdir", None, "Folder of the experiment: all that it makes.")
+MODES = ("train", "encode", "eval", "sample", "reconstruct")
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_integer("num_samples", 64, "sample: images in all.", lower_bound=1)
+flags.DEFINE_list("classes", [], "sample: classes, comma-separated; none: all.")
+flags.DEFINE_list("temperature", None, "sample: one, or one for each depth.")
+flags.DEFINE_list("top_k", None, "sample: one, or one for each depth; 0: off.")
+flags.DEFINE_list("top_p", None, "sample: one, or one for each depth; 1: off.")
+flags.DEFINE_integer("seed", 0, "sample: random seed.")
+flags.DEFINE_integer("batch_size", None, "sample: images at once.", lower_bound=1)
+flags.DEFINE_string("out", None, "Output, a .png; sample writes an .npz beside it.")
+flags.mark_flag_as_required("workdir")
+
+
+def train_mode() -> None:
+    """Runs the stages of the config, each from where it stands."""
+    if FLAGS.config is None:
+        raise configs.ConfigError("--mode=train needs --config=configs/FILE.py")
+    configs.validate(FLAGS.config)
+    pipeline.run(FLAGS.config, FLAGS.workdir)
+
+
+def encode_mode() -> None:
+    """Stores the codes of a trained RQ-VAE."""
+    experiment = Experiment(FLAGS.workdir)
+    pipeline.encode(experiment.config, experiment.path, experiment.mesh)
+
+
+def sample_mode() -> None:
+    """Writes generated images as a PNG grid, and as arrays."""
+    out = _output("samples.png")
+    options = {
+        name: _numbers(name, kind)
+        for name, kind in (("temperature", float), ("top_k", int), ("top_p", float))
+    }
+    experiment = Experiment(FLAGS.workdir)
+    images, labels, codes = experiment.sample(
+        FLAGS.num_samples,
+        _numbers("classes", int) or (),
+        seed=FLAGS.seed,
+        batch_size=FLAGS.batch_size,
+        **options,
+    )
+    columns = int(np.ceil(np.sqrt(len(images))))
+    visualize.save_png(out, visualize.grid(images, columns))
+    np.savez(
+        out.with_suffix(".npz"),
+        arr_0=visualize.to_uint8(images),
+        labels=labels,
+        codes=codes,
+    )
+    print(f"wrote {out} and {out.with_suffix('.npz')}")
+
+
+def reconstruct_mode() -> None:
+    """Writes evaluation images beside their reconstructions by depth."""
+    out = _output("reconstructions.png")
+    visualize.save_png(out, Experiment(FLAGS.workdir).reconstructions())
+    print(f"wrote {out}")
+
+
+def eval_mode() -> None:
+    """Prints metrics of both stages, and writes them as JSON."""
+    experiment = Experiment(FLAGS.workdir)
+    results = json.dumps(experiment.evaluate(), indent=2)
+    out = _output("evaluation.json", suffix=".json")
+    out.write_text(results + "\n")
+    print(results)
+
+
+def _output(name: str, suffix: str = ".png") -> pathlib.Path:
+    path = pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.workdir) / "samples" / name)
+    if path.suffix != suffix:
+        raise configs.ConfigError(f"--out={path} must end in {suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _numbers(flag: str, kind) -> tuple | None:
+    values = FLAGS[flag].value
+    try:
+        return None if values is None else tuple(kind(value) for value in values)
+    except ValueError:
+        raise configs.ConfigError(
+            f"--{flag}={','.join(values)}: each must be of type {kind.__name__}"
+        ) from None
+
+
+# Errors of the user's, told in a line; anything else is ours and keeps its traceback.
+USER_ERRORS = (
+    configs.ConfigError,
+    checkpoint.CheckpointError,
+    sharding.MeshError,
+    train.NonFiniteLossError,
+    FileNotFoundError,
+)
+
+
+def main(argv) -> None:
+    """Runs one mode."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.INFO)
+    mode = {
+        "train": train_mode,
+        "encode": encode_mode,
+        "sample": sample_mode,
+        "reconstruct": reconstruct_mode,
+        "eval": eval_mode,
+    }[FLAGS.mode]
+    logging.info("JAX %s on %s", jax.__version__, jax.devices())
+    try:
+        mode()
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=configs.flags_parser)

@@ -1,0 +1,167 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training from a config to samples: stage 1, stored codes, stage 2, pictures.
+
+Each step finds out from the workdir whether it is finished, resumes where it is not,
+and hands the next one nothing but files.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import jax
+from absl import logging
+
+from rq import sharding, train, visualize
+from rq import workdir as workdirs
+from rq.config import ConfigError, differences, from_json, to_json
+from rq.data import codes as stored_codes
+from rq.data import images
+from rq.stages import RQVAEStage, TransformerStage
+
+SAMPLES_A_ROW = 10
+
+
+def run(config, workdir) -> None:
+    """Runs `config.stages` in order; what is finished is skipped.
+
+    Raises:
+      ConfigError: where the workdir was made with another config, or the batch sizes do
+        not divide over the devices.
+    """
+    path = pathlib.Path(workdir).absolute()
+    mesh = sharding.make_mesh(**config.mesh)
+    for stage in ("rqvae", "transformer"):
+        part = config[stage]
+        sharding.check_batch(part.batch_size, mesh, part.accumulate)
+    claim(path, config)
+    steps = {"rqvae": train_rqvae, "codes": encode, "transformer": train_transformer}
+    for name in config.stages:
+        logging.info("%s: starting", name)
+        steps[name](config, path, mesh)
+    experiment = workdirs.Experiment(path, mesh)
+    write_pictures(experiment, path / "samples")
+
+
+def claim(path: pathlib.Path, config) -> None:
+    """Stores the config in the workdir, or checks it against the one stored there.
+
+    Raises:
+      ConfigError: naming the fields that differ.
+    """
+    file = path / workdirs.CONFIG
+    if file.exists():
+        changed = differences(from_json(file.read_text()), config)
+        if changed:
+            raise ConfigError(
+                f"{path} was made with another config: {'; '.join(changed)}; "
+                "use another --workdir or the same settings"
+            )
+    elif jax.process_index() == 0:
+        path.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(to_json(config))
+        temporary.replace(file)
+
+
+def train_rqvae(config, path, mesh) -> None:
+    """Stage 1 on images."""
+    source = images.source(config.data, config.data.train_split)
+    eval_source = images.source(config.data, config.data.eval_split)
+
+    def eval_batches():
+        batch_size, limit = config.rqvae.batch_size, config.log.eval_batches
+        return images.eval_batches(eval_source, config.data, batch_size, limit)
+
+    stage = RQVAEStage(config, mesh, eval_batches)
+    data = images.train_iterator(
+        source, config.data, batch_size=stage.batch_size, seed=config.seed
+    )
+    _fit(stage, data, config, path, mesh)
+
+
+def encode(config, path, mesh) -> None:
+    """Stores codes and features of both splits; whole splits only, finished or not."""
+    experiment = workdirs.Experiment(path, mesh)
+    for split in (config.data.train_split, config.data.eval_split):
+        directory = path / "codes" / split
+        if stored_codes.is_complete(directory, experiment.fingerprint):
+            logging.info("codes: %s is complete", split)
+            continue
+        source = images.source(config.data, split)
+        stored_codes.write(
+            directory,
+            experiment.encode(source, config.codes.batch_size),
+            num_examples=len(source),
+            fingerprint=experiment.fingerprint,
+        )
+        logging.info("codes: wrote %d of %s to %s", len(source), split, directory)
+
+
+def train_transformer(config, path, mesh) -> None:
+    """Stage 2 on stored codes."""
+    experiment = workdirs.Experiment(path, mesh)
+    source, eval_source = (
+        stored_codes.CodeSource(path / "codes" / split, experiment.fingerprint)
+        for split in (config.data.train_split, config.data.eval_split)
+    )
+
+    def eval_batches():
+        batch_size, limit = config.transformer.batch_size, config.log.eval_batches
+        return images.eval_batches(eval_source, config.data, batch_size, limit)
+
+    stage = TransformerStage(config, mesh, eval_batches, experiment.rqvae_variables)
+    data = images.train_iterator(
+        source, config.data, batch_size=stage.batch_size, seed=config.seed
+    )
+    _fit(stage, data, config, path, mesh)
+
+
+def _fit(stage, data, config, path, mesh) -> None:
+    train.fit(
+        stage,
+        data,
+        config=config,
+        workdir=path,
+        mesh=mesh,
+        config_json=to_json(config),
+    )
+
+
+def write_pictures(experiment, directory: pathlib.Path) -> None:
+    """What a finished training is looked at by; pictures that exist are kept.
+
+    samples.png: a row for each class (of ten at most), reconstructions.png: by depth
+    beside the originals, code_usage.png, evaluation.json.
+    """
+    if jax.process_index() != 0:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    config = experiment.config
+    if experiment.finished("rqvae"):
+        if not (directory / "reconstructions.png").exists():
+            picture = experiment.reconstructions()
+            visualize.save_png(directory / "reconstructions.png", picture)
+        if not (directory / "code_usage.png").exists():
+            picture = experiment.code_usage()
+            visualize.save_png(directory / "code_usage.png", picture)
+    if experiment.finished("transformer"):
+        if not (directory / "samples.png").exists():
+            if config.transformer.condition == "class":
+                classes = tuple(range(min(config.data.num_classes, 10)))
+            else:
+                classes = ()
+            rows = max(len(classes), 1)
+            samples, _, _ = experiment.sample(
+                num_samples=rows * SAMPLES_A_ROW, classes=classes, seed=config.seed
+            )
+            picture = visualize.sample_grid(
+                samples, SAMPLES_A_ROW, [str(label) for label in classes] or None
+            )
+            visualize.save_png(directory / "samples.png", picture)
+        if not (directory / "evaluation.json").exists():
+            results = json.dumps(experiment.evaluate(), indent=2)
+            (directory / "evaluation.json").write_text(results + "\n")
+    logging.info("pictures are in %s", directory)

@@ -1,0 +1,156 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1: trains an RQ-VAE on images (paper section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rq import losses, optim, sharding, visualize
+from rq.config import rqvae_model
+from rq.evaluation import codes as code_metrics
+from rq.evaluation.images import psnr
+from rq.state import TrainState
+
+PICTURED = 8  # images whose reconstructions are shown
+
+
+class RQVAEStage:
+    """Reconstruction and commitment loss, codebook by moving averages.
+
+    Adversarial and perceptual terms belong in `loss`, beside the reconstruction.
+    """
+
+    name = "rqvae"
+
+    def __init__(self, config, mesh, eval_batches: Callable[[], Iterable[dict]]):
+        """Takes a whole config; `eval_batches` opens {'image', 'mask'} batches anew."""
+        self.config, self.mesh = config, mesh
+        self.model = rqvae_model(config)
+        self.steps = config.rqvae.steps
+        self.batch_size = config.rqvae.batch_size
+        self._eval_batches = eval_batches
+        optimizer = config.rqvae.optimizer
+        self.schedule = optim.warmup_cosine(
+            optimizer.learning_rate,
+            self.steps,
+            optimizer.warmup_steps,
+            optimizer.min_learning_rate,
+        )
+        self.tx = optim.make_optimizer(optimizer, self.schedule)
+        self._eval_step = jax.jit(self.reconstruct_by_depth)
+
+    def init(self, key) -> TrainState:
+        """A new state; traceable, so that it can be sharded from the start."""
+        init_key, state_key = jax.random.split(key)
+        side, channels = self.model.resolution, self.model.image_channels
+        variables = self.model.init(init_key, jnp.zeros((1, side, side, channels)))
+        return TrainState.create(
+            params=variables["params"],
+            codebook=variables["codebook"],
+            tx=self.tx,
+            ema=self.config.rqvae.optimizer.ema > 0,
+            key=state_key,
+        )
+
+    def loss(self, params, codebook, batch, key):
+        """Loss (paper eq. 5) of a batch, with (the updated codebook, metrics)."""
+        (outputs, codes, commitment), updated = self.model.apply(
+            {"params": params, "codebook": codebook},
+            batch["image"],
+            train=True,
+            mutable=["codebook"],
+            rngs={"codebook": key},
+        )
+        weights = self.config.rqvae.loss
+        reconstruction = losses.reconstruction(
+            batch["image"], outputs, weights.reconstruction
+        )
+        loss = reconstruction + weights.commitment_weight * commitment
+        metrics = {
+            "loss": loss,
+            "loss/reconstruction": reconstruction,
+            "loss/commitment": commitment,
+        }
+        for d, size in enumerate(self.model.sizes):
+            hit = jnp.zeros(size).at[codes[..., d].reshape(-1)].set(1.0)
+            metrics[f"batch_usage/depth_{d + 1}"] = jnp.mean(hit)
+        return loss, (updated["codebook"], metrics)
+
+    def train_step(self, state: TrainState, batch):
+        """One update of parameters and codebook: (state, metrics)."""
+        key = jax.random.fold_in(state.key, state.step)
+        pieces = self.config.rqvae.accumulate
+        grads, codebook, metrics = optim.gradients(
+            self.loss, state.params, state.codebook, batch, key, pieces
+        )
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["learning_rate"] = self.schedule(state.step)
+        ema = self.config.rqvae.optimizer.ema
+        return state.apply_gradients(grads, self.tx, ema, codebook), metrics
+
+    def reconstruct_by_depth(self, variables, images):
+        """Images to codes `[B, h, w, D]` and reconstructions `[D, B, R, R, channels]`."""
+        codes = self.model.apply(variables, images, method="codes")
+        outputs = [
+            self.model.apply(variables, codes, depth, method="decode_codes")
+            for depth in range(1, self.model.depth + 1)
+        ]
+        return codes, jnp.stack(outputs)
+
+    def _reconstructions(self, state):
+        """Batches of (images, codes, reconstructions by depth), on the host."""
+        variables = nn.unbox(state.model_variables())
+        for batch in self._eval_batches():
+            with sharding.context(self.mesh):
+                sharded = sharding.shard_batch(batch, self.mesh)
+                codes, outputs = self._eval_step(variables, sharded["image"])
+            mask = batch["mask"]
+            yield (
+                batch["image"][mask],
+                np.asarray(codes)[mask],
+                np.asarray(outputs)[:, mask],
+            )
+
+    def evaluate(self, state: TrainState) -> dict:
+        """PSNR and code statistics by depth on the evaluation split."""
+        scores, codes = [], []
+        for images, batch_codes, outputs in self._reconstructions(state):
+            scores.append([psnr(images, by_depth) for by_depth in outputs])
+            codes.append(batch_codes)
+        scores = np.concatenate(scores, axis=1).mean(axis=1)
+        statistics = code_metrics.usage(np.concatenate(codes), self.model.sizes)
+        metrics = {}
+        for d in range(self.model.depth):
+            metrics[f"psnr/depth_{d + 1}"] = float(scores[d])
+            metrics[f"usage/depth_{d + 1}"] = float(statistics["usage"][d])
+            metrics[f"perplexity/depth_{d + 1}"] = float(statistics["perplexity"][d])
+        if self.model.shared_codebook:
+            used = len(np.unique(np.concatenate(codes))) / max(self.model.sizes)
+        else:
+            used = sum(statistics["used"]) / sum(self.model.sizes)
+        metrics["usage/all"] = float(used)
+        return metrics
+
+    def pictures(self, state: TrainState, number: int = PICTURED):
+        """Reconstructions by depth beside the first `number` originals."""
+        originals, reconstructed = [], []
+        for images, _, outputs in self._reconstructions(state):
+            originals.append(images)
+            reconstructed.append(outputs)
+            if sum(map(len, originals)) >= number:
+                break
+        originals = np.concatenate(originals)[:number]
+        reconstructed = np.concatenate(reconstructed, axis=1)[:, :number]
+        picture = visualize.reconstructions(originals, reconstructed)
+        return {"reconstructions": picture}
+
+    def codes(self, state: TrainState) -> np.ndarray:
+        """Codes of the evaluation split, int32 `[N, h, w, D]`."""
+        return np.concatenate([codes for _, codes, _ in self._reconstructions(state)])

@@ -1,0 +1,242 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2: trains an RQ-Transformer on the features of a frozen RQ-VAE (section 3.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rq import losses, optim, sampling, sharding, visualize
+from rq.config import rqvae_model, transformer_model
+from rq.models import quantizer
+from rq.models.transformer import unroll
+from rq.state import TrainState
+
+PICTURED = 8  # samples of each class that are shown, of ten classes at most
+
+
+class TransformerStage:
+    """Cross entropy with soft targets and stochastic codes (paper section 3.2.3).
+
+    The frozen codebook travels in the state, so that a checkpoint of this stage says
+    all that sampling codes needs; the optimizer never sees it.
+    """
+
+    name = "transformer"
+
+    def __init__(
+        self, config, mesh, eval_batches: Callable[[], Iterable[dict]], rqvae_variables
+    ):
+        """Takes a whole config and the variables of the trained RQ-VAE.
+
+        `eval_batches` opens {'codes', 'features', 'label', 'mask'} batches anew.
+        """
+        self.config, self.mesh = config, mesh
+        self.model = transformer_model(config)
+        self.rqvae, self.rqvae_variables = rqvae_model(config), rqvae_variables
+        self.steps = config.transformer.steps
+        self.batch_size = config.transformer.batch_size
+        self._eval_batches = eval_batches
+        optimizer = config.transformer.optimizer
+        self.schedule = optim.warmup_cosine(
+            optimizer.learning_rate,
+            self.steps,
+            optimizer.warmup_steps,
+            optimizer.min_learning_rate,
+        )
+        self.tx = optim.make_optimizer(optimizer, self.schedule)
+        self._eval_step = jax.jit(self._cross_entropy)
+        self._decode = jax.jit(
+            lambda variables, codes: self.rqvae.apply(
+                variables, codes, method="decode_codes"
+            )
+        )
+
+    def init(self, key) -> TrainState:
+        """A new state; traceable, so that it can be sharded from the start."""
+        init_key, state_key = jax.random.split(key)
+        codebook = self.rqvae_variables["codebook"]
+        codes = jnp.zeros((1, *self.model.code_shape), jnp.int32)
+        embedding = codebook["state"].embedding
+        variables = self.model.init(init_key, codes, None, embedding)
+        return TrainState.create(
+            params=variables["params"],
+            codebook=codebook,
+            tx=self.tx,
+            ema=self.config.transformer.optimizer.ema > 0,
+            key=state_key,
+        )
+
+    def condition(self, batch):
+        """What the model is conditioned on, of a batch: None, classes or text tokens.
+
+        Raises:
+          ValueError: where the data has no such thing.
+        """
+        kind = self.config.transformer.condition
+        if kind == "none":
+            return None
+        name = {"class": "label", "text": "text"}[kind]
+        if name not in batch:
+            raise ValueError(
+                f"transformer.condition={kind!r} needs {name!r} in the stored codes; "
+                f"they have {sorted(batch)}"
+            )
+        return batch[name]
+
+    def targets(self, codebook, batch, key):
+        """Codes to predict, and soft targets (None: the codes are the targets).
+
+        Soft codes follow the residuals of the codes that were chosen, drawn or nearest.
+        """
+        options = self.config.transformer.loss
+        if not (options.soft_targets or options.stochastic_codes):
+            return batch["codes"], None
+        quantized = quantizer.quantize(
+            batch["features"],
+            codebook["state"],
+            depth=self.rqvae.depth,
+            sizes=None if self.rqvae.shared_codebook else self.rqvae.sizes,
+            temperature=options.temperature,
+            stochastic=options.stochastic_codes,
+            key=key,
+        )
+        return quantized.codes, quantized.soft if options.soft_targets else None
+
+    def loss(self, params, codebook, batch, key):
+        """Loss of a batch in nats a code, with (the codebook as it is, metrics)."""
+        target_key, dropout_key = jax.random.split(key)
+        codes, soft = self.targets(codebook, batch, target_key)
+        cond = self.condition(batch)
+        text = self.config.transformer.condition == "text"
+        logits = self.model.apply(
+            {"params": params},
+            codes,
+            cond,
+            codebook["state"].embedding,
+            deterministic=False,
+            condition_logits=text,
+            rngs={"dropout": dropout_key},
+        )
+        if text:
+            logits, text_logits = logits
+        if soft is None:
+            by_code = losses.cross_entropy(logits, codes)
+        else:
+            by_code = losses.soft_cross_entropy(logits, soft)
+        loss = jnp.mean(by_code)
+        by_depth = jnp.mean(by_code, axis=(0, 1, 2))
+        metrics = {
+            f"loss/depth_{d + 1}": by_depth[d] for d in range(self.model.depth)
+        }
+        if text:
+            text_loss = jnp.mean(losses.cross_entropy(text_logits, cond[:, 1:]))
+            metrics |= {"loss/image": loss, "loss/text": text_loss}
+            weight = self.config.transformer.text.weight
+            loss = (1 - weight) * loss + weight * text_loss
+        metrics["loss"] = loss
+        return loss, (codebook, metrics)
+
+    def train_step(self, state: TrainState, batch):
+        """One update of the parameters: (state, metrics)."""
+        key = jax.random.fold_in(state.key, state.step)
+        pieces = self.config.transformer.accumulate
+        grads, codebook, metrics = optim.gradients(
+            self.loss, state.params, state.codebook, batch, key, pieces
+        )
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["learning_rate"] = self.schedule(state.step)
+        ema = self.config.transformer.optimizer.ema
+        return state.apply_gradients(grads, self.tx, ema, codebook), metrics
+
+    def _cross_entropy(self, variables, batch):
+        """Cross entropy of the nearest codes: sums over valid images, by depth `[D]`."""
+        logits = self.model.apply(
+            {"params": variables["params"]},
+            batch["codes"],
+            self.condition(batch),
+            variables["codebook"]["state"].embedding,
+        )
+        by_code = losses.cross_entropy(logits, batch["codes"])
+        correct = jnp.argmax(logits, axis=-1) == batch["codes"]
+        valid = batch["mask"][:, None]
+        return tuple(
+            jnp.sum(jnp.mean(x, axis=(1, 2), dtype=jnp.float32) * valid, axis=0)
+            for x in (by_code, correct)
+        )
+
+    def evaluate(self, state: TrainState) -> dict:
+        """Cross entropy (nats) and accuracy by depth, bits per image, of nearest codes."""
+        variables = state.model_variables()
+        total, correct, images = 0.0, 0.0, 0
+        for batch in self._eval_batches():
+            with sharding.context(self.mesh):
+                sharded = sharding.shard_batch(batch, self.mesh)
+                sums = jax.device_get(self._eval_step(variables, sharded))
+            total, correct = total + sums[0], correct + sums[1]
+            images += int(batch["mask"].sum())
+        total, correct = total / images, correct / images
+        metrics = {}
+        for d in range(self.model.depth):
+            metrics[f"cross_entropy/depth_{d + 1}"] = float(total[d])
+            metrics[f"accuracy/depth_{d + 1}"] = float(correct[d])
+        metrics["cross_entropy"] = float(np.mean(total))
+        bits = np.sum(total) * self.model.positions / math.log(2)
+        metrics["bits_per_image"] = float(bits)
+        return metrics
+
+    def sample(self, variables, cond, key, first_index=0, filters=None, batch=None):
+        """Images of conditions: (float32 `[B, R, R, C]` in [-1, 1], codes), devices'.
+
+        Args:
+          variables: `params` (stacked, or unrolled by `unroll`) and `codebook`.
+          cond: `[B]` classes, or None with `batch`.
+          key, first_index, filters: see `rq.sampling.sample`.
+          batch: number of samples where `cond` is None.
+        """
+        options = self.config.sampling
+        if filters is None:
+            filters = sampling.make_filters(
+                self.model.depth, options.temperature, options.top_k, options.top_p
+            )
+        model, params = self.model, variables["params"]
+        if "blocks" not in params["body_stack"]:
+            model = model.clone(scan_layers=False)
+        codes = sampling.sample(
+            model,
+            params,
+            variables["codebook"]["state"].embedding,
+            cond,
+            key,
+            batch=batch,
+            filters=filters,
+            first_index=first_index,
+        )
+        images = self._decode(self.rqvae_variables, codes)
+        return jnp.clip(images, -1, 1), codes
+
+    def unrolled(self, variables):
+        """The variables with layers as `sample` reads them fastest."""
+        return {**variables, "params": unroll(self.model, variables["params"])[1]}
+
+    def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
+        """A grid of samples, a row for each class, of at most ten."""
+        if self.config.transformer.condition == "text":
+            return {}
+        rows = 1
+        if self.config.transformer.condition == "class":
+            rows = min(self.config.data.num_classes, 10)
+        cond = jnp.repeat(jnp.arange(rows, dtype=jnp.int32), PICTURED)
+        with sharding.context(self.mesh):
+            images, _ = self.sample(
+                state.model_variables(), cond if rows > 1 else None,
+                jax.random.key(self.config.seed), batch=rows * PICTURED,
+            )  # fmt: skip
+        return {"samples": visualize.grid(np.asarray(images), columns=PICTURED)}

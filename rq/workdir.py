@@ -1,0 +1,241 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A trained experiment, restored from its workdir alone: sample, reconstruct, evaluate.
+
+    experiment = Experiment("runs/digits")
+    images, labels, codes = experiment.sample(num_samples=20, classes=(3, 7), seed=1)
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rq import checkpoint, sampling, sharding, visualize
+from rq.config import from_json
+from rq.data import codes as stored_codes
+from rq.data import images as image_data
+from rq.evaluation import codes as code_metrics
+from rq.stages import RQVAEStage, TransformerStage
+from rq.state import TrainState
+
+CONFIG = "config.json"
+
+
+class Experiment:
+    """What a workdir holds; models are loaded when they are first asked for.
+
+    Attributes:
+      path: the workdir.
+      config: the one it was trained with.
+      mesh: the devices in use.
+    """
+
+    def __init__(self, path, mesh=None):
+        """Opens a workdir.
+
+        Raises:
+          FileNotFoundError: where nothing was ever trained there.
+        """
+        self.path = pathlib.Path(path).absolute()
+        file = self.path / CONFIG
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{self.path} has no {CONFIG}: train there first, with "
+                f"python -m rq.main --config=configs/... --workdir={path}"
+            )
+        self.config = from_json(file.read_text())
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage ('rqvae', 'transformer') has all its steps."""
+        step = checkpoint.latest_step(self.path / stage)
+        return step == self.config[stage].steps
+
+    def _state(self, stage: str) -> TrainState:
+        """The last checkpoint's model, without its optimizer."""
+        model, _ = checkpoint.load_model(self.path / stage, stage)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32), opt_state={}, key=jax.random.key(0), **model
+        )
+
+    @functools.cached_property
+    def rqvae_state(self) -> TrainState:
+        """The trained RQ-VAE."""
+        return self._state("rqvae")
+
+    @property
+    def rqvae_variables(self) -> dict:
+        """The trained RQ-VAE's `params` and `codebook`."""
+        return self.rqvae_state.model_variables()
+
+    @functools.cached_property
+    def fingerprint(self) -> dict:
+        """Identifies the trained RQ-VAE, so that codes are never used with another."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.rqvae_variables):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return {"rqvae": digest.hexdigest()}
+
+    @functools.cached_property
+    def rqvae(self) -> RQVAEStage:
+        """Stage 1 over the evaluation images."""
+
+        def eval_batches():
+            data = self.config.data
+            source = image_data.source(data, data.eval_split)
+            return image_data.eval_batches(source, data, self.config.rqvae.batch_size)
+
+        return RQVAEStage(self.config, self.mesh, eval_batches)
+
+    @functools.cached_property
+    def transformer_state(self) -> TrainState:
+        """The trained transformer."""
+        return self._state("transformer")
+
+    @functools.cached_property
+    def transformer(self) -> TransformerStage:
+        """Stage 2 over the evaluation codes."""
+
+        def eval_batches():
+            data = self.config.data
+            directory = self.path / "codes" / data.eval_split
+            source = stored_codes.CodeSource(directory, self.fingerprint)
+            batch_size = self.config.transformer.batch_size
+            return image_data.eval_batches(source, data, batch_size)
+
+        return TransformerStage(
+            self.config, self.mesh, eval_batches, self.rqvae_variables
+        )
+
+    def encode(self, source, batch_size: int) -> Iterator[dict]:
+        """Codes and features of every image of a source, in order.
+
+        Yields dicts of 'codes' int32 `[B, h, w, D]`, 'features' float32 `[B, h, w, C]`
+        (from which soft and stochastic codes are drawn in training) and 'label' `[B]`.
+        """
+        model, variables = self.rqvae.model, self.rqvae_variables
+
+        @jax.jit
+        def encode(variables, images):
+            z = model.apply(variables, images, method="encode")
+            codes = model.apply(variables, z, method="quantize")[1]
+            return codes, model.apply(variables, z, method="pack")
+
+        for batch in image_data.eval_batches(source, self.config.data, batch_size):
+            with sharding.context(self.mesh):
+                images = sharding.shard_batch({"image": batch["image"]}, self.mesh)
+                outputs = jax.device_get(encode(variables, images["image"]))
+            mask = batch["mask"]
+            yield {
+                "codes": outputs[0][mask],
+                "features": outputs[1][mask],
+                "label": batch["label"][mask],
+            }
+
+    def sample(
+        self,
+        num_samples: int,
+        classes: tuple[int, ...] = (),
+        *,
+        temperature=None,
+        top_k=None,
+        top_p=None,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ):
+        """Generates images.
+
+        Args:
+          num_samples: in all.
+          classes: of a class-conditional model; all of them where empty.
+          temperature, top_k, top_p: a number or one for each depth; the config's where
+            None.
+          seed: sample i of a seed is the same whatever the batch size.
+          batch_size: the config's where None.
+
+        Returns:
+          images float32 `[N, R, R, C]` in [-1, 1]; labels int32 `[N]`, in order of
+          class (zeros without classes); codes int32 `[N, H, W, D]`.
+
+        Raises:
+          ValueError: on classes or filters that the model does not have.
+        """
+        stage, options = self.transformer, self.config.sampling
+        labels = self._labels(num_samples, classes)
+        filters = sampling.make_filters(
+            stage.model.depth,
+            options.temperature if temperature is None else temperature,
+            options.top_k if top_k is None else top_k,
+            options.top_p if top_p is None else top_p,
+        )
+        batch_size = min(batch_size or options.batch_size, num_samples)
+        variables = stage.unrolled(self.transformer_state.model_variables())
+        outputs = []
+        for start in range(0, num_samples, batch_size):
+            # The last batch is padded to the one shape that is compiled.
+            indices = np.arange(start, start + batch_size) % num_samples
+            cond = jnp.asarray(labels[indices])
+            conditional = self.config.transformer.condition == "class"
+            with sharding.context(self.mesh):
+                outputs.append(
+                    stage.sample(
+                        variables,
+                        cond if conditional else None,
+                        jax.random.key(seed),
+                        first_index=start,
+                        filters=filters,
+                        batch=batch_size,
+                    )
+                )
+        images, codes = (
+            np.concatenate([np.asarray(part) for part in parts])[:num_samples]
+            for parts in zip(*outputs, strict=True)
+        )
+        return images, labels, codes
+
+    def _labels(self, num_samples, classes):
+        condition = self.config.transformer.condition
+        if condition == "text":
+            raise ValueError("this model is conditioned on text, which needs a tokenizer")
+        if condition == "none":
+            if classes:
+                raise ValueError(f"classes {classes} of a model without classes")
+            return np.zeros(num_samples, np.int32)
+        number = self.config.data.num_classes
+        classes = tuple(classes) or tuple(range(number))
+        wrong = [label for label in classes if not 0 <= label < number]
+        if wrong:
+            raise ValueError(f"classes {wrong}: the model has 0..{number - 1}")
+        order = np.sort(np.resize(np.arange(len(classes)), num_samples))
+        return np.asarray(classes, np.int32)[order]
+
+    def reconstructions(self, number: int = 8) -> np.ndarray:
+        """Picture of evaluation images and their reconstructions at depth 1..D."""
+        return self.rqvae.pictures(self.rqvae_state, number)["reconstructions"]
+
+    def code_usage(self) -> np.ndarray:
+        """Picture of how often each code is used at each depth."""
+        counts = code_metrics.histogram(self.rqvae.codes(self.rqvae_state))
+        return visualize.code_usage(counts)
+
+    def evaluate(self) -> dict:
+        """Metrics of the stages that have checkpoints, names 'stage/metric'.
+
+        Of stage 1, PSNR and code statistics by depth; of stage 2, cross entropy and
+        accuracy by depth, bits per image.
+        """
+        metrics = {}
+        parts = [("rqvae", "rqvae_state"), ("transformer", "transformer_state")]
+        for stage, state in parts:
+            if checkpoint.latest_step(self.path / stage) is None:
+                continue
+            results = getattr(self, stage).evaluate(getattr(self, state))
+            metrics |= {f"{stage}/{name}": value for name, value in results.items()}
+        return metrics

@@ -1,0 +1,209 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Filters keep exactly the right codes; a sample depends on its key alone."""
+
+import flax.linen as nn
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from rq import sampling
+from rq.models import RQTransformer, StackConfig
+from rq.models.transformer import unroll
+
+few = hypothesis.settings(max_examples=30, deadline=None)
+
+
+def tiny(scale=3, **changes):
+    """A transformer of a 2 x 3 x 2 code map, its parameters and a codebook.
+
+    The parameters are scaled up so that logits are far from uniform.
+    """
+    stack = StackConfig(layers=2, heads=2)
+    settings = dict(
+        code_shape=(2, 3, 2),
+        num_codes=(8,),
+        input_dim=4,
+        num_conditions=5,
+        width=16,
+        body=stack,
+        head=stack,
+    )
+    model = RQTransformer(**(settings | changes))
+    codebook = jax.random.normal(jax.random.key(1), (8, 4))
+    if len(model.num_codes) > 1:
+        codebook = jax.random.normal(jax.random.key(1), (2, 8, 4))
+    codes = jnp.zeros((1, *model.code_shape), jnp.int32)
+    variables = model.init(jax.random.key(0), codes, None, codebook)
+    params = jax.tree.map(lambda x: scale * x, nn.unbox(variables["params"]))
+    return model, params, codebook
+
+
+@hypothesis.given(
+    seed=st.integers(0, 9999),
+    num_codes=st.integers(1, 12),
+    top_k=st.integers(0, 14),
+    top_p=st.floats(0.01, 1.0),
+    temperature=st.floats(0.2, 3.0),
+)
+@few
+def test_filters_keep_exactly_the_right_set(seed, num_codes, top_k, top_p, temperature):
+    rng = np.random.default_rng(seed)
+    # Distinct logits, spaced so that float32 sums cannot change the order.
+    logits = rng.permutation(num_codes).astype(np.float32) * 0.3
+    filtered = sampling.filter_logits(jnp.asarray(logits), temperature, top_k, top_p)
+    order = np.argsort(-logits)
+    kept = order[: top_k or num_codes]
+    scaled = np.exp(logits[kept].astype(np.float64) / temperature)
+    before = np.cumsum(scaled / scaled.sum()) - scaled / scaled.sum()
+    hypothesis.assume((np.abs(before[1:] - top_p) > 1e-5).all())
+    kept = kept[(before < top_p) | (np.arange(len(kept)) == 0)]
+    np.testing.assert_array_equal(
+        np.flatnonzero(np.isfinite(filtered)), np.sort(kept)
+    )
+    np.testing.assert_allclose(filtered[kept], logits[kept] / temperature, rtol=1e-5)
+
+
+def test_ties_with_the_last_kept_code_stay():
+    filtered = sampling.filter_logits(jnp.array([1.0, 3.0, 2.0, 2.0]), 1.0, 2, 1.0)
+    np.testing.assert_array_equal(jnp.isfinite(filtered), [False, True, True, True])
+
+
+def test_nan_logits_are_never_drawn():
+    filtered = sampling.filter_logits(jnp.array([jnp.nan, 1.0, 0.0]), 1.0, 0, 1.0)
+    np.testing.assert_array_equal(jnp.isfinite(filtered), [False, True, True])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(num_codes=(8, 5), shared_classifier=False),
+        dict(body_from_codebook=False, shared_token_embedding=False),
+        dict(head_from_codebook=False),
+        dict(shared_classifier=False, cumulative_head=False),
+        dict(condition_length=3),
+        dict(dtype="bfloat16"),
+    ],
+    ids=lambda changes: ",".join(changes) or "paper",
+)
+def test_teacher_forced_decode_equals_the_full_forward_pass(changes):
+    rough = changes.get("dtype") == "bfloat16"
+    model, params, codebook = tiny(scale=1 if rough else 3, **changes)
+    codes = jax.random.randint(jax.random.key(2), (3, *model.code_shape), 0, 5)
+    shape = (3,) if model.condition_length == 1 else (3, model.condition_length)
+    cond = jax.random.randint(jax.random.key(3), shape, 0, 5)
+    full = model.apply({"params": params}, codes, cond, codebook)
+    kept, logits = sampling.sample(
+        model,
+        params,
+        codebook,
+        cond,
+        jax.random.key(0),
+        codes=codes,
+        keep=True,
+        return_logits=True,
+    )
+    np.testing.assert_array_equal(kept, codes)
+    np.testing.assert_allclose(logits, full, 0, 0.05 if rough else 1e-4)
+
+
+def test_top_k_1_is_greedy():
+    model, params, codebook = tiny()
+    cond = jnp.array([1, 4])
+    codes = sampling.sample(
+        model,
+        params,
+        codebook,
+        cond,
+        jax.random.key(0),
+        filters=sampling.make_filters(2, top_k=1),
+    )
+    logits = model.apply({"params": params}, codes, cond, codebook)
+    np.testing.assert_array_equal(codes, jnp.argmax(logits, axis=-1))
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    model, params, codebook = tiny()
+    model, params = unroll(model, params)
+    cond, key = jnp.array([0, 1, 2, 3, 4, 0]), jax.random.key(7)
+    whole = sampling.sample(model, params, codebook, cond, key)
+    parts = [
+        sampling.sample(model, params, codebook, cond[i : i + 2], key, first_index=i)
+        for i in (0, 2, 4)
+    ]
+    np.testing.assert_array_equal(jnp.concatenate(parts), whole)
+    again = sampling.sample(model, params, codebook, cond, key)
+    np.testing.assert_array_equal(again, whole)
+    other = sampling.sample(model, params, codebook, cond, jax.random.key(8))
+    assert (other != whole).any()
+
+
+def test_kept_codes_stay_and_condition_the_rest():
+    model, params, codebook = tiny()
+    codes = jax.random.randint(jax.random.key(2), (4, 2, 3, 2), 0, 8)
+    keep = jnp.zeros((2, 3, 2), bool).at[0].set(True).at[1, 1, 0].set(True)
+    drawn = sampling.sample(
+        model, params, codebook, None, jax.random.key(0), codes=codes, keep=keep
+    )
+    np.testing.assert_array_equal(drawn[:, keep], codes[:, keep])
+    assert (drawn != codes).any()
+
+
+def test_other_filters_and_keys_compile_nothing():
+    model, params, codebook = tiny()
+    model, params = unroll(model, params)
+    cond = jnp.arange(5)
+    before = sampling._sample._cache_size()
+    for i, (temperature, top_k, top_p) in enumerate(
+        [(1.0, 0, 1.0), (0.5, 3, 0.9), ((1.0, 0.7), (2, 4), (0.5, 0.8))]
+    ):
+        filters = sampling.make_filters(2, temperature, top_k, top_p)
+        sampling.sample(
+            model,
+            params,
+            codebook,
+            cond,
+            jax.random.key(i),
+            filters=filters,
+            first_index=i,
+        )
+    assert sampling._sample._cache_size() == before + 1
+
+
+def test_samples_follow_the_model():
+    """Frequencies of a one-position model against its own probabilities."""
+    model, params, codebook = tiny(code_shape=(1, 1, 2))
+    n = 4000
+    codes = sampling.sample(
+        model, params, codebook, None, jax.random.key(0), batch=n
+    ).reshape(n, 2)
+    logits = model.apply({"params": params}, codes.reshape(n, 1, 1, 2), None, codebook)
+    probs = jax.nn.softmax(logits, -1).reshape(n, 2, 8)
+    first = np.bincount(codes[:, 0], minlength=8) / n
+    np.testing.assert_allclose(first, probs[0, 0], atol=0.03)
+    second = np.bincount(codes[:, 1], minlength=8) / n
+    np.testing.assert_allclose(second, jnp.mean(probs[:, 1], 0), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(temperature=0.0), "temperature"),
+        (dict(top_k=-1), "top_k"),
+        (dict(top_p=1.5), "top_p"),
+        (dict(top_p=(0.5, 0.6, 0.7)), "3 values for depth 2"),
+    ],
+)
+def test_filters_out_of_range_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.make_filters(2, **kwargs)
+
+
+def test_sampling_without_a_batch_size_is_refused():
+    model, params, codebook = tiny()
+    with pytest.raises(ValueError, match="batch"):
+        sampling.sample(model, params, codebook, None, jax.random.key(0))
