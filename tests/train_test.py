@@ -1,0 +1,328 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: an interrupted run is the uninterrupted one, bit for bit; nothing bad is kept."""
+
+import json
+import logging
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import grain
+import jax
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+from toy import BATCH, INPUTS, Batches, Toy, fit
+
+from rq import checkpoint, progress, sharding, train
+
+TESTS = pathlib.Path(__file__).parent
+STEPS = 7
+
+
+class Interrupt(Exception):
+    """Ends a run as an error in the data would."""
+
+
+def leaves(state):
+    """NumPy arrays by path, random keys as their data."""
+    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return {
+        jax.tree_util.keystr(path): np.asarray(
+            jax.random.key_data(x) if is_key(x) else x
+        )
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def assert_same(actual, expected):
+    actual, expected = leaves(actual), leaves(expected)
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
+
+
+def restored(stage, workdir, step=None, mesh=None):
+    """The state in a checkpoint."""
+    mesh = sharding.make_mesh(fsdp=2) if mesh is None else mesh
+    checkpoints = checkpoint.Checkpoints(workdir / stage.name, stage.name)
+    boxed = jax.eval_shape(stage.init, jax.random.key(0))
+    state, _ = checkpoints.restore(sharding.abstract_state(boxed, mesh), step)
+    checkpoints.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The state after `STEPS` steps without interruption."""
+    return fit(Toy(STEPS), tmp_path_factory.mktemp("undisturbed"))
+
+
+def scalars(workdir):
+    """{name: {step: value}} of what TensorBoard would show."""
+    events = EventAccumulator(
+        str(workdir / "tensorboard" / Toy.name), size_guidance={"tensors": 0}
+    ).Reload()
+    return {
+        name: {
+            event.step: tensor_util.make_ndarray(event.tensor_proto)
+            for event in events.Tensors(name)
+        }
+        for name in events.Tags()["tensors"]
+    }
+
+
+@pytest.mark.parametrize("at", range(STEPS))
+def test_a_run_that_failed_at_any_step_resumes_bit_for_bit(tmp_path, undisturbed, at):
+    def act(index):
+        if index == at:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        fit(Toy(STEPS), tmp_path, Batches(act=act))
+    saved = checkpoint.latest_step(tmp_path / Toy.name)
+    assert saved == (at // 2 * 2 or None)
+    drawn = []
+    assert_same(fit(Toy(STEPS), tmp_path, Batches(act=drawn.append)), undisturbed)
+    assert drawn == list(range(saved or 0, STEPS))
+
+
+@pytest.mark.parametrize("at", [0, 2, STEPS - 1])
+def test_sigterm_saves_the_step_under_way_and_exits_with_143(tmp_path, undisturbed, at):
+    def act(index):
+        if index == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        fit(Toy(STEPS), tmp_path, Batches(act=act), checkpoint_every=100)
+    assert isinstance(stopped.value, train.Preempted) and stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert checkpoint.latest_step(tmp_path / Toy.name) == at + 1
+    assert_same(fit(Toy(STEPS), tmp_path), undisturbed)
+
+
+def test_sigterm_in_the_last_evaluation_is_obeyed_too(tmp_path, undisturbed):
+    class Slow(Toy):
+        def evaluate(self, state):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().evaluate(state)
+
+    with pytest.raises(train.Preempted):
+        fit(Slow(STEPS), tmp_path, log_eval_every=100)
+    assert_same(restored(Toy(STEPS), tmp_path), undisturbed)
+
+
+def start_process(workdir, **options):
+    """`toy.py` in a process of its own, on as many devices as here."""
+    command = [sys.executable, TESTS / "toy.py", workdir, json.dumps(options)]
+    path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_that_were_killed_resume_bit_for_bit(tmp_path):
+    """Signal 9 at random moments, and 15, to whole processes, several at once."""
+    steps, seed = 40, random.randrange(10**6)
+    rng = random.Random(seed)
+    runs = {}
+    for number, code in enumerate([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]):
+        at, delay = rng.randrange(1, steps - 10), rng.uniform(0.001, 0.03)
+        options = dict(steps=steps, kill_at=[int(code), at], delay=delay)
+        workdir = tmp_path / str(number)
+        runs[workdir] = code, start_process(workdir, **options)
+    undisturbed = fit(Toy(steps), tmp_path / "undisturbed")
+    for workdir, (code, process) in runs.items():
+        _, log = process.communicate(timeout=120)
+        expected = 143 if code == signal.SIGTERM else -9
+        assert process.returncode == expected, f"seed {seed}: {log[-3000:]}"
+        latest = checkpoint.latest_step(workdir / Toy.name) or 0
+        assert latest < steps, f"seed {seed}"
+        assert_same(fit(Toy(steps), workdir), undisturbed)
+
+
+def test_a_checkpoint_that_was_being_written_is_no_checkpoint(tmp_path):
+    """Signal 9 while the second of two checkpoints, of some 100 MB, is written."""
+    steps, outputs = 4, 1_600_000
+    process = start_process(tmp_path, steps=steps, outputs=outputs, save_kill=4)
+    _, log = process.communicate(timeout=180)
+    assert process.returncode == -9, log[-3000:]
+    folder = tmp_path / Toy.name
+    assert [path.name for path in folder.glob("4*")] != ["4"], "killed too late"
+    assert checkpoint.latest_step(folder) == 2
+    state = fit(Toy(steps, outputs), tmp_path)
+    assert checkpoint.latest_step(folder) == 4
+    assert_same(restored(Toy(steps, outputs), tmp_path, 4), state)
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, STEPS])
+def test_a_loss_that_is_nan_stops_and_is_never_saved(tmp_path, at):
+    """Also where its step is one that is saved (4, the last), or its own is unread (5)."""
+    with pytest.raises(train.NonFiniteLossError) as error:
+        fit(Toy(STEPS, nan_at=at), tmp_path)
+    good = (at - 1) // 2 * 2
+    assert f"rqvae: loss is nan at step {at}" in str(error.value)
+    if good:
+        path = tmp_path / Toy.name / str(good)
+        assert str(error.value).endswith(f"the last good checkpoint is {path}")
+        state = restored(Toy(STEPS), tmp_path)
+        assert state.step == good
+        assert all(np.isfinite(array).all() for array in leaves(state).values())
+    else:
+        assert "there is no checkpoint yet" in str(error.value)
+    assert checkpoint.latest_step(tmp_path / Toy.name) == (good or None)
+
+
+def test_an_update_that_ruins_the_model_is_never_saved(tmp_path):
+    """The loss of step 4 is finite; the parameters after it are not."""
+    with pytest.raises(
+        train.NonFiniteLossError, match="params is not finite at step 4"
+    ):
+        fit(Toy(STEPS, nan_model_at=4), tmp_path)
+    assert checkpoint.latest_step(tmp_path / Toy.name) == 2
+
+
+def test_a_finished_run_does_nothing(tmp_path, undisturbed, caplog):
+    fit(Toy(STEPS), tmp_path)
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    stage, drawn = Toy(STEPS), []
+    with caplog.at_level(logging.INFO, logger="absl"):
+        state = fit(stage, tmp_path, Batches(act=drawn.append))
+    assert_same(state, undisturbed)
+    assert (stage.traced, stage.evaluated, drawn) == (0, [], [])
+    assert {
+        p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()
+    } == files
+    assert "rqvae: all 7 steps are done" in caplog.text
+
+
+def test_the_step_is_compiled_once_and_evaluated_at_its_times(tmp_path):
+    stage = Toy(STEPS)
+    fit(stage, tmp_path)
+    assert stage.traced == 1
+    assert stage.evaluated == [4, 7]
+
+
+def test_tensorboard_has_means_evaluations_and_pictures(tmp_path):
+    """The metric 'step' is the number of the step: means over 1-3, 4-6 and 7."""
+    state = fit(Toy(STEPS), tmp_path)
+    found = scalars(tmp_path)
+    assert found["step"] == {3: 2.0, 6: 5.0, 7: 7.0}
+    assert found["loss"].keys() == {3, 6, 7}
+    assert found["eval/total"].keys() == {4, 7}
+    assert found["eval/total"][7] == pytest.approx(float(state.params["w"].sum()), 1e-5)
+    assert found["picture"].keys() == {4, 7}
+    assert found["picture"][7][:2].tolist() == [b"7", b"5"]  # width, height
+
+
+def test_metrics_are_read_a_step_late(tmp_path, monkeypatch):
+    """Each step is dispatched before the metrics of the one before are waited for."""
+    events = []
+    monkeypatch.setattr(
+        train.jax,
+        "device_get",
+        lambda x: events.append("read") or jax.tree.map(float, x),
+    )
+    fit(
+        Toy(4),
+        tmp_path,
+        Batches(act=lambda index: events.append(index)),
+        checkpoint_every=100,
+        log_eval_every=100,
+    )
+    assert events == [0, 1, "read", 2, "read", 3, "read", "read"]
+
+
+def test_progress_tells_stage_step_rate_and_remaining_time(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, logger="absl"):
+        fit(Toy(STEPS), tmp_path)
+    lines = [r.getMessage() for r in caplog.records if "images/s" in r.getMessage()]
+    assert len(lines) == STEPS - 1  # the first step includes compilation
+    for part in ("rqvae 7/7 (100.0%)", "images/s, ETA 0s", "% evaluation"):
+        assert part in lines[-1]
+    assert "images_per_sec" in scalars(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.2, "1m00s"), (61, "1m01s"), (3700, "1h01m"), (90000, "1d01h")],
+)
+def test_durations_are_told_in_two_units(seconds, text):
+    assert progress.duration(seconds) == text
+
+
+def test_a_profile_is_written_for_the_steps_asked_for(tmp_path):
+    fit(Toy(4), tmp_path, profile_start=2, profile_steps=100)
+    assert list((tmp_path / "tensorboard").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("outputs", [6, 5])
+def test_a_run_goes_on_on_another_mesh(tmp_path, outputs):
+    """The same up to the order of sums; 5 outputs divide over no axis but 1."""
+    meshes = [
+        sharding.make_mesh(fsdp=4),
+        sharding.make_mesh(fsdp=2, tensor=2),
+        sharding.make_mesh(devices=jax.devices()[:1]),
+    ]
+    for steps, mesh in zip([2, 4, 6], meshes, strict=True):
+        state = fit(Toy(steps, outputs), tmp_path, mesh=mesh)
+        assert state.params["w"].sharding.mesh == mesh
+    expected = fit(Toy(6, outputs), tmp_path / "one_mesh")
+    for name, array in leaves(expected).items():
+        np.testing.assert_allclose(
+            leaves(state)[name], array, rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
+class Rows:
+    """A random access source for Grain."""
+
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(int(index))
+        return {
+            "x": rng.normal(size=INPUTS).astype(np.float32),
+            "y": rng.normal(size=6).astype(np.float32),
+        }
+
+
+def grain_batches():
+    """Shuffled batches that threads read ahead."""
+    data = grain.MapDataset.source(Rows()).seed(0).shuffle().repeat()
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    return iter(data.batch(BATCH, drop_remainder=True).to_iter_dataset(options))
+
+
+def test_a_grain_iterator_that_reads_ahead_resumes_bit_for_bit(tmp_path):
+    """What is saved is the position of the batches consumed, not of those read ahead."""
+    expected = fit(Toy(STEPS), tmp_path / "undisturbed", grain_batches())
+
+    class Failing:
+        def __init__(self, data):
+            self.data, self.get_state = data, data.get_state
+
+        def __next__(self):
+            if self.data.get_state()["next_index"] == 5:
+                raise Interrupt
+            return next(self.data)
+
+    with pytest.raises(Interrupt):
+        fit(Toy(STEPS), tmp_path, Failing(grain_batches()))
+    stored = json.loads((tmp_path / Toy.name / "4" / "data" / "metadata").read_text())
+    assert stored == {"next_index": 4}
+    assert_same(fit(Toy(STEPS), tmp_path, grain_batches()), expected)

@@ -1,0 +1,182 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The transformer's structure: causality, scanned layers, rematerialisation, errors."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rq.models import RQTransformer, StackConfig
+from rq.models.transformer import unroll
+
+
+def make(**changes):
+    """A 2 x 2 x 3 transformer, unboxed variables, codes, classes and a codebook."""
+    stack = StackConfig(layers=2, heads=2)
+    settings = dict(
+        code_shape=(2, 2, 3),
+        num_codes=(6,),
+        input_dim=4,
+        num_conditions=5,
+        width=16,
+        body=stack,
+        head=stack,
+    )
+    model = RQTransformer(**(settings | changes))
+    codes = jax.random.randint(jax.random.key(2), (2, 2, 2, 3), 0, 6)
+    codebook = jax.random.normal(jax.random.key(1), (6, 4))
+    shape = (2,) if model.condition_length == 1 else (2, model.condition_length)
+    cond = jax.random.randint(jax.random.key(3), shape, 0, 5)
+    variables = jax.jit(model.init)(jax.random.key(0), codes, cond, codebook)
+    return model, nn.unbox(variables), (codes, cond, codebook)
+
+
+def test_a_code_influences_exactly_the_codes_after_it():
+    """In raster order, depth inside: nothing before it, and everything behind."""
+    model, variables, (codes, cond, codebook) = make()
+    forward = jax.jit(model.apply)
+    before = forward(variables, codes, cond, codebook).reshape(2, 12, -1)
+    for place in range(12):
+        row, column, depth = np.unravel_index(place, (2, 2, 3))
+        changed = codes.at[0, row, column, depth].add(1) % 6
+        after = forward(variables, changed, cond, codebook).reshape(2, 12, -1)
+        moved = np.abs(after - before).max(axis=-1) > 1e-7
+        np.testing.assert_array_equal(moved[0], np.arange(12) > place)
+        assert not moved[1].any()
+
+
+def test_the_condition_influences_every_code():
+    model, variables, (codes, cond, codebook) = make()
+    before = model.apply(variables, codes, cond, codebook)
+    after = model.apply(variables, codes, (cond + 1) % 5, codebook)
+    assert (np.abs(after - before).max(axis=-1) > 1e-6).all()
+
+
+def test_no_condition_is_the_start_token():
+    model, variables, (codes, _, codebook) = make(num_conditions=1)
+    zeros = jnp.zeros(2, jnp.int32)
+    np.testing.assert_array_equal(
+        model.apply(variables, codes, None, codebook),
+        model.apply(variables, codes, zeros, codebook),
+    )
+
+
+def test_unrolled_layers_are_the_scanned_ones():
+    model, variables, arguments = make()
+    unrolled, params = unroll(model, variables["params"])
+    assert not unrolled.scan_layers
+    assert set(params["body_stack"]) == {"blocks_0", "blocks_1"}
+    np.testing.assert_allclose(
+        unrolled.apply({"params": params}, *arguments),
+        model.apply(variables, *arguments),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_rematerialisation_changes_no_gradient(remat):
+    gradients = []
+    for policy in ("none", remat):
+        model, variables, arguments = make(remat=policy)
+
+        def loss(params, model=model, arguments=arguments):
+            logits = model.apply(
+                {"params": params},
+                *arguments,
+                deterministic=False,
+                rngs={"dropout": jax.random.key(0)},
+            )
+            return jnp.mean(jax.nn.logsumexp(logits, -1) ** 2)
+
+        gradients.append(jax.jit(jax.grad(loss))(variables["params"]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *gradients
+    )
+
+
+def test_dropout_needs_its_key_and_changes_logits():
+    model, variables, arguments = make()
+    plain = model.apply(variables, *arguments)
+    dropped = [
+        model.apply(
+            variables,
+            *arguments,
+            deterministic=False,
+            rngs={"dropout": jax.random.key(seed)},
+        )
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(dropped[0], dropped[1])
+    assert (dropped[0] != dropped[2]).any() and (dropped[0] != plain).any()
+
+
+def test_logits_are_float32_in_bfloat16_compute():
+    model, variables, arguments = make(dtype="bfloat16")
+    assert model.apply(variables, *arguments).dtype == jnp.float32
+    for leaf in jax.tree.leaves(variables):
+        assert leaf.dtype == jnp.float32
+
+
+def test_codes_that_a_smaller_codebook_lacks_have_no_probability():
+    model, variables, (codes, cond, _) = make(
+        num_codes=(6, 3, 2), shared_classifier=False
+    )
+    codebook = jnp.ones((3, 6, 4))
+    probs = jax.nn.softmax(model.apply(variables, codes % 2, cond, codebook))
+    assert not np.asarray(probs)[..., 1, 3:].any()
+    assert not np.asarray(probs)[..., 2, 2:].any()
+    assert (np.asarray(probs)[..., 0, :] > 0).all()
+
+
+def test_every_parameter_axis_has_a_name_in_the_rules():
+    from rq.sharding import RULES
+
+    stack = StackConfig(layers=1, heads=2)
+    for own in (True, False):
+        model = RQTransformer(
+            code_shape=(2, 2, 3),
+            num_codes=(6,),
+            input_dim=4,
+            width=16,
+            body=stack,
+            head=stack,
+            num_conditions=5,
+            condition_length=4,
+            shared_classifier=own,
+            shared_token_embedding=own,
+            body_from_codebook=own,
+        )
+        boxed = jax.eval_shape(
+            model.init,
+            jax.random.key(0),
+            jnp.zeros((1, 2, 2, 3), jnp.int32),
+            None,
+            jnp.zeros((6, 4)),
+        )
+        for leaf in jax.tree.leaves(boxed, is_leaf=lambda x: hasattr(x, "names")):
+            assert set(leaf.names) <= set(dict(RULES)), leaf.names
+
+
+@pytest.mark.parametrize(
+    "shape, codebook, message",
+    [
+        ((2, 2, 2, 2), True, "codes"),
+        ((2, 3, 2, 3), True, "codes"),
+        ((2, 2, 2, 3), False, "codebook"),
+    ],
+)
+def test_wrong_inputs_are_refused(shape, codebook, message):
+    model, variables, (_, cond, book) = make()
+    codes = jnp.zeros(shape, jnp.int32)
+    with pytest.raises(ValueError, match=message):
+        model.apply(variables, codes, cond, book if codebook else None)
+
+
+def test_decoding_scanned_layers_is_refused():
+    model, variables, (_, cond, _) = make()
+    with pytest.raises(ValueError, match="unroll"):
+        x, caches = model.apply(variables, cond, 2, method="start")
+        model.apply(variables, x, caches, 0, method="position_step")
