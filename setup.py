@@ -24,6 +24,7 @@ REQUIRED = [
     "clu>=0.0.12",
     "flax>=0.12",
     "grain>=0.2.18",
+    "importlib_resources>=6.0",  # TFDS imports it without requiring it
     "jax>=0.10",
     "matplotlib>=3.9",
     "ml-collections>=1.1",

@@ -123,21 +123,18 @@ class Checkpoints:
             raise _missing(self.directory, self.stage, step)
         _read_config(self.path(step), self.stage)
         training, model = (
-            ocp.args.StandardRestore({name: getattr(abstract, name) for name in names})
+            {name: getattr(abstract, name) for name in names}
             for names in (TRAINING, MODEL)
         )
-        try:
-            items = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    model=model, training=training, data=ocp.args.JsonRestore()
-                ),
-            )
-        except ValueError as error:
-            raise CheckpointError(
-                f"{self.path(step)} is of another {self.stage} than this config's: "
-                f"{error}"
-            ) from error
+        _check_model(self.path(step), model)
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(model),
+                training=ocp.args.StandardRestore(training),
+                data=ocp.args.JsonRestore(),
+            ),
+        )
         return TrainState(**items.model, **items.training), items.data
 
     def reached_preemption(self, step: int) -> bool:
@@ -161,12 +158,8 @@ def latest_step(directory) -> int | None:
 
     Only reads, so that it may look at what another process is writing.
     """
-    directory = pathlib.Path(directory).absolute()
-    if not directory.is_dir():
-        return None
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(directory, options=options) as manager:
-        return manager.latest_step()
+    found = ocp.path.step.standard_name_format().find_all(str(directory))
+    return max((checkpoint.step for checkpoint in found), default=None)
 
 
 def load_model(
@@ -201,8 +194,9 @@ def load_model(
         how = ocp.RestoreArgs(restore_type=np.ndarray)
     else:
         how = ocp.ArrayRestoreArgs(sharding=sharding)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        shapes = reader.metadata(path / "model").item_metadata.tree
+    handler = ocp.PyTreeCheckpointHandler()
+    shapes = handler.metadata(path / "model").tree
+    with ocp.Checkpointer(handler) as reader:
         model = reader.restore(
             path / "model", restore_args=jax.tree.map(lambda _: how, shapes)
         )
@@ -211,6 +205,33 @@ def load_model(
         name: Codebook(**arrays) for name, arrays in model["codebook"].items()
     }
     return model, config
+
+
+def _check_model(path: pathlib.Path, abstract: dict[str, Any]) -> None:
+    """Raises CheckpointError on other names, shapes or dtypes than the target's.
+
+    Orbax would do so too, at the length of pages.
+    """
+    stored = ocp.PyTreeCheckpointHandler().metadata(path / "model").tree
+    there, here = (
+        {
+            jax.tree_util.keystr(keys, simple=True, separator="/"): (
+                f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
+            )
+            for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (stored, abstract)
+    )
+    wrong = [
+        f"{name} is {there.get(name, 'missing')}, not {here.get(name, 'there')}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise CheckpointError(
+            f"{path} is of another model than this config's: {wrong[0]}{more}"
+        )
 
 
 def _read_config(path: pathlib.Path, stage: str) -> str:

@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from rq import checkpoint, pipeline, sharding, train, visualize
 from rq import config as configs
+from rq.data.images import DataError
 from rq.workdir import Experiment
 
 FLAGS = flags.FLAGS
@@ -123,6 +124,7 @@ USER_ERRORS = (
     checkpoint.CheckpointError,
     sharding.MeshError,
     train.NonFiniteLossError,
+    DataError,
     FileNotFoundError,
 )
 

@@ -71,8 +71,9 @@ def is_matrix(params):
     Goes by name, since biases and norms of scanned layers are stacked to two axes.
     """
 
-    def check(path, _):
-        return str(path[-1].key).endswith("kernel")
+    def check(path, _):  # the last name: boxes of axis names add a step of their own
+        names = [str(step.key) for step in path if hasattr(step, "key")]
+        return names[-1].endswith("kernel")
 
     return jax.tree_util.tree_map_with_path(check, params)
 

@@ -18,7 +18,7 @@ from rq import sharding, train, visualize
 from rq import workdir as workdirs
 from rq.config import ConfigError, differences, from_json, to_json
 from rq.data import codes as stored_codes
-from rq.data import images
+from rq.data import images, stream
 from rq.stages import RQVAEStage, TransformerStage
 
 SAMPLES_A_ROW = 10
@@ -73,10 +73,10 @@ def train_rqvae(config, path, mesh) -> None:
 
     def eval_batches():
         batch_size, limit = config.rqvae.batch_size, config.log.eval_batches
-        return images.eval_batches(eval_source, config.data, batch_size, limit)
+        return stream.eval_batches(eval_source, config.data, batch_size, limit)
 
     stage = RQVAEStage(config, mesh, eval_batches)
-    data = images.train_iterator(
+    data = stream.train_iterator(
         source, config.data, batch_size=stage.batch_size, seed=config.seed
     )
     _fit(stage, data, config, path, mesh)
@@ -110,10 +110,10 @@ def train_transformer(config, path, mesh) -> None:
 
     def eval_batches():
         batch_size, limit = config.transformer.batch_size, config.log.eval_batches
-        return images.eval_batches(eval_source, config.data, batch_size, limit)
+        return stream.eval_batches(eval_source, config.data, batch_size, limit)
 
     stage = TransformerStage(config, mesh, eval_batches, experiment.rqvae_variables)
-    data = images.train_iterator(
+    data = stream.train_iterator(
         source, config.data, batch_size=stage.batch_size, seed=config.seed
     )
     _fit(stage, data, config, path, mesh)

@@ -21,6 +21,7 @@ from rq import checkpoint, sampling, sharding, visualize
 from rq.config import from_json
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
+from rq.data import stream
 from rq.evaluation import codes as code_metrics
 from rq.stages import RQVAEStage, TransformerStage
 from rq.state import TrainState
@@ -60,7 +61,9 @@ class Experiment:
 
     def _state(self, stage: str) -> TrainState:
         """The last checkpoint's model, without its optimizer."""
-        model, _ = checkpoint.load_model(self.path / stage, stage)
+        everywhere = sharding.replicated(self.mesh)
+        directory = self.path / stage
+        model, _ = checkpoint.load_model(directory, stage, sharding=everywhere)
         return TrainState(
             step=jnp.zeros((), jnp.int32), opt_state={}, key=jax.random.key(0), **model
         )
@@ -90,7 +93,7 @@ class Experiment:
         def eval_batches():
             data = self.config.data
             source = image_data.source(data, data.eval_split)
-            return image_data.eval_batches(source, data, self.config.rqvae.batch_size)
+            return stream.eval_batches(source, data, self.config.rqvae.batch_size)
 
         return RQVAEStage(self.config, self.mesh, eval_batches)
 
@@ -108,7 +111,7 @@ class Experiment:
             directory = self.path / "codes" / data.eval_split
             source = stored_codes.CodeSource(directory, self.fingerprint)
             batch_size = self.config.transformer.batch_size
-            return image_data.eval_batches(source, data, batch_size)
+            return stream.eval_batches(source, data, batch_size)
 
         return TransformerStage(
             self.config, self.mesh, eval_batches, self.rqvae_variables
@@ -128,7 +131,7 @@ class Experiment:
             codes = model.apply(variables, z, method="quantize")[1]
             return codes, model.apply(variables, z, method="pack")
 
-        for batch in image_data.eval_batches(source, self.config.data, batch_size):
+        for batch in stream.eval_batches(source, self.config.data, batch_size):
             with sharding.context(self.mesh):
                 images = sharding.shard_batch({"image": batch["image"]}, self.mesh)
                 outputs = jax.device_get(encode(variables, images["image"]))

@@ -109,7 +109,7 @@ class Batches:
 
 
 def make_config(**changes):
-    """The default config, with `checkpoint_every=2` for `checkpoint.every` and so on."""
+    """The default config, changed: `checkpoint_every=2` is `checkpoint.every`."""
     config = config_lib.default()
     config.checkpoint.every, config.log.every, config.log.eval_every = 2, 3, 4
     for name, value in changes.items():

@@ -352,6 +352,7 @@ def embed(codes: jax.Array, embedding: jax.Array) -> jax.Array:
       codes: int32 `[..., D]`; D may be smaller than the codebook's depth.
       embedding: `[K, C]` or `[D, K, C]`.
     """
+    embedding = jnp.asarray(embedding)
     if embedding.ndim == 2:
         return embedding[codes]
     return embedding[jnp.arange(codes.shape[-1]), codes]

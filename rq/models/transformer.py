@@ -414,7 +414,7 @@ class RQTransformer(nn.Module):
     def _table(self, codebook):
         if codebook is None:
             raise ValueError("embeddings come from the codebook, but none was given")
-        return codebook
+        return jnp.asarray(codebook)
 
     def _head_table(self, codebook):
         if self.head_from_codebook:

@@ -1,0 +1,119 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of a source, for training and evaluation.
+
+The training stream is a pure function of (seed, step, process): the batch of a step is
+the same however the run came to that step, and the global batch is the same however
+many processes share it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import grain.python as grain
+import jax
+import numpy as np
+
+from rq.data.images import transforms
+
+
+class _Rows:
+    """This process's rows of all global batches, one after another, without end."""
+
+    def __init__(self, source, data, batch_size, seed, process, processes):
+        self._source, self._data, self._seed = source, data, seed
+        self._batch, self._local = batch_size, batch_size // processes
+        self._first = process * self._local
+        # A permutation for each epoch, computed by index: no list of them is held.
+        self._order = (
+            grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        )
+        self._augment, _ = transforms(data)
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch * self._local
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        step, offset = divmod(int(row), self._local)
+        place = step * self._batch + self._first + offset
+        example = self._source[int(self._order[place])]
+        if "image" not in example:
+            return example
+        rng = np.random.default_rng((self._seed, place))
+        image = self._augment(example["image"], self._data.resolution, rng)
+        return example | {"image": to_float(image)}
+
+
+def to_float(image: np.ndarray) -> np.ndarray:
+    """uint8 to float32 in [-1, 1]."""
+    return image.astype(np.float32) / 127.5 - 1
+
+
+def train_iterator(
+    source,
+    data,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int | None = None,
+    process_count: int | None = None,
+) -> grain.DatasetIterator:
+    """An endless, shuffled iterator over this process's part of each batch.
+
+    Args:
+      source: of images (decoded, uint8) or stored codes.
+      data: section of the config.
+      batch_size: global, B.
+      seed: of order and augmentation.
+      process_index, process_count: JAX's where None.
+
+    Returns:
+      A Grain iterator over dicts of arrays `[B / processes, ...]`, images float32 in
+      [-1, 1]; its `get_state()` is a few bytes of JSON.
+
+    Raises:
+      ValueError: where the batch does not divide, or is larger than the data set.
+    """
+    process = jax.process_index() if process_index is None else process_index
+    processes = jax.process_count() if process_count is None else process_count
+    if batch_size % processes:
+        raise ValueError(f"batch size {batch_size} over {processes} processes")
+    if batch_size > len(source):
+        raise ValueError(f"batch size {batch_size} of a data set of {len(source)}")
+    rows = _Rows(source, data, batch_size, seed, process, processes)
+    batches = grain.MapDataset.source(rows).batch(batch_size // processes)
+    options = grain.ReadOptions(
+        num_threads=data.threads, prefetch_buffer_size=max(data.prefetch, data.threads)
+    )
+    return iter(batches.to_iter_dataset(options))
+
+
+def eval_batches(
+    source, data, batch_size: int, limit: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """All examples once, in order.
+
+    Args:
+      source: of images or stored codes.
+      data: section of the config.
+      batch_size: B, of every batch: the last one is filled with copies.
+      limit: batches at most; 0: all.
+
+    Yields:
+      dicts of arrays `[B, ...]`, with 'mask' bool `[B]`: False for what fills up.
+    """
+    _, transform = transforms(data)
+    batches = -(-len(source) // batch_size)
+    for batch in range(min(batches, limit) if limit else batches):
+        indices = np.arange(batch * batch_size, (batch + 1) * batch_size)
+        examples = []
+        for index in np.minimum(indices, len(source) - 1):
+            example = source[int(index)]
+            if "image" in example:
+                image = transform(example["image"], data.resolution, None)
+                example = example | {"image": to_float(image)}
+            examples.append(example)
+        stacked = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+        yield stacked | {"mask": indices < len(source)}

@@ -1,0 +1,205 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints hold what was saved, onto any mesh, and refuse what is something else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rq import checkpoint, sharding
+from rq import config as config_lib
+from rq.models.quantizer import Codebook
+from rq.state import TrainState
+
+CONFIG = config_lib.to_json(config_lib.default())
+MESH = sharding.make_mesh(fsdp=2)
+
+
+def make_state(value=1.0, *, codebook=True, ema=True, width=8):
+    """A state with an optimizer that has empty parts, on `MESH`."""
+    w = jnp.arange(4.0 * width).reshape(4, width) * value
+    params = {"layer": {"w": w, "b": jnp.full(width, value, jnp.bfloat16)}}
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.add_decayed_weights(0.1, lambda tree: jax.tree.map(lambda _: True, tree)),
+        optax.adam(lambda step: 0.1),
+    )
+    vectors = jnp.ones((3, 2)) * value
+    book = {"state": Codebook(vectors, jnp.zeros(3), vectors + 1)} if codebook else {}
+    state = TrainState.create(params, book, tx, ema, jax.random.key(int(value)))
+    return jax.device_put(state, sharding.replicated(MESH))
+
+
+def abstract(state, mesh=MESH):
+    where = sharding.replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), state
+    )
+
+
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        if jax.dtypes.issubdtype(b.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def save(directory, states, stage="rqvae", keep=2):
+    """Saves states by step, and waits."""
+    checkpoints = checkpoint.Checkpoints(directory, stage, keep)
+    for step, state in states.items():
+        checkpoints.save(step, state, CONFIG, {"next_index": step})
+    checkpoints.wait()
+    return checkpoints
+
+
+@pytest.mark.parametrize("codebook", [True, False])
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_state_comes_back_as_it_was(tmp_path, codebook, ema):
+    """Empty codebook, average and optimizer parts, bfloat16 and the key included."""
+    state = make_state(codebook=codebook, ema=ema)
+    checkpoints = save(tmp_path, {5: state})
+    found, data = checkpoints.restore(abstract(state))
+    assert_same(found, state)
+    assert data == {"next_index": 5}
+    np.testing.assert_array_equal(
+        jax.random.normal(found.key, (3,)), jax.random.normal(state.key, (3,))
+    )
+
+
+def test_the_latest_stay_and_any_of_them_can_be_restored(tmp_path):
+    states = {step: make_state(float(step)) for step in (1, 2, 3)}
+    checkpoints = save(tmp_path, states, keep=2)
+    assert checkpoints.latest_step() == checkpoint.latest_step(tmp_path) == 3
+    assert_same(checkpoints.restore(abstract(states[3]))[0], states[3])
+    assert_same(checkpoints.restore(abstract(states[2]), 2)[0], states[2])
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint of step 1"):
+        checkpoints.restore(abstract(states[1]), 1)
+
+
+def test_a_state_may_be_given_up_as_soon_as_save_returns(tmp_path):
+    """Buffers that the next steps overwrite are not those that are being written."""
+    state = make_state(width=100_000)
+    expected = jax.device_get(state.params)
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae")
+    checkpoints.save(1, state, CONFIG, {})
+    params = state.params
+    for _ in range(20):
+        params = step(params)
+    checkpoints.wait()
+    found, _ = checkpoints.restore(abstract(make_state(width=100_000)))
+    assert_same(found.params, jax.tree.map(jnp.asarray, expected))
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_a_checkpoint_is_restored_onto_another_mesh(tmp_path, count):
+    state = make_state()
+    checkpoints = save(tmp_path, {1: state})
+    mesh = sharding.make_mesh(fsdp=min(count, 4), devices=jax.devices()[:count])
+    target = abstract(state, mesh)
+    divided = NamedSharding(mesh, PartitionSpec("fsdp"))
+    w = jax.ShapeDtypeStruct((4, 8), jnp.float32, sharding=divided)
+    target.params["layer"]["w"] = w
+    found, _ = checkpoints.restore(target)
+    assert_same(found, state)
+    assert found.params["layer"]["w"].sharding == divided
+    assert found.ema["layer"]["w"].sharding.mesh == mesh
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_model_is_read_without_its_optimizer_or_its_shapes(tmp_path, ema):
+    state = make_state(ema=ema)
+    save(tmp_path, {3: make_state(3.0), 4: state})
+    model, config = checkpoint.load_model(tmp_path, "rqvae")
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(model))
+    assert_same(model["params"], state.params)
+    assert_same(model["codebook"], state.codebook)
+    assert_same(model["ema"], state.ema)
+    assert model["ema"] or not ema
+    assert (
+        config_lib.differences(config_lib.from_json(config), config_lib.default()) == []
+    )
+    older, _ = checkpoint.load_model(tmp_path, "rqvae", step=3)
+    assert_same(older["params"], make_state(3.0).params)
+
+
+def test_a_model_is_read_onto_devices(tmp_path):
+    save(tmp_path, {1: make_state()})
+    where = sharding.replicated(sharding.make_mesh())
+    model, _ = checkpoint.load_model(tmp_path, "rqvae", sharding=where)
+    assert all(leaf.sharding == where for leaf in jax.tree.leaves(model))
+    assert_same(model["params"], make_state().params)
+
+
+def test_the_config_and_the_position_of_the_data_can_be_read_by_a_person(tmp_path):
+    save(tmp_path, {1: make_state()})
+    assert '"stage": "rqvae"' in (tmp_path / "1" / "config" / "metadata").read_text()
+    assert '"next_index": 1' in (tmp_path / "1" / "data" / "metadata").read_text()
+
+
+def test_a_missing_checkpoint_is_told_with_what_would_make_it(tmp_path):
+    folder = tmp_path / "rqvae"
+    assert checkpoint.latest_step(folder) is None
+    message = f"{folder} has no checkpoint of 'rqvae'; python -m rq.main"
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.load_model(folder, "rqvae")
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.Checkpoints(folder, "rqvae").restore(abstract(make_state()))
+    assert checkpoint.latest_step(folder) is None
+
+
+def test_a_checkpoint_of_the_other_stage_is_refused(tmp_path):
+    save(tmp_path, {1: make_state()}, stage="transformer")
+    message = f"{tmp_path}/1 is a checkpoint of 'transformer', not of 'rqvae'"
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.load_model(tmp_path, "rqvae")
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.Checkpoints(tmp_path, "rqvae").restore(abstract(make_state()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 6}, "ema/layer/b is bfloat16 [8], not bfloat16 [6] (and 3 more)"),
+        ({"ema": False}, "ema/layer/b is bfloat16 [8], not there (and 1 more)"),
+        ({"codebook": False}, "codebook/state/counts is float32 [3], not there"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, change, message):
+    checkpoints = save(tmp_path, {1: make_state()})
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        checkpoints.restore(abstract(make_state(**change)))
+    start = f"{tmp_path}/1 is of another model than this config's: "
+    assert str(error.value).startswith(start + message)
+
+
+def test_a_relative_folder_is_made_absolute(tmp_path, monkeypatch):
+    """Orbax fails on relative ones, after `save` has returned."""
+    monkeypatch.chdir(tmp_path)
+    save("here", {1: make_state()})
+    assert checkpoint.latest_step("here") == 1
+    assert checkpoint.load_model("here", "rqvae")[0]["params"]
+
+
+def test_what_was_left_half_written_is_no_checkpoint_and_goes_away(tmp_path):
+    save(tmp_path, {1: make_state()}).close()
+    left = tmp_path / "2.orbax-checkpoint-tmp"
+    left.mkdir()
+    assert checkpoint.latest_step(tmp_path) == 1
+    checkpoints = save(tmp_path, {2: make_state(2.0)})
+    assert checkpoints.latest_step() == 2
+    checkpoints.close()
+    assert not left.exists()
+
+
+def test_orbax_is_quiet_and_a_checkpoint_is_one_line(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="absl"):
+        save(tmp_path, {1: make_state()})
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"rqvae: writing {tmp_path}/1"]

@@ -1,0 +1,220 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The table of axis names is complete, and says where arrays of both stages live."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+from jax.sharding import PartitionSpec as P
+
+from rq import sharding
+from rq.models import RQVAE, RQTransformer, StackConfig
+
+NAMES = dict(sharding.RULES)
+
+
+def tiny_models():
+    """Modules that use every axis name, and arguments of their `init`."""
+    rqvae = RQVAE(
+        resolution=16, image_channels=3, ch=32, ch_mult=(1, 2), num_res_blocks=1,
+        attn_resolutions=(8,), z_channels=8, embed_dim=8, code_shape=(4, 4, 2),
+        num_codes=(16,), decay=(0.99,),
+    )  # fmt: skip
+    stack = StackConfig(layers=2, heads=2)
+    transformer = RQTransformer(
+        code_shape=(2, 2, 2), num_codes=(16,), input_dim=8, num_conditions=3,
+        condition_length=1, width=16, body=stack, head=stack,
+    )  # fmt: skip
+    learned = transformer.clone(
+        body_from_codebook=False, head_from_codebook=False, shared_classifier=False,
+        shared_token_embedding=False,
+    )  # fmt: skip
+    codes, codebook = jnp.zeros((8, 2, 2, 2), jnp.int32), jnp.zeros((16, 8))
+    cond = jnp.zeros(8, jnp.int32)
+    return {
+        "rqvae": (rqvae, (jnp.zeros((8, 16, 16, 3)),)),
+        "transformer": (transformer, (codes, cond, codebook)),
+        "learned": (learned, (codes, cond, codebook)),
+    }
+
+
+MODELS = tiny_models()
+
+
+def boxed(name):
+    model, args = MODELS[name]
+    return jax.eval_shape(model.init, jax.random.key(0), *args)
+
+
+def names_of(tree):
+    """Axis names of the boxes in a tree."""
+    is_box = lambda x: isinstance(x, meta.AxisMetadata)  # noqa: E731
+    boxes = filter(is_box, jax.tree.leaves(tree, is_leaf=is_box))
+    return {name for box in boxes for name in box.names} - {None}
+
+
+def test_the_table_has_each_name_that_models_use_and_no_other(monkeypatch):
+    used = set()
+
+    def constraint(x, names):
+        used.update(names)
+        return x
+
+    monkeypatch.setattr(nn, "with_logical_constraint", constraint)
+    for name in MODELS:
+        used |= names_of(boxed(name))
+    assert used - {None} == NAMES.keys()
+    assert len(NAMES) == len(sharding.RULES)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_and_optimizer_state_are_divided(name):
+    """An eighth on each device, but for what is small."""
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    params = boxed(name)["params"]
+    shardings = sharding.state_shardings(params, mesh)
+    plain = sharding.unbox(params)
+    assert jax.tree.structure(shardings) == jax.tree.structure(plain)
+    whole = sum(leaf.size for leaf in jax.tree.leaves(plain))
+    each = sum(
+        np.prod(s.shard_shape(leaf.shape))
+        for leaf, s in zip(
+            jax.tree.leaves(plain), jax.tree.leaves(shardings), strict=True
+        )
+    )
+    assert each < whole / (3 if name == "rqvae" else 4)
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "spec"),
+    [
+        (("embed", "heads"), (16, 16), P("fsdp", "tensor")),
+        (("heads", "embed"), (16, 16), P("tensor", "fsdp")),
+        (("layers", "embed", "mlp"), (3, 16, 64), P(None, "fsdp", "tensor")),
+        (("embed", "mlp"), (6, 64), P(None, "tensor")),  # 6 over 4 devices
+        (("vocab", "embed"), (7, 8), P(None, "fsdp")),  # 7 over 2
+        (("heads", "mlp"), (16, 16), P("tensor", None)),  # one place in the mesh
+        (
+            (None, None, "conv_in", "conv_out"),
+            (3, 3, 8, 8),
+            P(None, None, None, "fsdp"),
+        ),
+        (("batch", None), (16, 3), P(("data", "fsdp"), None)),
+    ],
+)
+def test_names_become_axes_of_the_mesh(names, shape, spec):
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    assert sharding.partition_spec(names, shape, mesh) == spec
+
+
+def test_an_unknown_name_is_an_error():
+    """Flax would leave the axis whole without a word."""
+    box = nn.LogicallyPartitioned(
+        jax.ShapeDtypeStruct((4, 8), jnp.float32), ("embd", None)
+    )
+    with pytest.raises(
+        sharding.MeshError, match=r"unknown logical axis 'embd'.*\(4, 8\)"
+    ):
+        sharding.state_shardings({"w": box}, sharding.make_mesh())
+
+
+def test_abstract_states_have_shapes_and_shardings():
+    mesh = sharding.make_mesh(fsdp=4)
+    value = jax.ShapeDtypeStruct((4, 8), jnp.float32)
+    tree = {
+        "w": nn.LogicallyPartitioned(value, ("embed", "mlp")),
+        "key": jax.random.key(0),
+    }
+    tree = jax.eval_shape(lambda: jax.tree.map(lambda x: jnp.zeros(4), {"b": 0})) | tree
+    found = sharding.abstract_state(tree, mesh)
+    assert found["w"].shape == (4, 8) and found["w"].sharding.spec == P(
+        "fsdp", "tensor"
+    )
+    assert found["b"].sharding.is_fully_replicated
+    assert jax.dtypes.issubdtype(found["key"].dtype, jax.dtypes.prng_key)
+
+
+def constraints(fn, *args):
+    return jax.jit(fn).lower(*args).as_text().count("sharding_constraint")
+
+
+def test_constraints_of_models_reach_the_compiler():
+    """With the deprecated `with mesh:` there would be none."""
+    model, args = MODELS["transformer"]
+    params = sharding.unbox(boxed("transformer"))
+    assert constraints(model.apply, params, *args) == 0
+    with sharding.context(sharding.make_mesh(fsdp=2, tensor=2)):
+        assert constraints(model.apply, params, *args) >= 3
+
+
+def test_one_device_and_eight_give_the_same_logits():
+    model, args = MODELS["transformer"]
+    params = sharding.unbox(jax.jit(model.init)(jax.random.key(0), *args))
+    rng = np.random.default_rng(0)
+    batch = {"codes": rng.integers(0, 16, args[0].shape, np.int32)}
+    codebook = rng.normal(size=args[2].shape).astype(np.float32)
+    outputs = []
+    one = sharding.make_mesh(devices=jax.devices()[:1])
+    for mesh in (one, sharding.make_mesh(fsdp=2, tensor=2)):
+        shardings = sharding.state_shardings(boxed("transformer"), mesh)
+        with sharding.context(mesh):
+            codes = sharding.shard_batch(batch, mesh)["codes"]
+            placed = jax.device_put(params, shardings)
+            outputs.append(jax.jit(model.apply)(placed, codes, args[1], codebook))
+    assert len(outputs[1].sharding.device_set) == 8
+    np.testing.assert_allclose(*map(np.asarray, outputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ({}, (8, 1, 1)),
+        ({"fsdp": 4}, (2, 4, 1)),
+        ({"data": 2, "fsdp": -1, "tensor": 2}, (2, 2, 2)),
+        ({"data": 1, "fsdp": 1, "tensor": 8}, (1, 1, 8)),
+    ],
+)
+def test_a_mesh_takes_all_devices(sizes, shape):
+    mesh = sharding.make_mesh(**sizes)
+    assert mesh.axis_names == sharding.AXES and mesh.devices.shape == shape
+    assert set(mesh.devices.flat) == set(jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"data": 3},
+            "mesh.data=3, mesh.fsdp=1, mesh.tensor=1 do not multiply to the 8",
+        ),
+        ({"data": 16}, "mesh.data=16, .* do not multiply to the 8 devices"),
+        ({"fsdp": 3}, "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1 do not divide the 8"),
+        ({"fsdp": -1}, "one of them may be -1"),
+        ({"tensor": 0}, "mesh.tensor=0: sizes are positive"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_an_error_with_its_numbers(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.make_mesh(**sizes)
+
+
+def test_batches_are_divided_over_data_and_fsdp():
+    mesh = sharding.make_mesh(fsdp=2, tensor=2)
+    rows = {"image": np.arange(8 * 3).reshape(8, 3), "label": np.arange(8)}
+    batch = sharding.shard_batch(rows, mesh)
+    for name, array in batch.items():
+        np.testing.assert_array_equal(np.asarray(array), rows[name])
+        assert array.sharding == sharding.batch_sharding(mesh)
+        assert array.addressable_shards[0].data.shape[0] == 2
+
+
+def test_a_batch_that_does_not_divide_is_an_error_with_its_numbers():
+    mesh = sharding.make_mesh(fsdp=2)
+    sharding.check_batch(32, mesh, accumulate=4)
+    with pytest.raises(ValueError, match=r"batch_size=24 .* 4 x 2 x 2 = 16"):
+        sharding.check_batch(24, mesh, accumulate=2)
+    with pytest.raises(ValueError, match=r"a batch of 12 \('x'\) .* data x fsdp = 8"):
+        sharding.shard_batch({"x": np.zeros((12, 2))}, mesh)
