@@ -82,7 +82,7 @@ class Toy:
         return {"total": float(jnp.sum(state.params["w"]))}
 
     def pictures(self, state):
-        return {"picture": np.full((5, 7, 3), int(state.step), np.uint8)}
+        return {"picture": np.full((5, 7, 3), int(state.step) % 256, np.uint8)}
 
 
 class Batches:

@@ -213,6 +213,21 @@ def test_the_step_is_compiled_once_and_evaluated_at_its_times(tmp_path):
     assert stage.evaluated == [4, 7]
 
 
+def test_the_state_is_given_up_to_the_step_and_keeps_its_shardings(tmp_path):
+    mesh, stage = sharding.make_mesh(fsdp=4), Toy(STEPS)
+    checkpoints = checkpoint.Checkpoints(tmp_path, stage.name)
+    before, shardings = train.start(stage, Batches(), checkpoints, 0, mesh)
+    with sharding.context(mesh):
+        batch = sharding.shard_batch(next(Batches()), mesh)
+        after, metrics = train.compiled(stage.train_step, shardings, mesh)(
+            before, batch
+        )
+    assert before.params["w"].is_deleted() and before.ema["w"].is_deleted()
+    assert jax.tree.map(lambda x: x.sharding, after) == shardings
+    assert metrics["loss"].sharding.is_fully_replicated
+    assert after.params["w"].sharding.shard_shape((INPUTS, 6)) == (1, 6)
+
+
 def test_tensorboard_has_means_evaluations_and_pictures(tmp_path):
     """The metric 'step' is the number of the step: means over 1-3, 4-6 and 7."""
     state = fit(Toy(STEPS), tmp_path)

@@ -1,0 +1,322 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Data: the digits, augmentation, the order of examples, stored codes."""
+
+import io
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from rq.config import default
+from rq.data import codes as stored_codes
+from rq.data import digits, images, stream
+from rq.data.images import DataError
+
+
+def section(**changes):
+    """The `data` section of the digits, changed."""
+    data = default().data
+    data.update(dict(name="digits", resolution=32, channels=1, num_classes=10))
+    data.update(changes)
+    return data
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Where the digits are prepared, once."""
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    digits.prepare(folder)
+    return folder
+
+
+class Numbers:
+    """A source of N examples that say which they are."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        return {"label": np.int32(index)}
+
+
+# Digits
+
+
+def test_digits_are_split_evenly_and_without_overlap(data_dir):
+    data = section(dir=data_dir)
+    train = images.source(data, "train")
+    validation = images.source(data, "validation")
+    assert (len(train), len(validation)) == (4500, 500)
+    seen = [{bytes(e["image"]) for e in map(s.__getitem__, range(len(s)))}
+            for s in (train, validation)]  # fmt: skip
+    assert len(seen[0] & seen[1]) == 0
+    labels = [int(validation[i]["label"]) for i in range(500)]
+    np.testing.assert_array_equal(np.bincount(labels), 50)
+
+
+def test_digits_are_mlxtends_padded(data_dir):
+    data = section(dir=data_dir)
+    example = images.source(data, "train")[0]
+    assert example["image"].shape == (32, 32, 1) and example["image"].dtype == np.uint8
+    raw, labels = digits.load()
+    index = digits.split(labels)[0]
+    stored = {bytes(x) for x in raw[index]}
+    assert bytes(example["image"]) in stored
+    assert not example["image"][:2].any() and example["image"].max() > 200
+
+
+def test_preparing_twice_changes_nothing(data_dir):
+    import pathlib
+
+    def state():
+        return {p: p.stat().st_mtime_ns for p in pathlib.Path(data_dir).rglob("*.arr*")}
+
+    before = state()
+    assert before
+    digits.prepare(data_dir)
+    assert state() == before
+
+
+def test_reading_needs_no_tensorflow(data_dir):
+    code = f"""
+import sys
+from absl import flags
+flags.FLAGS.mark_as_parsed()
+from rq.config import default
+from rq.data import images, stream
+data = default().data
+data.update(dict(name='digits', dir={data_dir!r}, resolution=32, channels=1))
+source = images.source(data, 'train')
+batch = next(stream.train_iterator(source, data, batch_size=4, seed=0))
+assert batch['image'].shape == (4, 32, 32, 1)
+assert 'tensorflow' not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# Errors
+
+
+def test_an_unknown_set_is_named(tmp_path):
+    with pytest.raises(DataError, match="no_such_set"):
+        images.source(section(name="no_such_set", dir=str(tmp_path)), "train")
+
+
+def test_a_missing_set_says_the_command_that_makes_it(tmp_path):
+    with pytest.raises(DataError, match="tfds build cifar10 --file_format=array_record"):
+        images.source(section(name="cifar10", dir=str(tmp_path)), "train")
+
+
+def test_a_missing_split_names_those_there_are(data_dir):
+    with pytest.raises(DataError, match="train.*validation"):
+        images.source(section(dir=data_dir), "test")
+
+
+def test_images_of_another_size_are_refused_without_augmentation(data_dir):
+    data = section(dir=data_dir, resolution=16)
+    with pytest.raises(DataError, match="32 x 32.*resolution=16"):
+        next(stream.eval_batches(images.source(data, "train"), data, 2))
+
+
+@pytest.mark.parametrize("batch_size, processes", [(6, 4), (200, 1)])
+def test_impossible_batches_are_refused(batch_size, processes):
+    with pytest.raises(ValueError, match=str(batch_size)):
+        stream.train_iterator(
+            Numbers(100), section(), batch_size=batch_size, seed=0,
+            process_index=0, process_count=processes,
+        )  # fmt: skip
+
+
+# Images
+
+
+def encoded(image, kind):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P", "RGBA"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_of_image_is_decoded(mode, channels):
+    image = Image.new("RGB", (6, 5), (200, 30, 90)).convert(mode)
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    decoded = images.decode(encoded(image, kind), channels)
+    assert decoded.shape == (5, 6, channels) and decoded.dtype == np.uint8
+    if channels == 3 and mode == "RGB":
+        np.testing.assert_array_equal(decoded[0, 0], [200, 30, 90])
+
+
+def test_a_cmyk_jpeg_is_decoded():
+    image = Image.new("RGB", (16, 16), (200, 30, 90)).convert("CMYK")
+    decoded = images.decode(encoded(image, "JPEG"), 3)
+    assert np.abs(decoded[8, 8].astype(int) - [200, 30, 90]).max() < 40
+
+
+def test_bytes_that_are_no_image_are_an_error():
+    with pytest.raises((OSError, cv2.error)):
+        images.decode(b"no image", 3)
+
+
+@pytest.mark.parametrize("name", ["center", "crop_flip", "resized_crop_flip"])
+@pytest.mark.parametrize("shape", [(40, 70, 3), (70, 40, 1), (20, 33, 3), (32, 32, 3)])
+def test_augmentations_give_squares_of_the_images_pixels(name, shape):
+    image = np.random.default_rng(0).integers(100, 110, shape, np.uint8)
+    augment = images.AUGMENTATIONS[name]
+    for seed in range(5):
+        out = augment(image, 32, np.random.default_rng(seed))
+        assert out.shape == (32, 32, shape[-1]) and out.dtype == np.uint8
+        assert 99 <= out.min() and out.max() <= 110
+        np.testing.assert_array_equal(out, augment(image, 32, np.random.default_rng(seed)))
+
+
+def test_random_augmentations_differ_and_flip():
+    image = np.arange(40 * 32 * 3, dtype=np.uint32).reshape(40, 32, 3).astype(np.uint8)
+    crops = [images.crop_flip(image, 32, np.random.default_rng(s)) for s in range(20)]
+    assert len({bytes(np.ascontiguousarray(c)) for c in crops}) > 5
+    unflipped = {bytes(np.ascontiguousarray(image[t : t + 32])) for t in range(9)}
+    inside = [bytes(np.ascontiguousarray(c)) in unflipped for c in crops]
+    assert any(inside) and not all(inside)
+
+
+# Streams
+
+
+def labels(iterator, batches):
+    return np.concatenate([next(iterator)["label"] for _ in range(batches)])
+
+
+def test_an_epoch_has_every_example_once_and_the_next_another_order():
+    iterator = stream.train_iterator(Numbers(12), section(), batch_size=4, seed=0)
+    first, second = labels(iterator, 3), labels(iterator, 3)
+    np.testing.assert_array_equal(np.sort(first), np.arange(12))
+    np.testing.assert_array_equal(np.sort(second), np.arange(12))
+    assert (first != second).any() and (first != np.arange(12)).any()
+
+
+def test_order_is_a_function_of_the_seed():
+    first, same, other = (
+        labels(stream.train_iterator(Numbers(50), section(), batch_size=5, seed=s), 4)
+        for s in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("read", [0, 1, 5])
+def test_a_restored_iterator_goes_on_with_the_next_batch(read):
+    def fresh():
+        return stream.train_iterator(Numbers(50), section(), batch_size=5, seed=0)
+
+    iterator = fresh()
+    labels(iterator, read) if read else None
+    state = json.loads(json.dumps(iterator.get_state()))
+    resumed = fresh()
+    resumed.set_state(state)
+    np.testing.assert_array_equal(labels(resumed, 4), labels(iterator, 4))
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batches_of_one(processes):
+    def iterator(index, count):
+        return stream.train_iterator(
+            Numbers(50), section(), batch_size=8, seed=3,
+            process_index=index, process_count=count,
+        )  # fmt: skip
+
+    whole = iterator(0, 1)
+    parts = [iterator(p, processes) for p in range(processes)]
+    for _ in range(9):
+        together = np.concatenate([next(part)["label"] for part in parts])
+        np.testing.assert_array_equal(together, next(whole)["label"])
+
+
+def test_augmentation_is_a_function_of_seed_and_place(data_dir):
+    data = section(dir=data_dir, augment="crop_flip", resolution=24)
+    source = images.source(data, "train")
+
+    def first(**kwargs):
+        iterator = stream.train_iterator(source, data, batch_size=8, seed=0, **kwargs)
+        return next(iterator)["image"]
+
+    whole = first()
+    assert whole.dtype == np.float32 and -1 <= whole.min() and whole.max() <= 1
+    np.testing.assert_array_equal(
+        first(process_index=1, process_count=2), whole[4:]
+    )
+
+
+def test_evaluation_sees_everything_once_in_order():
+    batches = list(stream.eval_batches(Numbers(10), section(), 4))
+    assert [len(b["label"]) for b in batches] == [4, 4, 4]
+    seen = np.concatenate([b["label"][b["mask"]] for b in batches])
+    np.testing.assert_array_equal(seen, np.arange(10))
+    assert len(list(stream.eval_batches(Numbers(10), section(), 4, limit=1))) == 1
+
+
+# Stored codes
+
+
+RQVAE = {"rqvae": "abc"}
+
+
+def store(folder, n=10, announced=None, fingerprint=RQVAE):
+    rng = np.random.default_rng(0)
+    data = {
+        "codes": rng.integers(0, 300, (n, 2, 2, 3)),
+        "features": rng.normal(size=(n, 2, 2, 4)).astype(np.float32),
+        "label": rng.integers(0, 5, n),
+    }
+    batches = ({k: v[i : i + 4] for k, v in data.items()} for i in range(0, n, 4))
+    stored_codes.write(
+        folder, batches, num_examples=announced or n, fingerprint=fingerprint
+    )
+    return data
+
+
+def test_stored_codes_come_back_exactly(tmp_path):
+    data = store(tmp_path / "codes")
+    source = stored_codes.CodeSource(tmp_path / "codes", RQVAE)
+    assert len(source) == 10
+    for i in range(10):
+        example = source[i]
+        np.testing.assert_array_equal(example["codes"], data["codes"][i])
+        np.testing.assert_array_equal(example["features"], data["features"][i])
+        assert example["label"] == data["label"][i]
+    assert source[0]["codes"].dtype == np.int32
+
+
+def test_an_interrupted_write_counts_for_nothing_and_is_redone(tmp_path):
+    with pytest.raises(DataError, match="announced"):
+        store(tmp_path, announced=11)
+    assert not stored_codes.is_complete(tmp_path, RQVAE)
+    with pytest.raises(DataError, match="--mode=encode"):
+        stored_codes.CodeSource(tmp_path, RQVAE)
+    store(tmp_path)
+    assert stored_codes.is_complete(tmp_path, RQVAE)
+
+
+def test_codes_of_another_rqvae_are_refused(tmp_path):
+    store(tmp_path)
+    assert not stored_codes.is_complete(tmp_path, {"rqvae": "other"})
+    with pytest.raises(DataError, match="abc.*other"):
+        stored_codes.CodeSource(tmp_path, {"rqvae": "other"})
+
+
+@pytest.mark.parametrize("name", ["codes", "features", "labels"])
+def test_damage_is_found_and_the_file_named(tmp_path, name):
+    store(tmp_path)
+    path = tmp_path / f"{name}.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}.npy"):
+        stored_codes.CodeSource(tmp_path, RQVAE)

@@ -1,0 +1,202 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The whole program on its smallest config, as real processes."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rq import checkpoint
+from rq.workdir import Experiment
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = "--config=configs/digits.py:tiny"
+LIMIT = 300  # seconds, for one process
+
+
+def start(*flags, data_dir=None):
+    """Starts `python -m rq.main` on one device."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    if data_dir is not None:
+        flags = (*flags, f"--config.data.dir={data_dir}")
+    return subprocess.Popen(
+        [sys.executable, "-m", "rq.main", *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*flags, data_dir=None, status=0):
+    """Runs it to its end and returns what it printed."""
+    process = start(*flags, data_dir=data_dir)
+    output, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == status, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir):
+    """A workdir in which everything was trained, undisturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    run(TINY, f"--workdir={workdir}", data_dir=data_dir)
+    return workdir
+
+
+def models(workdir):
+    return [checkpoint.load_model(workdir / s, s)[0] for s in ("rqvae", "transformer")]
+
+
+def assert_same(a, b):
+    import jax
+
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_training_leaves_all_that_the_guide_promises(trained):
+    for name in ("samples", "reconstructions", "code_usage"):
+        picture = Image.open(trained / "samples" / f"{name}.png")
+        assert min(picture.size) > 100, name
+    metrics = json.loads((trained / "samples/evaluation.json").read_text())
+    assert metrics["transformer/bits_per_image"] > 0
+    for stage in ("rqvae", "transformer"):
+        assert list((trained / "tensorboard" / stage).glob("events.*"))
+
+
+def test_training_again_does_nothing_twice(trained, data_dir):
+    def files():
+        return {
+            path: path.stat().st_mtime_ns
+            for path in trained.rglob("*")
+            if path.is_file()
+        }
+
+    before = files()
+    run(TINY, f"--workdir={trained}", data_dir=data_dir)
+    assert files() == before
+
+
+def test_another_config_is_refused_with_the_fields_that_differ(trained, data_dir):
+    output = run(
+        TINY,
+        f"--workdir={trained}",
+        "--config.rqvae.optimizer.learning_rate=0.5",
+        data_dir=data_dir,
+        status=1,
+    )
+    assert "rqvae.optimizer.learning_rate" in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+def test_sampling_from_the_workdir_alone(trained, tmp_path):
+    def sample(name, *flags):
+        out = tmp_path / f"{name}.png"
+        flags = ("--mode=sample", f"--workdir={trained}", f"--out={out}", *flags)
+        run(*flags, "--num_samples=6", "--classes=3,7", "--seed=5")
+        assert Image.open(out).size[0] > 100
+        return np.load(out.with_suffix(".npz"))
+
+    filters = ("--temperature=0.9", "--top_k=8", "--top_p=0.9,0.8")
+    first = sample("a", *filters)
+    assert first["arr_0"].shape == (6, 32, 32, 1) and first["arr_0"].dtype == np.uint8
+    np.testing.assert_array_equal(first["labels"], [3, 3, 3, 7, 7, 7])
+    split = sample("b", *filters, "--batch_size=4")
+    np.testing.assert_array_equal(split["codes"], first["codes"])
+
+
+def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path):
+    out = tmp_path / "metrics.json"
+    run("--mode=eval", f"--workdir={trained}", f"--out={out}")
+    metrics = json.loads(out.read_text())
+    stored = json.loads((trained / "samples/evaluation.json").read_text())
+    assert metrics == pytest.approx(stored)
+    names = {name.split("/depth")[0] for name in metrics}
+    assert {"rqvae/psnr", "rqvae/usage", "rqvae/perplexity"} <= names
+    assert {"transformer/cross_entropy", "transformer/bits_per_image"} <= names
+    picture = tmp_path / "pictures.png"
+    run("--mode=reconstruct", f"--workdir={trained}", f"--out={picture}")
+    assert min(Image.open(picture).size) > 100
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--mode=sample", "--classes=11"], "classes"),
+        (["--mode=sample", "--top_p=2"], "top_p"),
+        (["--mode=sample", "--top_k=x"], "top_k"),
+        (["--mode=sample", "--out=samples.jpg"], ".png"),
+        (["--mode=train"], "--config"),
+    ],
+)
+def test_wrong_flags_are_told_in_a_line(trained, flags, message):
+    output = run(*flags, f"--workdir={trained}", status=1)
+    assert message in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+def test_an_empty_workdir_says_what_would_fill_it(tmp_path):
+    output = run("--mode=sample", f"--workdir={tmp_path}", status=1)
+    assert "--config" in output.splitlines()[-1] and "Traceback" not in output
+
+
+def test_codes_of_another_rqvae_are_refused(trained, tmp_path):
+    from rq.data import codes as stored_codes
+    from rq.data.images import DataError
+
+    experiment = Experiment(trained)
+    directory = trained / "codes/train"
+    assert len(stored_codes.CodeSource(directory, experiment.fingerprint)) == 4500
+    with pytest.raises(DataError, match="another|not of"):
+        stored_codes.CodeSource(directory, {"rqvae": "0" * 64})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(
+    trained, data_dir, tmp_path, seed
+):
+    """Signal 9, twice, at random moments of the whole program; then undisturbed."""
+    workdir = tmp_path / "killed"
+    rng = random.Random(seed)
+    for _ in range(2):
+        process = start(TINY, f"--workdir={workdir}", data_dir=data_dir)
+        deadline = time.monotonic() + rng.uniform(8, 60)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    run(TINY, f"--workdir={workdir}", data_dir=data_dir)
+    for killed, undisturbed in zip(models(workdir), models(trained), strict=True):
+        assert_same(killed, undisturbed)
+
+
+def test_sigterm_saves_and_the_next_run_goes_on(trained, data_dir, tmp_path):
+    workdir = tmp_path / "stopped"
+    process = start(TINY, f"--workdir={workdir}", data_dir=data_dir)
+    while process.poll() is None:  # until the first stage is about to step
+        line = process.stdout.readline()
+        if "compiling the step" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    output, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == 143, output[-3000:]
+    assert checkpoint.latest_step(workdir / "rqvae") is not None
+    run(TINY, f"--workdir={workdir}", data_dir=data_dir)
+    for stopped, undisturbed in zip(models(workdir), models(trained), strict=True):
+        assert_same(stopped, undisturbed)
