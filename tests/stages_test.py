@@ -1,0 +1,195 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Both stages' training steps: one device or eight, whole batches or pieces."""
+
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rq import optim, sharding, train
+from rq.stages import RQVAEStage, TransformerStage
+
+ROOT = pathlib.Path(__file__).parent.parent
+BATCH = 8
+STEPS = 3
+
+
+def tiny():
+    """The shipped config `digits.py:tiny`."""
+    path = ROOT / "configs/digits.py"
+    spec = importlib.util.spec_from_file_location("digits_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config("tiny")
+
+
+def one_device():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def make_stage(name, config, mesh):
+    """A stage and a batch for it."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    label = np.arange(BATCH, dtype=np.int32) % 10
+    if name == "rqvae":
+        image = jax.random.uniform(keys[0], (BATCH, 32, 32, 1), minval=-1)
+        batch = {"image": np.asarray(image), "label": label}
+        return RQVAEStage(config, mesh, lambda: iter([])), batch
+    rqvae = RQVAEStage(config, mesh, lambda: iter([]))
+    state = sharding.unbox(jax.jit(rqvae.init)(keys[0]))
+    stage = TransformerStage(config, mesh, lambda: iter([]), state.model_variables())
+    shape = (BATCH, *stage.model.code_shape)
+    codes = jax.random.randint(keys[1], shape, 0, 16)
+    features = jax.random.normal(keys[2], (*shape[:-1], stage.model.input_dim))
+    batch = {"codes": codes, "features": features, "label": label}
+    return stage, jax.tree.map(np.asarray, batch)
+
+
+def run(name, mesh, config=None, steps=STEPS):
+    """State and metrics after a few steps, on the host."""
+    config = tiny() if config is None else config
+    stage, batch = make_stage(name, config, mesh)
+    boxed = jax.eval_shape(stage.init, jax.random.key(1))
+    shardings = sharding.state_shardings(boxed, mesh)
+    init = jax.jit(
+        lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings
+    )
+    state = init(jax.random.key(1))
+    step = train.compiled(stage.train_step, shardings, mesh)
+    with sharding.context(mesh):
+        batch = sharding.shard_batch(batch, mesh)
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+    state = state.replace(key=jax.random.key_data(state.key))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("name", ["rqvae", "transformer"])
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_eight_devices_compute_what_one_does(name, sizes):
+    """Losses, parameters, codebook and its statistics, whatever the mesh."""
+    state, metrics = run(name, one_device())
+    other, other_metrics = run(name, sharding.make_mesh(*sizes))
+    for key, value in metrics.items():
+        np.testing.assert_allclose(other_metrics[key], value, 1e-3, 1e-5, err_msg=key)
+    for part in ("params", "codebook"):
+        # Adam divides by the gradient's size: noise in the smallest is amplified to
+        # the learning rate, which is the scale to compare with.
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 3e-4),
+            getattr(other, part),
+            getattr(state, part),
+        )
+
+
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(pieces):
+    """Without randomness and codebook updates, which differ by piece on purpose."""
+
+    def loss_fn(params, codebook, batch, key):
+        loss = jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+        return loss, (codebook + 1, {"loss": loss})
+
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)}
+    batch = {"x": rng.normal(size=(8, 3)), "y": rng.normal(size=(8, 2))}
+    batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batch)
+    key = jax.random.key(0)
+    whole = optim.gradients(loss_fn, params, 0, batch, key, 1)
+    parts = optim.gradients(loss_fn, params, 0, batch, key, pieces)
+    np.testing.assert_allclose(parts[0]["w"], whole[0]["w"], rtol=1e-5)
+    assert parts[1] == pieces and whole[1] == 1
+    np.testing.assert_allclose(parts[2]["loss"], whole[2]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rqvae", "transformer"])
+def test_a_stage_trains_with_accumulation(name):
+    config = tiny()
+    config[name].accumulate = 2
+    state, metrics = run(name, one_device(), config, steps=1)
+    assert state.step == 1 and np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("name", ["rqvae", "transformer"])
+def test_the_loss_falls_on_one_batch(name):
+    config = tiny()
+    config[name].optimizer.learning_rate = 3e-3
+    config[name].steps = 40
+    _, first = run(name, one_device(), config, steps=1)
+    _, last = run(name, one_device(), config, steps=40)
+    assert last["loss"] < 0.9 * first["loss"]
+
+
+def test_the_moving_average_follows_the_parameters():
+    config = tiny()
+    config.transformer.optimizer.ema = 0.5
+    state, _ = run("transformer", one_device(), config)
+    kernel = state.params["classifier_kernel"], state.ema["classifier_kernel"]
+    assert (kernel[0] != kernel[1]).any()
+    np.testing.assert_allclose(*kernel, atol=0.01)
+    variables = state.model_variables()
+    assert variables["params"] is state.ema
+
+
+def test_stage_two_never_moves_the_codebook():
+    config = tiny()
+    stage, batch = make_stage("transformer", config, one_device())
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    after, _ = jax.jit(stage.train_step)(state, batch)
+    before = jax.tree.leaves(state.codebook)
+    for a, b in zip(before, jax.tree.leaves(after.codebook), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("soft, stochastic", [(1, 1), (1, 0), (0, 1), (0, 0)])
+def test_targets_of_every_kind(soft, stochastic):
+    """Nearest codes without randomness; soft targets sum to 1 along the codes chosen."""
+    config = tiny()
+    config.transformer.loss.soft_targets = bool(soft)
+    config.transformer.loss.stochastic_codes = bool(stochastic)
+    stage, batch = make_stage("transformer", config, one_device())
+    codebook = stage.rqvae_variables["codebook"]
+    z = jnp.asarray(batch["features"])
+    nearest = stage.rqvae.clone().apply  # the same search that stored the codes
+    unpacked = nearest(stage.rqvae_variables, z, method="unpack")
+    batch["codes"] = nearest(stage.rqvae_variables, unpacked, method="quantize")[1]
+    codes, targets = stage.targets(codebook, batch, jax.random.key(0))
+    if stochastic:
+        assert (codes != batch["codes"]).any()
+    else:
+        np.testing.assert_array_equal(codes, batch["codes"])
+    if soft:
+        np.testing.assert_allclose(jnp.sum(targets, -1), 1, rtol=1e-5)
+    else:
+        assert targets is None
+
+
+def test_text_weighs_its_next_token_loss():
+    config = tiny()
+    config.transformer.condition = "text"
+    config.transformer.text.vocab_size = 11
+    config.transformer.text.length = 5
+    stage, batch = make_stage("transformer", config, one_device())
+    with pytest.raises(ValueError, match="'text'"):
+        stage.condition(batch)
+    batch["text"] = np.zeros((BATCH, 5), np.int32)
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    _, metrics = jax.jit(stage.train_step)(state, batch)
+    expected = 0.9 * metrics["loss/image"] + 0.1 * metrics["loss/text"]
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_weight_decay_takes_kernels_alone():
+    params = {
+        "classifier_kernel": 0,
+        "classifier_bias": 0,
+        "body_positions": 0,
+        "blocks": {"norm1": {"scale": 0, "bias": 0}, "query": {"kernel": 0, "bias": 0}},
+    }
+    mask = optim.is_matrix(params)
+    assert mask["classifier_kernel"] and mask["blocks"]["query"]["kernel"]
+    assert sum(jax.tree.leaves(mask)) == 2
