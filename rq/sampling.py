@@ -24,7 +24,7 @@ class Filters(NamedTuple):
 
     Attributes:
       temperature: divides the logits.
-      top_k: keeps the k most probable codes and those equal to the last of them; 0: all.
+      top_k: keeps the k most probable codes, and ties with the last; 0: all.
       top_p: then keeps the most probable codes until their mass reaches p; 1: all.
     """
 

@@ -58,6 +58,6 @@ class TrainState:
         )
 
     def model_variables(self) -> dict:
-        """The variables to evaluate and sample with: averaged where there is an average."""
+        """What to evaluate and sample with: the average where there is one."""
         params = self.ema if jax.tree.leaves(self.ema) else self.params
         return {"params": params, "codebook": self.codebook}

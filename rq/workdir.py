@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained experiment, restored from its workdir alone: sample, reconstruct, evaluate.
 
-    experiment = Experiment("runs/digits")
-    images, labels, codes = experiment.sample(num_samples=20, classes=(3, 7), seed=1)
+experiment = Experiment("runs/digits")
+images, labels, codes = experiment.sample(num_samples=20, classes=(3, 7), seed=1)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq import checkpoint, sampling, sharding, visualize
-from rq.config import from_json
+from rq.config import ConfigError, from_json
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
 from rq.data import stream
@@ -168,16 +168,19 @@ class Experiment:
           class (zeros without classes); codes int32 `[N, H, W, D]`.
 
         Raises:
-          ValueError: on classes or filters that the model does not have.
+          ConfigError: on classes or filters that the model does not have.
         """
         stage, options = self.transformer, self.config.sampling
         labels = self._labels(num_samples, classes)
-        filters = sampling.make_filters(
-            stage.model.depth,
-            options.temperature if temperature is None else temperature,
-            options.top_k if top_k is None else top_k,
-            options.top_p if top_p is None else top_p,
-        )
+        try:
+            filters = sampling.make_filters(
+                stage.model.depth,
+                options.temperature if temperature is None else temperature,
+                options.top_k if top_k is None else top_k,
+                options.top_p if top_p is None else top_p,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         batch_size = min(batch_size or options.batch_size, num_samples)
         variables = stage.unrolled(self.transformer_state.model_variables())
         outputs = []
@@ -206,16 +209,18 @@ class Experiment:
     def _labels(self, num_samples, classes):
         condition = self.config.transformer.condition
         if condition == "text":
-            raise ValueError("this model is conditioned on text, which needs a tokenizer")
+            raise ConfigError(
+                "this model is conditioned on text, which needs a tokenizer"
+            )
         if condition == "none":
             if classes:
-                raise ValueError(f"classes {classes} of a model without classes")
+                raise ConfigError(f"classes {classes} of a model without classes")
             return np.zeros(num_samples, np.int32)
         number = self.config.data.num_classes
         classes = tuple(classes) or tuple(range(number))
         wrong = [label for label in classes if not 0 <= label < number]
         if wrong:
-            raise ValueError(f"classes {wrong}: the model has 0..{number - 1}")
+            raise ConfigError(f"classes {wrong}: the model has 0..{number - 1}")
         order = np.sort(np.resize(np.arange(len(classes)), num_samples))
         return np.asarray(classes, np.int32)[order]
 

@@ -111,7 +111,9 @@ def test_an_unknown_set_is_named(tmp_path):
 
 
 def test_a_missing_set_says_the_command_that_makes_it(tmp_path):
-    with pytest.raises(DataError, match="tfds build cifar10 --file_format=array_record"):
+    with pytest.raises(
+        DataError, match="tfds build cifar10 --file_format=array_record"
+    ):
         images.source(section(name="cifar10", dir=str(tmp_path)), "train")
 
 
@@ -175,7 +177,9 @@ def test_augmentations_give_squares_of_the_images_pixels(name, shape):
         out = augment(image, 32, np.random.default_rng(seed))
         assert out.shape == (32, 32, shape[-1]) and out.dtype == np.uint8
         assert 99 <= out.min() and out.max() <= 110
-        np.testing.assert_array_equal(out, augment(image, 32, np.random.default_rng(seed)))
+        np.testing.assert_array_equal(
+            out, augment(image, 32, np.random.default_rng(seed))
+        )
 
 
 def test_random_augmentations_differ_and_flip():
@@ -249,9 +253,7 @@ def test_augmentation_is_a_function_of_seed_and_place(data_dir):
 
     whole = first()
     assert whole.dtype == np.float32 and -1 <= whole.min() and whole.max() <= 1
-    np.testing.assert_array_equal(
-        first(process_index=1, process_count=2), whole[4:]
-    )
+    np.testing.assert_array_equal(first(process_index=1, process_count=2), whole[4:])
 
 
 def test_evaluation_sees_everything_once_in_order():

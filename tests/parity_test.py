@@ -38,7 +38,8 @@ LATER = ("gan_", "lpips_", "metrics_")  # what the package has no answer to yet
 def files(prefix):
     """Parameters: the golden files of a family, by name."""
     return [
-        pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob(f"{prefix}*.npz"))
+        pytest.param(path, id=path.stem)
+        for path in sorted(FOLDER.glob(f"{prefix}*.npz"))
     ]
 
 
@@ -86,7 +87,7 @@ def nchw(images):
 
 
 def check_gradients(golden, gradients):
-    """Norms of all named gradients and the stored ones, insensitive entries left out."""
+    """Norms of all named gradients and the stored ones, but for insensitive ones."""
     names = golden.config["grad_norm_names"]
     insensitive = set(golden.config.get("insensitive", ()))
     norms = np.array([np.linalg.norm(gradients[name]) for name in names])
@@ -234,7 +235,7 @@ def ema_files(kind):
 
 
 def codebook_of(arrays, prefix=""):
-    """A codebook of one depth from the reference's buffers, its padding row left out."""
+    """A codebook of one depth from the buffers, without its padding row."""
     return Codebook(
         jnp.asarray(arrays[f"{prefix}weight"][:-1]),
         jnp.asarray(arrays[f"{prefix}cluster_size_ema"]),

@@ -47,7 +47,9 @@ def test_codes_are_nearest_by_brute_force_in_float64(**case):
         book = np.asarray(codebook.embedding, np.float64)
         book = book if book.ndim == 2 else book[d, : form["sizes"][d]]
         distance = ((residual[..., None, :] - book) ** 2).sum(-1)
-        chosen = np.take_along_axis(distance, np.asarray(codes)[..., d, None], -1)[..., 0]
+        chosen = np.take_along_axis(distance, np.asarray(codes)[..., d, None], -1)[
+            ..., 0
+        ]
         np.testing.assert_allclose(chosen, distance.min(-1), rtol=1e-5, atol=1e-5)
         residual = np.asarray(z, np.float64) - np.asarray(sums[d], np.float64)
 
@@ -78,7 +80,9 @@ def test_permuting_the_batch_permutes_the_codes(**case):
 @few
 def test_search_in_chunks_equals_search_at_once(seed, num_codes, chunk):
     z, codebook, _ = draw(seed, (11,), num_codes, 3, 1, False)
-    valid = jax.random.bernoulli(jax.random.key(seed), 0.7, (num_codes,)).at[0].set(True)
+    valid = (
+        jax.random.bernoulli(jax.random.key(seed), 0.7, (num_codes,)).at[0].set(True)
+    )
     # Copies of codes: ties go to the lowest index, across chunks too.
     embedding = codebook.embedding.at[-1].set(codebook.embedding[0])
     whole = quantizer.nearest(z, embedding, valid, chunk=10**6)

@@ -66,9 +66,7 @@ def test_filters_keep_exactly_the_right_set(seed, num_codes, top_k, top_p, tempe
     before = np.cumsum(scaled / scaled.sum()) - scaled / scaled.sum()
     hypothesis.assume((np.abs(before[1:] - top_p) > 1e-5).all())
     kept = kept[(before < top_p) | (np.arange(len(kept)) == 0)]
-    np.testing.assert_array_equal(
-        np.flatnonzero(np.isfinite(filtered)), np.sort(kept)
-    )
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(filtered)), np.sort(kept))
     np.testing.assert_allclose(filtered[kept], logits[kept] / temperature, rtol=1e-5)
 
 

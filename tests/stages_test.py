@@ -55,9 +55,7 @@ def run(name, mesh, config=None, steps=STEPS):
     stage, batch = make_stage(name, config, mesh)
     boxed = jax.eval_shape(stage.init, jax.random.key(1))
     shardings = sharding.state_shardings(boxed, mesh)
-    init = jax.jit(
-        lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings
-    )
+    init = jax.jit(lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings)
     state = init(jax.random.key(1))
     step = train.compiled(stage.train_step, shardings, mesh)
     with sharding.context(mesh):
@@ -69,18 +67,28 @@ def run(name, mesh, config=None, steps=STEPS):
 
 
 @pytest.mark.parametrize("name", ["rqvae", "transformer"])
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((8, 1, 1), marks=pytest.mark.slow),
+        pytest.param((1, 8, 1), marks=pytest.mark.slow),
+        (2, 2, 2),
+    ],
+)
 def test_eight_devices_compute_what_one_does(name, sizes):
     """Losses, parameters, codebook and its statistics, whatever the mesh."""
-    state, metrics = run(name, one_device())
-    other, other_metrics = run(name, sharding.make_mesh(*sizes))
+    config = tiny()
+    # With a small epsilon Adam divides rounding noise by itself wherever a parameter
+    # has no influence; with a large one the update is linear in the gradient.
+    config[name].optimizer.eps = 1.0
+    config[name].optimizer.learning_rate = 0.1
+    state, metrics = run(name, one_device(), config)
+    other, other_metrics = run(name, sharding.make_mesh(*sizes), config)
     for key, value in metrics.items():
-        np.testing.assert_allclose(other_metrics[key], value, 1e-3, 1e-5, err_msg=key)
+        np.testing.assert_allclose(other_metrics[key], value, 1e-4, 1e-5, err_msg=key)
     for part in ("params", "codebook"):
-        # Adam divides by the gradient's size: noise in the smallest is amplified to
-        # the learning rate, which is the scale to compare with.
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 3e-4),
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5),
             getattr(other, part),
             getattr(state, part),
         )
@@ -147,7 +155,7 @@ def test_stage_two_never_moves_the_codebook():
 
 @pytest.mark.parametrize("soft, stochastic", [(1, 1), (1, 0), (0, 1), (0, 0)])
 def test_targets_of_every_kind(soft, stochastic):
-    """Nearest codes without randomness; soft targets sum to 1 along the codes chosen."""
+    """Nearest codes without randomness; soft targets sum to 1."""
     config = tiny()
     config.transformer.loss.soft_targets = bool(soft)
     config.transformer.loss.stochastic_codes = bool(stochastic)

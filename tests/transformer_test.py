@@ -92,9 +92,7 @@ def test_rematerialisation_changes_no_gradient(remat):
             return jnp.mean(jax.nn.logsumexp(logits, -1) ** 2)
 
         gradients.append(jax.jit(jax.grad(loss))(variables["params"]))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *gradients
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *gradients)
 
 
 def test_dropout_needs_its_key_and_changes_logits():

@@ -50,7 +50,7 @@ def from_torch(arch: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]):
 
 
 def to_torch(module: RQVAE | RQTransformer, variables) -> dict[str, np.ndarray]:
-    """The exact inverse of `from_torch`: the state dict that the authors' code loads."""
+    """The exact inverse of `from_torch`: a state dict for the authors' code."""
     if isinstance(module, RQVAE):
         return rqvae.to_torch(module, variables)
     if isinstance(module, RQTransformer):

@@ -36,7 +36,9 @@ class StateDict:
     def finish(self) -> None:
         """Warns of names that nothing asked for."""
         if self._left:
-            logging.warning("unused in the state dict: %s", ", ".join(sorted(self._left)))
+            logging.warning(
+                "unused in the state dict: %s", ", ".join(sorted(self._left))
+            )
 
 
 def one_or_each(value) -> tuple:

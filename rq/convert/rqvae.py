@@ -94,7 +94,9 @@ def codebook_from_torch(state_dict, sizes, shared: bool, dim: int) -> Codebook:
     if shared:
         for depth, book in enumerate(books):
             if not jax.tree.all(jax.tree.map(np.array_equal, book, books[0])):
-                raise ValueError(f"shared codebooks differ between depths 0 and {depth}")
+                raise ValueError(
+                    f"shared codebooks differ between depths 0 and {depth}"
+                )
         return jax.tree.map(jnp.asarray, books[0])
 
     def pad(x):

@@ -75,7 +75,9 @@ def read_torch_file(path) -> dict:
         with more than containers, numbers and tensors in them.
     """
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a file that torch.save of PyTorch >= 1.6 wrote")
+        raise ValueError(
+            f"{path} is not a file that torch.save of PyTorch >= 1.6 wrote"
+        )
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if not names:

@@ -90,7 +90,8 @@ def _torch_names(path: tuple[str, ...], layers: dict[str, int]) -> list[str]:
     if path[0] not in layers:
         return [name]
     return [
-        name.replace(".blocks.", f".blocks.{layer}.") for layer in range(layers[path[0]])
+        name.replace(".blocks.", f".blocks.{layer}.")
+        for layer in range(layers[path[0]])
     ]
 
 
@@ -148,7 +149,9 @@ def from_torch(arch, arrays):
 def to_torch(module: RQTransformer, variables) -> dict[str, np.ndarray]:
     """See `rq.convert.to_torch`."""
     if not module.scan_layers:
-        raise ValueError("converts the stacked form of the parameters, not the unrolled")
+        raise ValueError(
+            "converts the stacked form of the parameters, not the unrolled"
+        )
     layers, arrays = _layers(module), {}
     params = nn.unbox(variables["params"])
     for path, leaf in flax.traverse_util.flatten_dict(params).items():

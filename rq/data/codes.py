@@ -4,7 +4,7 @@
 
 A folder for each split, with plain arrays that are mapped, not loaded:
 
-    codes.npy      smallest unsigned integers [N, H, W, D]
+    codes.npy      uint16 [N, H, W, D]
     features.npy   float32 [N, H, W, C], what was quantized
     labels.npy     int32 [N]
     manifest.json  sizes, checksums, and the RQ-VAE that made them; written last
@@ -36,25 +36,27 @@ def write(
     Args:
       directory: made where it is missing, overwritten where it is not complete.
       batches: dicts of 'codes' int `[B, H, W, D]`, 'features' float `[B, H, W, C]`,
-        'label' int `[B]`.
+        'label' int `[B]` (zeros where absent).
       num_examples: N, in all.
       fingerprint: of the RQ-VAE, JSON.
 
     Raises:
-      DataError: where the batches have another number of examples.
+      DataError: where the batches have another number of examples, change their shape,
+        or hold codes that are no uint16.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MANIFEST).unlink(missing_ok=True)
     arrays, done = {}, 0
     for batch in batches:
+        codes = np.asarray(batch["codes"])
+        if codes.min() < 0 or codes.max() > np.iinfo(np.uint16).max:
+            raise DataError(f"codes from {codes.min()} to {codes.max()} are no uint16")
         rows = {
-            "codes": np.asarray(batch["codes"], np.uint16),
+            "codes": codes.astype(np.uint16),
             "features": np.asarray(batch["features"], np.float32),
-            "labels": np.asarray(batch["label"], np.int32),
+            "labels": np.asarray(batch.get("label", np.zeros(len(codes))), np.int32),
         }
-        if np.max(batch["codes"]) > np.iinfo(np.uint16).max:
-            raise DataError(f"codes above {np.iinfo(np.uint16).max} do not fit")
         end = done + len(rows["codes"])
         if end > num_examples:
             raise DataError(f"more than the {num_examples} examples announced")
@@ -66,20 +68,28 @@ def write(
                     dtype=values.dtype,
                     shape=(num_examples, *values.shape[1:]),
                 )
+            row = arrays[name].shape[1:]
+            if values.shape != (end - done, *row):  # NumPy would broadcast
+                raise DataError(f"{name} {values.shape}, not {(end - done, *row)}")
             arrays[name][done:end] = values
         done = end
-    if done != num_examples:
+    if done != num_examples or not arrays:
         raise DataError(f"{done} examples, {num_examples} announced")
     for array in arrays.values():
         array.flush()
     manifest = {
         "num_examples": num_examples,
-        "fingerprint": dict(fingerprint),
+        "fingerprint": _as_stored(fingerprint),
         "sha256": {name: _checksum(directory / f"{name}.npy") for name in ARRAYS},
     }
     temporary = directory / f"{MANIFEST}.tmp"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n")
     temporary.replace(directory / MANIFEST)
+
+
+def _as_stored(fingerprint: Mapping) -> dict:
+    """As JSON gives it back, with lists for tuples."""
+    return json.loads(json.dumps(dict(fingerprint)))
 
 
 def _checksum(path: pathlib.Path) -> str:
@@ -92,11 +102,11 @@ def is_complete(directory, fingerprint: Mapping) -> bool:
     file = pathlib.Path(directory) / MANIFEST
     if not file.exists():
         return False
-    return json.loads(file.read_text())["fingerprint"] == dict(fingerprint)
+    return json.loads(file.read_text())["fingerprint"] == _as_stored(fingerprint)
 
 
 class CodeSource:
-    """Random access to one folder: {'codes' int32, 'features' float32, 'label' int32}."""
+    """Random access to a folder: {'codes' int32, 'features' float32, 'label' int32}."""
 
     def __init__(self, directory, fingerprint: Mapping):
         """Opens a folder and checks it against the RQ-VAE at hand.
@@ -111,7 +121,7 @@ class CodeSource:
                 f"--workdir={directory.parent.parent} makes them"
             )
         manifest = json.loads((directory / MANIFEST).read_text())
-        if manifest["fingerprint"] != dict(fingerprint):
+        if manifest["fingerprint"] != _as_stored(fingerprint):
             raise DataError(
                 f"{directory} holds codes of the RQ-VAE {manifest['fingerprint']}, "
                 f"not of {dict(fingerprint)}; remove that folder to make them anew"
@@ -119,7 +129,9 @@ class CodeSource:
         for name, expected in manifest["sha256"].items():
             path = directory / f"{name}.npy"
             if not path.exists() or _checksum(path) != expected:
-                raise DataError(f"{path} is damaged; remove {directory} to make it anew")
+                raise DataError(
+                    f"{path} is damaged; remove {directory} to make it anew"
+                )
         self._arrays = {
             name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in ARRAYS
         }

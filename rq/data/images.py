@@ -52,41 +52,60 @@ def source(data, split: str) -> ImageSource:
 
     Raises:
       DataError: where the set is unknown, not prepared (with the command that does it),
-        prepared in another format (likewise), or without such a split.
+        prepared in another format (likewise), without images, or without such a split.
     """
     name, folder = data.name, data.dir or None
     if name in BUILT_IN:
         builder = BUILT_IN[name](folder)
     else:
-        builder = _open(name, folder)
-    if split.split("[")[0] not in builder.info.splits:
-        raise DataError(f"{name} has splits {sorted(builder.info.splits)}, not {split!r}")
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    records = builder.as_data_source(split, decoders=decoders)
+        builder = _find(name, folder)
+    # What lies on disk decides, a converted copy included; the code knows of neither.
+    builder = tfds.builder_from_directory(builder.data_dir)
+    _check(builder, name, split)
+    records = builder.as_data_source(
+        split,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        file_format="array_record",
+    )
     return ImageSource(records, f"{name} {split}", data.channels)
 
 
-def _open(name, folder):
-    where = f" --data_dir={folder}" if folder else ""
+def _find(name, folder):
     try:
         builder = tfds.builder(name, data_dir=folder)
     except tfds.core.registered.DatasetNotFoundError:
         raise DataError(
             f"data.name={name!r} is neither a TFDS set nor one of {sorted(BUILT_IN)}"
         ) from None
-    if not builder.info.splits:
+    except (AssertionError, ValueError) as error:  # a bad name, an unknown version
+        reason = " ".join(str(error).split())
+        raise DataError(f"data.name={name!r}: {reason}") from error
+    # Not `info.splits`: with a network TFDS fills them in for sets that are not here.
+    if not builder.is_prepared():
+        where = f" --data_dir={folder}" if folder else ""
         raise DataError(
             f"{name} is not prepared in {builder.data_dir}; run: "
             f"tfds build {name} --file_format=array_record{where}"
         )
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise DataError(
-            f"{builder.data_dir} holds {builder.info.file_format.value}; convert it: "
-            f"python -m tensorflow_datasets.scripts.convert_format "
-            f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record "
-            "--out_dir=NEW_FOLDER, and put the result in its place"
-        )
     return builder
+
+
+def _check(builder, name, split):
+    info = builder.info
+    if tfds.core.FileFormat.ARRAY_RECORD not in info.available_file_formats():
+        # Converted in place: with --out_dir TFDS leaves out the set's description.
+        raise DataError(
+            f"{builder.data_dir} holds {info.file_format.value}; add ArrayRecord: "
+            "pip install apache-beam && "
+            "python -m tensorflow_datasets.scripts.convert_format "
+            f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record"
+        )
+    if "image" not in info.features:
+        raise DataError(f"{name} has no 'image' but {sorted(info.features)}")
+    if unknown := {part.split("[")[0] for part in split.split("+")} - set(info.splits):
+        raise DataError(
+            f"{name} has splits {sorted(info.splits)}, not {sorted(unknown)}"
+        )
 
 
 def decode(encoded: bytes, channels: int) -> np.ndarray:
@@ -118,7 +137,9 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def _short_side(image, side):
     height, width = image.shape[:2]
     scale = side / min(height, width)
-    return resize(image, max(side, round(height * scale)), max(side, round(width * scale)))
+    return resize(
+        image, max(side, round(height * scale)), max(side, round(width * scale))
+    )
 
 
 def _flip(image, rng):
@@ -161,7 +182,7 @@ def crop_flip(image, side, rng):
 
 
 def resized_crop_flip(image, side, rng):
-    """A random square of 0.75 to 1 of the area, resized, flipped half of the time (FFHQ).
+    """A random square of 0.75 to 1 of the area, resized, flipped half the time (FFHQ).
 
     As large as the image allows where it is far from square.
     """

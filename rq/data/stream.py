@@ -27,9 +27,7 @@ class _Rows:
         self._batch, self._local = batch_size, batch_size // processes
         self._first = process * self._local
         # A permutation for each epoch, computed by index: no list of them is held.
-        self._order = (
-            grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-        )
+        self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
         self._augment, _ = transforms(data)
 
     def __len__(self) -> int:

@@ -98,7 +98,7 @@ class RQVAE(nn.Module):
         return self.decode(quantized), codes, commitment
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Images `[B, R, R, channels]` in [-1, 1] to features `[B, H, W, C]`, float32."""
+        """Images `[B, R, R, channels]` in [-1, 1] to float32 `[B, H, W, embed_dim]`."""
         return self.quant_conv(self.encoder(images)).astype(jnp.float32)
 
     def quantize(self, z: jax.Array, train: bool = False):
@@ -155,11 +155,11 @@ class RQVAE(nn.Module):
         return quantized.soft, quantized.codes
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Quantized features `[B, H, W, embed_dim]` to images, float32, near [-1, 1]."""
+        """Features `[B, H, W, embed_dim]` to images, float32, about [-1, 1]."""
         return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
 
     def decode_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
-        """Codes `[B, h, w, D]` to images, from their first `depth` depths only if given.
+        """Codes `[B, h, w, D]` to images, from the first `depth` depths if given.
 
         Raises:
           ValueError: where the codes are of another shape or `depth` is out of range.
@@ -167,7 +167,7 @@ class RQVAE(nn.Module):
         return self.decode(jnp.sum(self.embed_codes(codes, depth), axis=-2))
 
     def embed_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
-        """Code vectors `[B, H, W, depth, embed_dim]` at feature resolution, not summed."""
+        """Code vectors `[B, H, W, depth, embed_dim]`, unpacked but not summed."""
         if codes.shape[1:] != self.code_shape:
             raise ValueError(f"codes {codes.shape[1:]}, the model's {self.code_shape}")
         if depth is not None and not 1 <= depth <= self.depth:

@@ -422,7 +422,7 @@ class RQTransformer(nn.Module):
         return self.token_embedding
 
     def classify(self, x, depth=None):
-        """Head outputs to logits, float32: `[..., D, M]`, or `[..., M]` at one depth."""
+        """Head outputs `[..., D, M]`, or `[..., M]` at one depth, to float32 logits."""
         kernel, bias = self.classifier_kernel, self.classifier_bias
         sizes = jnp.asarray(self.sizes)
         equation = "...m,mk->...k"
@@ -449,7 +449,9 @@ class RQTransformer(nn.Module):
 
     def init_caches(self, batch: int) -> tuple:
         """Empty caches of the body, `[B, S + T - 1, N, F]` a layer."""
-        return self._caches(self.body, batch, self.condition_length + self.positions - 1)
+        return self._caches(
+            self.body, batch, self.condition_length + self.positions - 1
+        )
 
     def _caches(self, config, batch, length):
         shape = (batch, length, config.heads, self.width // config.heads)
@@ -468,9 +470,7 @@ class RQTransformer(nn.Module):
     def position_step(self, x_BM, caches, position):
         """The body's output `[B, M]` at `position`, and its caches."""
         index = self.condition_length - 1 + position
-        x_B1M, caches = self.body_stack(
-            x_BM[:, None].astype(self.dtype), caches, index
-        )
+        x_B1M, caches = self.body_stack(x_BM[:, None].astype(self.dtype), caches, index)
         return x_B1M[:, 0], caches
 
     def next_input(self, codes_BD, position, codebook):

@@ -90,13 +90,13 @@ class RQVAEStage:
         grads, codebook, metrics = optim.gradients(
             self.loss, state.params, state.codebook, batch, key, pieces
         )
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = self.schedule(state.step)
         ema = self.config.rqvae.optimizer.ema
         return state.apply_gradients(grads, self.tx, ema, codebook), metrics
 
     def reconstruct_by_depth(self, variables, images):
-        """Images to codes `[B, h, w, D]` and reconstructions `[D, B, R, R, channels]`."""
+        """Images to codes `[B, h, w, D]` and images by depth `[D, B, R, R, C]`."""
         codes = self.model.apply(variables, images, method="codes")
         outputs = [
             self.model.apply(variables, codes, depth, method="decode_codes")

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2: trains an RQ-Transformer on the features of a frozen RQ-VAE (section 3.2)."""
+"""Stage 2: trains an RQ-Transformer on a frozen RQ-VAE's features (section 3.2)."""
 
 from __future__ import annotations
 
@@ -132,9 +132,7 @@ class TransformerStage:
             by_code = losses.soft_cross_entropy(logits, soft)
         loss = jnp.mean(by_code)
         by_depth = jnp.mean(by_code, axis=(0, 1, 2))
-        metrics = {
-            f"loss/depth_{d + 1}": by_depth[d] for d in range(self.model.depth)
-        }
+        metrics = {f"loss/depth_{d + 1}": by_depth[d] for d in range(self.model.depth)}
         if text:
             text_loss = jnp.mean(losses.cross_entropy(text_logits, cond[:, 1:]))
             metrics |= {"loss/image": loss, "loss/text": text_loss}
@@ -150,13 +148,13 @@ class TransformerStage:
         grads, codebook, metrics = optim.gradients(
             self.loss, state.params, state.codebook, batch, key, pieces
         )
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         metrics["learning_rate"] = self.schedule(state.step)
         ema = self.config.transformer.optimizer.ema
         return state.apply_gradients(grads, self.tx, ema, codebook), metrics
 
     def _cross_entropy(self, variables, batch):
-        """Cross entropy of the nearest codes: sums over valid images, by depth `[D]`."""
+        """Cross entropy and hits of nearest codes: sums over images, by depth `[D]`."""
         logits = self.model.apply(
             {"params": variables["params"]},
             batch["codes"],
@@ -172,7 +170,7 @@ class TransformerStage:
         )
 
     def evaluate(self, state: TrainState) -> dict:
-        """Cross entropy (nats) and accuracy by depth, bits per image, of nearest codes."""
+        """Cross entropy (nats) and accuracy by depth, bits per image: nearest codes."""
         variables = state.model_variables()
         total, correct, images = 0.0, 0.0, 0
         for batch in self._eval_batches():

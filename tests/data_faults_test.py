@@ -1,0 +1,181 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Data that is prepared, converted or stored under unlucky circumstances."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rq.config import default
+from rq.data import codes as stored_codes
+from rq.data import digits, images
+from rq.data.images import DataError
+
+RQVAE = {"rqvae": "abc"}
+
+
+def section(**changes):
+    """The `data` section of the digits, changed."""
+    data = default().data
+    data.update(dict(name="digits", resolution=32, channels=1, num_classes=10))
+    data.update(changes)
+    return data
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Where the digits are prepared, once."""
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    digits.prepare(folder)
+    return folder
+
+
+def run(code):
+    """In a process of its own, with parsed flags; returns its exit status."""
+    head = "import sys; from absl import flags; flags.FLAGS.mark_as_parsed()"
+    return subprocess.run(
+        [sys.executable, "-c", f"{head}\n{code}"], timeout=120
+    ).returncode
+
+
+def test_preparing_and_reading_need_no_tensorflow(tmp_path):
+    code = f"""
+from rq.config import default
+from rq.data import images, stream
+data = default().data
+data.update(dict(name='digits', dir={str(tmp_path)!r}, resolution=32, channels=1))
+source = images.source(data, 'train')
+batch = next(stream.train_iterator(source, data, batch_size=4, seed=0))
+assert batch['image'].shape == (4, 32, 32, 1)
+assert 'tensorflow' not in sys.modules
+"""
+    assert run(code) == 0
+
+
+def test_of_two_that_prepare_at_once_the_first_decides(tmp_path, monkeypatch):
+    load = digits.load
+
+    def load_late():
+        monkeypatch.setattr(digits, "load", load)
+        digits.prepare(str(tmp_path))  # the other one
+        return load()
+
+    monkeypatch.setattr(digits, "load", load_late)
+    digits.prepare(str(tmp_path))
+    assert digits.load is load
+    assert len(images.source(section(dir=str(tmp_path)), "train")) == 4500
+    assert [p.name for p in (tmp_path / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_a_killed_preparation_is_done_again(tmp_path):
+    code = f"""
+import os
+from rq.data import digits
+generate = digits.Digits._generate_examples
+def killed(self, *args):
+    for i, example in enumerate(generate(self, *args)):
+        if i == 100:
+            os._exit(9)
+        yield example
+digits.Digits._generate_examples = killed
+digits.prepare({str(tmp_path)!r})
+"""
+    assert run(code) == 9
+    assert list((tmp_path / "digits").iterdir())  # what it left
+    assert len(images.source(section(dir=str(tmp_path)), "train")) == 4500
+
+
+def test_split_sizes_that_tfds_reads_from_the_network_are_no_data(
+    tmp_path, monkeypatch
+):
+    from tensorflow_datasets.core import dataset_info, splits
+
+    def initialize(info):
+        split = splits.SplitInfo(
+            name="train", shard_lengths=[10], num_bytes=1, filename_template=None
+        )
+        info._splits = splits.SplitDict([split])
+
+    monkeypatch.setattr(dataset_info.DatasetInfo, "initialize_from_bucket", initialize)
+    with pytest.raises(DataError, match="tfds build cifar10"):
+        images.source(section(name="cifar10", dir=str(tmp_path)), "train")
+
+
+@pytest.mark.parametrize("name", ["cifar10:9.9.9", "a b"])
+def test_a_name_that_tfds_refuses_is_one_line(tmp_path, name):
+    with pytest.raises(DataError, match=name) as error:
+        images.source(section(name=name, dir=str(tmp_path)), "train")
+    assert "\n" not in str(error.value)
+
+
+def test_tfrecords_need_conversion_and_a_converted_copy_is_read(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "digits" / "1.0.0" / "dataset_info.json"
+    info = json.loads(file.read_text()) | {"fileFormat": "tfrecord"}
+    file.write_text(json.dumps(info))
+    data = section(dir=str(tmp_path))
+    with pytest.raises(DataError, match="convert_format --dataset_version_dir"):
+        images.source(data, "train")
+    # As TFDS's convert_format describes a set that it converted in place.
+    file.write_text(json.dumps(info | {"alternativeFileFormats": ["array_record"]}))
+    assert images.source(data, "train")[0]["image"].shape == (32, 32, 1)
+
+
+@pytest.mark.parametrize(
+    "split, size", [("train+validation", 5000), ("train[:10%]", 450)]
+)
+def test_splits_are_added_and_cut(data_dir, split, size):
+    assert len(images.source(section(dir=data_dir), split)) == size
+
+
+def batch_of_codes(n=4, **changes):
+    batch = {"codes": np.ones((n, 2, 2, 3), int), "features": np.ones((n, 2, 2, 4))}
+    return batch | changes
+
+
+def test_without_labels_they_are_zeros(tmp_path):
+    stored_codes.write(tmp_path, [batch_of_codes()], num_examples=4, fingerprint=RQVAE)
+    assert stored_codes.CodeSource(tmp_path, RQVAE)[3]["label"] == 0
+
+
+@pytest.mark.parametrize(
+    "second, message",
+    [
+        (batch_of_codes(codes=np.full((4, 2, 2, 3), -1)), "-1"),
+        (batch_of_codes(codes=np.full((4, 2, 2, 3), 65536)), "65536"),
+        (batch_of_codes(features=np.ones((4, 1, 1, 4))), r"features \(4, 1, 1, 4\)"),
+        (batch_of_codes(label=np.zeros(1)), r"labels \(1,\)"),
+    ],
+)
+def test_batches_that_would_be_stored_wrong_are_refused(tmp_path, second, message):
+    with pytest.raises(DataError, match=message):
+        stored_codes.write(
+            tmp_path, [batch_of_codes(), second], num_examples=8, fingerprint=RQVAE
+        )
+    assert not stored_codes.is_complete(tmp_path, RQVAE)
+
+
+def test_nothing_to_store_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="0 examples"):
+        stored_codes.write(tmp_path, [], num_examples=0, fingerprint=RQVAE)
+
+
+def test_a_fingerprint_may_hold_tuples(tmp_path):
+    fingerprint = {"code_shape": (8, 8, 4)}
+    stored_codes.write(
+        tmp_path, [batch_of_codes()], num_examples=4, fingerprint=fingerprint
+    )
+    assert stored_codes.is_complete(tmp_path, fingerprint)
+    stored_codes.CodeSource(tmp_path, fingerprint)
+
+
+def test_a_file_cut_short_is_found(tmp_path):
+    stored_codes.write(tmp_path, [batch_of_codes()], num_examples=4, fingerprint=RQVAE)
+    path = tmp_path / "features.npy"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(DataError, match="features.npy"):
+        stored_codes.CodeSource(tmp_path, RQVAE)
