@@ -38,10 +38,13 @@ def run(config, workdir) -> None:
         sharding.check_batch(part.batch_size, mesh, part.accumulate)
     claim(path, config)
     steps = {"rqvae": train_rqvae, "codes": encode, "transformer": train_transformer}
+    experiment = workdirs.Experiment(path, mesh)
     for name in config.stages:
+        if name in ("rqvae", "transformer") and experiment.finished(name):
+            logging.info("%s: all %d steps are done", name, config[name].steps)
+            continue
         logging.info("%s: starting", name)
         steps[name](config, path, mesh)
-    experiment = workdirs.Experiment(path, mesh)
     write_pictures(experiment, path / "samples")
 
 

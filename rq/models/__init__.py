@@ -3,6 +3,7 @@
 """What has parameters, and its pure mathematics."""
 
 from rq.models.rqvae import RQVAE
-from rq.models.transformer import RQTransformer, StackConfig
+from rq.models.stack import StackConfig
+from rq.models.transformer import RQTransformer
 
 __all__ = ["RQVAE", "RQTransformer", "StackConfig"]

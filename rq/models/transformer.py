@@ -16,8 +16,7 @@ in float32.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,177 +24,9 @@ import jax.numpy as jnp
 
 from rq.models import quantizer
 from rq.models.autoencoder import uniform_fan_in
+from rq.models.stack import Cache, Stack, StackConfig, layer_norm, linear
 
 MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
-
-
-@dataclasses.dataclass(frozen=True)
-class StackConfig:
-    """One stack of blocks, the body or the head.
-
-    Attributes:
-      layers: L.
-      heads: N, divides the width.
-      gelu: 'exact' (erf), or 'quick' (x sigmoid(1.702 x), the authors' v2).
-      residual_dropout: after the attention's and the MLP's output projection.
-      attention_dropout: of attention weights.
-      attention_bias, mlp_bias: whether their matrices have biases.
-    """
-
-    layers: int
-    heads: int
-    gelu: str = "exact"
-    residual_dropout: float = 0.1
-    attention_dropout: float = 0.0
-    attention_bias: bool = True
-    mlp_bias: bool = True
-
-
-class Cache(NamedTuple):
-    """Keys and values of one layer, `[B, length, N, F]` each."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
-def _linear(features, axes, dtype, bias=True, fan_in=None, name=None) -> nn.Dense:
-    """A dense layer initialised as PyTorch's, with named axes."""
-    init = uniform_fan_in(fan_in)
-    return nn.Dense(
-        features,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(init, axes),
-        bias_init=nn.with_logical_partitioning(init, axes[1:]),
-        name=name,
-    )
-
-
-def _layer_norm(name=None) -> nn.LayerNorm:
-    return nn.LayerNorm(
-        epsilon=1e-5,
-        use_fast_variance=False,
-        dtype=jnp.float32,
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
-        name=name,
-    )
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention, on a whole sequence or on a cache."""
-
-    config: StackConfig
-    dtype: Any
-    deterministic: bool
-
-    @nn.compact
-    def __call__(self, x_BTM, cache: Cache | None = None, index=0):
-        batch, length, width = x_BTM.shape
-        heads = self.config.heads
-
-        def project(name):
-            axes, bias = ("embed", "heads"), self.config.attention_bias
-            linear = _linear(width, axes, self.dtype, bias, width, name)
-            return linear(x_BTM).reshape(batch, length, heads, width // heads)
-
-        q_BTNF, k_BSNF, v_BSNF = project("query"), project("key"), project("value")
-        if cache is not None:
-            start = (0, index, 0, 0)
-            cache = Cache(
-                jax.lax.dynamic_update_slice(cache.keys, k_BSNF, start),
-                jax.lax.dynamic_update_slice(cache.values, v_BSNF, start),
-            )
-            k_BSNF, v_BSNF = cache
-        scores_BNTS = jnp.einsum(
-            "btnf,bsnf->bnts", q_BTNF, k_BSNF, preferred_element_type=jnp.float32
-        )
-        scores_BNTS *= (width // heads) ** -0.5
-        seen_TS = jnp.arange(k_BSNF.shape[1]) <= index + jnp.arange(length)[:, None]
-        weights_BNTS = nn.softmax(jnp.where(seen_TS, scores_BNTS, -jnp.inf), axis=-1)
-        weights_BNTS = nn.Dropout(self.config.attention_dropout)(
-            weights_BNTS.astype(self.dtype), deterministic=self.deterministic
-        )
-        x_BTM = jnp.einsum("bnts,bsnf->btnf", weights_BNTS, v_BSNF)
-        x_BTM = x_BTM.reshape(batch, length, width)
-        axes, bias = ("heads", "embed"), self.config.attention_bias
-        return _linear(width, axes, self.dtype, bias, width, "proj")(x_BTM), cache
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP (x 4), each around a shortcut with dropout."""
-
-    config: StackConfig
-    dtype: Any
-    deterministic: bool
-
-    @nn.compact
-    def __call__(self, x_BTM, cache: Cache | None = None, index=0):
-        width, bias = x_BTM.shape[-1], self.config.mlp_bias
-        dropout = nn.Dropout(
-            self.config.residual_dropout, deterministic=self.deterministic
-        )
-        attention = Attention(
-            self.config, self.dtype, self.deterministic, name="attention"
-        )
-        y_BTM = _layer_norm("norm1")(x_BTM).astype(self.dtype)
-        y_BTM, cache = attention(y_BTM, cache, index)
-        x_BTM += dropout(y_BTM)
-
-        y_BTM = _layer_norm("norm2")(x_BTM).astype(self.dtype)
-        axes = ("embed", "mlp")
-        y = _linear(4 * width, axes, self.dtype, bias, width, "mlp_in")(y_BTM)
-        if self.config.gelu == "exact":
-            y = nn.gelu(y, approximate=False)
-        else:
-            y = y * nn.sigmoid(1.702 * y)
-        y = _linear(width, axes[::-1], self.dtype, bias, 4 * width, "mlp_out")(y)
-        x_BTM += dropout(y)
-        return nn.with_logical_constraint(x_BTM, ("batch", None, None)), cache
-
-
-_REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-class Stack(nn.Module):
-    """L blocks: scanned over stacked parameters, or one after another.
-
-    Training scans, so that compile time does not grow with depth. Decoding reads layers
-    as separate arrays (`unroll`), so that no weights are sliced inside its loops.
-    """
-
-    config: StackConfig
-    dtype: Any
-    remat: str
-    scan_layers: bool
-
-    @nn.compact
-    def __call__(self, x_BTM, caches=None, index=0, deterministic: bool = True):
-        args = (self.config, self.dtype, deterministic)
-        if not self.scan_layers:
-            caches = caches or (None,) * self.config.layers
-            updated = []
-            for layer, cache in enumerate(caches):
-                x_BTM, cache = Block(*args, name=f"blocks_{layer}")(x_BTM, cache, index)
-                updated.append(cache)
-            return x_BTM, tuple(updated)
-        if caches is not None:
-            raise ValueError("decoding with caches needs unrolled layers: see `unroll`")
-        block = Block
-        if self.remat != "none":
-            policy = _REMAT_POLICIES[self.remat]
-            block = nn.remat(Block, prevent_cse=False, policy=policy)
-        blocks = nn.scan(
-            block,
-            length=self.config.layers,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        return blocks(*args, name="blocks")(x_BTM)
 
 
 class RQTransformer(nn.Module):
@@ -285,9 +116,9 @@ class RQTransformer(nn.Module):
         )
         axes = ("latent", "embed")
         if self.body_from_codebook:
-            self.body_input = _linear(width, axes, dtype, fan_in=self.input_dim)
+            self.body_input = linear(width, axes, dtype, fan_in=self.input_dim)
         if self.head_from_codebook:
-            self.head_input = _linear(width, axes, dtype, fan_in=self.input_dim)
+            self.head_input = linear(width, axes, dtype, fan_in=self.input_dim)
         if not (self.body_from_codebook and self.head_from_codebook):
             shape, axes = (num_codes, width), ("vocab", "embed")
             if not self.shared_token_embedding:
@@ -300,7 +131,7 @@ class RQTransformer(nn.Module):
         self.head_stack = Stack(self.head, **stack)
         self.input_dropout = nn.Dropout(self.embedding_dropout)
 
-        self.classifier_norm = _layer_norm()
+        self.classifier_norm = layer_norm()
         if self.shared_classifier:
             init = uniform_fan_in(width)
             shape, axes = (width, num_codes), ("embed", "vocab")
@@ -318,8 +149,8 @@ class RQTransformer(nn.Module):
             )
         self.classifier_kernel = parameter("classifier_kernel", init, shape, axes)
         if self.condition_length > 1:
-            self.condition_norm = _layer_norm()
-            self.condition_classifier = _linear(
+            self.condition_norm = layer_norm()
+            self.condition_classifier = linear(
                 self.num_conditions, ("embed", "vocab"), jnp.float32, fan_in=width
             )
 
