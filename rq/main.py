@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from rq import checkpoint, pipeline, sharding, train, visualize
 from rq import config as configs
-from rq.data.images import DataError
+from rq.data import DataError
 from rq.workdir import Experiment
 
 FLAGS = flags.FLAGS

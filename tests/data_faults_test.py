@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from rq.config import default
+from rq.data import DataError, digits, images
 from rq.data import codes as stored_codes
-from rq.data import digits, images
-from rq.data.images import DataError
 
 RQVAE = {"rqvae": "abc"}
 

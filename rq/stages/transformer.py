@@ -225,15 +225,14 @@ class TransformerStage:
 
     def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
         """A grid of samples, a row for each class, of at most ten."""
-        if self.config.transformer.condition == "text":
+        condition = self.config.transformer.condition
+        if condition == "text":
             return {}
-        rows = 1
-        if self.config.transformer.condition == "class":
+        cond, rows = None, 1
+        if condition == "class":
             rows = min(self.config.data.num_classes, 10)
-        cond = jnp.repeat(jnp.arange(rows, dtype=jnp.int32), PICTURED)
+            cond = jnp.repeat(jnp.arange(rows, dtype=jnp.int32), PICTURED)
+        variables, key = state.model_variables(), jax.random.key(self.config.seed)
         with sharding.context(self.mesh):
-            images, _ = self.sample(
-                state.model_variables(), cond if rows > 1 else None,
-                jax.random.key(self.config.seed), batch=rows * PICTURED,
-            )  # fmt: skip
+            images, _ = self.sample(variables, cond, key, batch=rows * PICTURED)
         return {"samples": visualize.grid(np.asarray(images), columns=PICTURED)}
