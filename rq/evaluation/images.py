@@ -26,6 +26,10 @@ def psnr(a, b) -> np.ndarray:
         raise ValueError(
             f"images [..., H, W, C] of one shape, not {a.shape}, {b.shape}"
         )
-    error = np.mean((a - b) ** 2, axis=(-3, -2, -1))
+    return psnr_of_error(np.mean((a - b) ** 2, axis=(-3, -2, -1)))
+
+
+def psnr_of_error(error) -> np.ndarray:
+    """`psnr` from mean squared errors, of any shape, float64."""
     with np.errstate(divide="ignore"):
-        return 10.0 * np.log10(PEAK_TO_PEAK**2 / error)
+        return 10.0 * np.log10(PEAK_TO_PEAK**2 / np.asarray(error, np.float64))

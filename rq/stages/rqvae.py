@@ -15,7 +15,7 @@ import optax
 from rq import losses, optim, sharding, visualize
 from rq.config import rqvae_model
 from rq.evaluation import codes as code_metrics
-from rq.evaluation.images import psnr
+from rq.evaluation.images import psnr_of_error
 from rq.state import TrainState
 
 PICTURED = 8  # images whose reconstructions are shown
@@ -44,7 +44,8 @@ class RQVAEStage:
             optimizer.min_learning_rate,
         )
         self.tx = optim.make_optimizer(optimizer, self.schedule)
-        self._eval_step = jax.jit(self.reconstruct_by_depth)
+        self._eval_step = jax.jit(self._errors)
+        self._reconstruct = jax.jit(self.reconstruct_by_depth)
 
     def init(self, key) -> TrainState:
         """A new state; traceable, so that it can be sharded from the start."""
@@ -104,28 +105,30 @@ class RQVAEStage:
         ]
         return codes, jnp.clip(jnp.stack(outputs), -1, 1)
 
-    def _reconstructions(self, state):
-        """Batches of (images, codes, reconstructions by depth), on the host."""
+    def _errors(self, variables, images):
+        """Images to codes and mean squared errors by depth `[D, B]`."""
+        codes, outputs = self.reconstruct_by_depth(variables, images)
+        return codes, jnp.mean((outputs - images) ** 2, axis=(-3, -2, -1))
+
+    def _over_batches(self, function, state):
+        """(images, codes, what else `function` returns) of each batch, on the host."""
         variables = nn.unbox(state.model_variables())
         for batch in self._eval_batches():
             with sharding.context(self.mesh):
-                sharded = sharding.shard_batch(batch, self.mesh)
-                codes, outputs = self._eval_step(variables, sharded["image"])
+                images = sharding.shard_batch({"image": batch["image"]}, self.mesh)
+                codes, values = jax.device_get(function(variables, images["image"]))
             mask = batch["mask"]
-            yield (
-                batch["image"][mask],
-                np.asarray(codes)[mask],
-                np.asarray(outputs)[:, mask],
-            )
+            yield batch["image"][mask], codes[mask], values[:, mask]
 
     def evaluate(self, state: TrainState) -> dict:
         """PSNR and code statistics by depth on the evaluation split."""
-        scores, codes = [], []
-        for images, batch_codes, outputs in self._reconstructions(state):
-            scores.append([psnr(images, by_depth) for by_depth in outputs])
+        codes, errors = [], []
+        for _, batch_codes, batch_errors in self._over_batches(self._eval_step, state):
             codes.append(batch_codes)
-        scores = np.concatenate(scores, axis=1).mean(axis=1)
-        counts = code_metrics.histogram(np.concatenate(codes), self.model.sizes)
+            errors.append(batch_errors)
+        codes, errors = np.concatenate(codes), np.concatenate(errors, axis=1)
+        scores = psnr_of_error(errors).mean(axis=1)
+        counts = code_metrics.histogram(codes, self.model.sizes)
         statistics = code_metrics.statistics(counts)
         metrics = {}
         for d in range(self.model.depth):
@@ -141,7 +144,7 @@ class RQVAEStage:
     def pictures(self, state: TrainState, number: int = PICTURED):
         """Reconstructions by depth beside the first `number` originals."""
         originals, reconstructed = [], []
-        for images, _, outputs in self._reconstructions(state):
+        for images, _, outputs in self._over_batches(self._reconstruct, state):
             originals.append(images)
             reconstructed.append(outputs)
             if sum(map(len, originals)) >= number:
@@ -153,4 +156,5 @@ class RQVAEStage:
 
     def codes(self, state: TrainState) -> np.ndarray:
         """Codes of the evaluation split, int32 `[N, h, w, D]`."""
-        return np.concatenate([codes for _, codes, _ in self._reconstructions(state)])
+        batches = self._over_batches(self._eval_step, state)
+        return np.concatenate([codes for _, codes, _ in batches])
