@@ -60,7 +60,7 @@ def encode_mode() -> None:
 
 def sample_mode() -> None:
     """Writes generated images as a PNG grid, and as arrays."""
-    out = _output("samples.png")
+    out = _output("generated.png")
     options = {
         name: _numbers(name, kind)
         for name, kind in (("temperature", float), ("top_k", int), ("top_p", float))

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,3 +201,12 @@ def test_sigterm_saves_and_the_next_run_goes_on(trained, data_dir, tmp_path):
     run(TINY, f"--workdir={workdir}", data_dir=data_dir)
     for stopped, undisturbed in zip(models(workdir), models(trained), strict=True):
         assert_same(stopped, undisturbed)
+
+
+def test_encoding_anew_gives_the_same_codes(trained, data_dir, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    manifest = (workdir / "codes/train/manifest.json").read_text()
+    shutil.rmtree(workdir / "codes")
+    run("--mode=encode", f"--workdir={workdir}")
+    assert (workdir / "codes/train/manifest.json").read_text() == manifest
