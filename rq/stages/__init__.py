@@ -3,6 +3,7 @@
 """What the train loop is given, one object a stage: init, train_step, evaluation."""
 
 from rq.stages.rqvae import RQVAEStage
+from rq.stages.stage import Stage
 from rq.stages.transformer import TransformerStage
 
-__all__ = ["RQVAEStage", "TransformerStage"]
+__all__ = ["RQVAEStage", "Stage", "TransformerStage"]

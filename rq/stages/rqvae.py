@@ -4,24 +4,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from rq import losses, optim, sharding, visualize
+from rq import losses, sharding, visualize
 from rq.config import rqvae_model
 from rq.evaluation import codes as code_metrics
 from rq.evaluation.images import psnr_of_error
+from rq.stages.stage import Stage
 from rq.state import TrainState
 
 PICTURED = 8  # images whose reconstructions are shown
 
 
-class RQVAEStage:
+class RQVAEStage(Stage):
     """Reconstruction and commitment loss, codebook by moving averages.
 
     Adversarial and perceptual terms belong in `loss`, beside the reconstruction.
@@ -29,21 +27,10 @@ class RQVAEStage:
 
     name = "rqvae"
 
-    def __init__(self, config, mesh, eval_batches: Callable[[], Iterable[dict]]):
-        """Takes a whole config; `eval_batches` opens {'image', 'mask'} batches anew."""
-        self.config, self.mesh = config, mesh
+    def __init__(self, config, mesh, eval_batches):
+        """See `Stage`; evaluation batches have 'image' and 'mask'."""
+        super().__init__(config, mesh, eval_batches)
         self.model = rqvae_model(config)
-        self.steps = config.rqvae.steps
-        self.batch_size = config.rqvae.batch_size
-        self._eval_batches = eval_batches
-        optimizer = config.rqvae.optimizer
-        self.schedule = optim.warmup_cosine(
-            optimizer.learning_rate,
-            self.steps,
-            optimizer.warmup_steps,
-            optimizer.min_learning_rate,
-        )
-        self.tx = optim.make_optimizer(optimizer, self.schedule)
         self._eval_step = jax.jit(self._errors)
         self._reconstruct = jax.jit(self.reconstruct_by_depth)
 
@@ -52,13 +39,7 @@ class RQVAEStage:
         init_key, state_key = jax.random.split(key)
         side, channels = self.model.resolution, self.model.image_channels
         variables = self.model.init(init_key, jnp.zeros((1, side, side, channels)))
-        return TrainState.create(
-            params=variables["params"],
-            codebook=variables["codebook"],
-            tx=self.tx,
-            ema=self.config.rqvae.optimizer.ema > 0,
-            key=state_key,
-        )
+        return self.new_state(variables["params"], variables["codebook"], state_key)
 
     def loss(self, params, codebook, batch, key):
         """Loss (paper eq. 5) of a batch, with (the updated codebook, metrics)."""
@@ -83,18 +64,6 @@ class RQVAEStage:
             hit = jnp.zeros(size).at[codes[..., d].reshape(-1)].set(1.0)
             metrics[f"batch_usage/depth_{d + 1}"] = jnp.mean(hit)
         return loss, (updated["codebook"], metrics)
-
-    def train_step(self, state: TrainState, batch):
-        """One update of parameters and codebook: (state, metrics)."""
-        key = jax.random.fold_in(state.key, state.step)
-        pieces = self.config.rqvae.accumulate
-        grads, codebook, metrics = optim.gradients(
-            self.loss, state.params, state.codebook, batch, key, pieces
-        )
-        metrics["gradient_norm"] = optax.tree.norm(grads)
-        metrics["learning_rate"] = self.schedule(state.step)
-        ema = self.config.rqvae.optimizer.ema
-        return state.apply_gradients(grads, self.tx, ema, codebook), metrics
 
     def reconstruct_by_depth(self, variables, images):
         """Images to codes `[B, h, w, D]` and images by depth `[D, B, R, R, C]`."""

@@ -5,23 +5,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from rq import losses, optim, sampling, sharding, visualize
+from rq import losses, sampling, sharding, visualize
 from rq.config import rqvae_model, transformer_model
 from rq.models import quantizer
 from rq.models.transformer import unroll
+from rq.stages.stage import Stage
 from rq.state import TrainState
 
 PICTURED = 8  # samples of each class that are shown, of ten classes at most
 
 
-class TransformerStage:
+class TransformerStage(Stage):
     """Cross entropy with soft targets and stochastic codes (paper section 3.2.3).
 
     The frozen codebook travels in the state, so that a checkpoint of this stage says
@@ -30,27 +29,14 @@ class TransformerStage:
 
     name = "transformer"
 
-    def __init__(
-        self, config, mesh, eval_batches: Callable[[], Iterable[dict]], rqvae_variables
-    ):
-        """Takes a whole config and the variables of the trained RQ-VAE.
+    def __init__(self, config, mesh, eval_batches, rqvae_variables):
+        """See `Stage`; also takes the variables of the trained RQ-VAE.
 
-        `eval_batches` opens {'codes', 'features', 'label', 'mask'} batches anew.
+        Evaluation batches have 'codes', 'features', 'label' and 'mask'.
         """
-        self.config, self.mesh = config, mesh
+        super().__init__(config, mesh, eval_batches)
         self.model = transformer_model(config)
         self.rqvae, self.rqvae_variables = rqvae_model(config), rqvae_variables
-        self.steps = config.transformer.steps
-        self.batch_size = config.transformer.batch_size
-        self._eval_batches = eval_batches
-        optimizer = config.transformer.optimizer
-        self.schedule = optim.warmup_cosine(
-            optimizer.learning_rate,
-            self.steps,
-            optimizer.warmup_steps,
-            optimizer.min_learning_rate,
-        )
-        self.tx = optim.make_optimizer(optimizer, self.schedule)
         self._eval_step = jax.jit(self._cross_entropy)
         self._decode = jax.jit(
             lambda variables, codes: self.rqvae.apply(
@@ -65,13 +51,7 @@ class TransformerStage:
         codes = jnp.zeros((1, *self.model.code_shape), jnp.int32)
         embedding = codebook["state"].embedding
         variables = self.model.init(init_key, codes, None, embedding)
-        return TrainState.create(
-            params=variables["params"],
-            codebook=codebook,
-            tx=self.tx,
-            ema=self.config.transformer.optimizer.ema > 0,
-            key=state_key,
-        )
+        return self.new_state(variables["params"], codebook, state_key)
 
     def condition(self, batch):
         """What the model is conditioned on, of a batch: None, classes or text tokens.
@@ -140,18 +120,6 @@ class TransformerStage:
             loss = (1 - weight) * loss + weight * text_loss
         metrics["loss"] = loss
         return loss, (codebook, metrics)
-
-    def train_step(self, state: TrainState, batch):
-        """One update of the parameters: (state, metrics)."""
-        key = jax.random.fold_in(state.key, state.step)
-        pieces = self.config.transformer.accumulate
-        grads, codebook, metrics = optim.gradients(
-            self.loss, state.params, state.codebook, batch, key, pieces
-        )
-        metrics["gradient_norm"] = optax.tree.norm(grads)
-        metrics["learning_rate"] = self.schedule(state.step)
-        ema = self.config.transformer.optimizer.ema
-        return state.apply_gradients(grads, self.tx, ema, codebook), metrics
 
     def _cross_entropy(self, variables, batch):
         """Cross entropy and hits of nearest codes: sums over images, by depth `[D]`."""

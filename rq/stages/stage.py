@@ -1,0 +1,75 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What both stages have in common: the optimizer, and one step with it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+import optax
+
+from rq import optim
+from rq.state import TrainState
+
+
+class Stage(abc.ABC):
+    """One of the two trainings, as `rq.train.fit` sees it.
+
+    Attributes:
+      name: of its section in the config and of its folder in a workdir.
+      config: the whole config.
+      mesh: the devices.
+      steps, batch_size: from its section.
+    """
+
+    name: str
+
+    def __init__(self, config, mesh, eval_batches: Callable[[], Iterable[dict]]):
+        """Takes a whole config; `eval_batches` opens the evaluation batches anew."""
+        self.config, self.mesh = config, mesh
+        self._eval_batches = eval_batches
+        self._part = config[self.name]
+        self.steps, self.batch_size = self._part.steps, self._part.batch_size
+        optimizer = self._part.optimizer
+        self._schedule = optim.warmup_cosine(
+            optimizer.learning_rate,
+            self.steps,
+            optimizer.warmup_steps,
+            optimizer.min_learning_rate,
+        )
+        self._tx = optim.make_optimizer(optimizer, self._schedule)
+
+    @abc.abstractmethod
+    def init(self, key) -> TrainState:
+        """A new state; traceable, so that it can be sharded from the start."""
+
+    @abc.abstractmethod
+    def loss(self, params, codebook, batch, key):
+        """Loss of a batch, with (the codebook after it, metrics)."""
+
+    @abc.abstractmethod
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Metrics on the evaluation split."""
+
+    @abc.abstractmethod
+    def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Pictures of how far it is, uint8 `[H, W, 3]` by name."""
+
+    def new_state(self, params, codebook, key) -> TrainState:
+        """The state before the first step."""
+        ema = self._part.optimizer.ema > 0
+        return TrainState.create(params, codebook, self._tx, ema, key)
+
+    def train_step(self, state: TrainState, batch):
+        """One update of the parameters, with the key of this step: (state, metrics)."""
+        key = jax.random.fold_in(state.key, state.step)
+        grads, codebook, metrics = optim.gradients(
+            self.loss, state.params, state.codebook, batch, key, self._part.accumulate
+        )
+        metrics["gradient_norm"] = optax.tree.norm(grads)
+        metrics["learning_rate"] = self._schedule(state.step)
+        ema = self._part.optimizer.ema
+        return state.apply_gradients(grads, self._tx, ema, codebook), metrics
