@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-STAGES = ("rqvae", "codes", "transformer")
+STAGES = ("features", "rqvae", "codes", "transformer")
 
 
 class ConfigError(ValueError):
@@ -51,31 +51,57 @@ def default() -> ConfigDict:
     """Every field, with its default (paper section 4 and the released configs)."""
     config = dict(
         seed=0,  # of parameters, dropout, stochastic codes and the order of the data
-        stages=STAGES,  # which to run, in this order
+        stages=STAGES[1:],  # which to run, in this order; 'features' where it is used
         mesh=dict(  # devices along each axis; their product is the device count
             data=-1,  # copies of the model; -1: whatever is left
             fsdp=1,  # parts that parameters and optimizer state are split into
             tensor=1,  # parts that heads, MLP and vocabulary are split into
         ),
         data=dict(
-            name="imagenet2012",  # TFDS name, with its config after a slash
+            # TFDS name, with its config after a slash; or 'folder' (of images), 'tar'
+            # (shards), 'tsv' (file and caption in each line), 'lmdb' (LSUN's).
+            name="imagenet2012",
+            path="",  # of 'folder', 'tar', 'tsv', 'lmdb'
             dir="",  # where TFDS keeps its sets; '': ~/tensorflow_datasets
             train_split="train",
             eval_split="validation",
+            holdout=1000,  # images to validate with, where `path` has no such split
             resolution=256,  # pixels, side of the square images
             channels=3,  # 3 colour, 1 grey
             num_classes=0,  # labels are 0 .. num_classes - 1; 0: no labels
             # 'none' (already of this resolution); 'crop_flip' (resize the short side,
             # random crop, flip); 'resized_crop_flip' (random crop of scale 0.75 to 1,
-            # ratio 1, flip); 'center' (resize the short side, centre crop).
+            # ratio 1, flip); 'center' (resize the short side, centre crop); 'dalle'
+            # (square crop about the centre, resize to 1 to 9/8, random crop).
             augment="none",
             threads=2,  # that read and decode, per process
             prefetch=8,  # batches read ahead
         ),
+        features=dict(  # a small network trained on the data, for perceptual losses
+            batch_size=64,  # global, images a step
+            steps=2000,
+            accumulate=1,  # pieces that a batch is taken in, one after the other
+            objective="class",  # what it predicts: 'class', or 'rotation' by 90 degrees
+            model=dict(
+                widths=(32, 64, 128),  # channels of each block, each half the size
+                convs=(2, 2, 2),  # convolutions of each block
+            ),
+            optimizer=_optimizer(
+                name="adamw",
+                learning_rate=1e-3,
+                b1=0.9,
+                b2=0.999,
+                weight_decay=1e-2,
+                decay_matrices_only=True,
+                warmup_steps=100,
+                min_learning_rate=0.0,
+            ),
+        ),
         rqvae=dict(  # stage 1
             batch_size=128,  # global, images a step
             steps=100_000,
-            accumulate=1,  # pieces that a batch is taken in, one after the other
+            accumulate=1,
+            lpips_weights="",  # file of `python -m rq.convert lpips`
             model=dict(
                 ch=128,  # channels of the first level
                 ch_mult=(1, 1, 2, 2, 4, 4),  # of each level, each half the one before
@@ -88,11 +114,32 @@ def default() -> ConfigDict:
                 shared_codebook=True,  # one codebook for all depths
                 decay=(0.99,),  # of codebook averages, one or one for each depth
                 restart_codes=True,  # unused codes restart from vectors of the batch
+                cosine=False,  # codes of one length at each depth, compared by angle
+                fsq_levels=(0,),  # a fixed grid of so many levels by channel; 0: off
+                gradient="straight_through",  # past the quantizer; or 'rotation'
+                depth_dropout=0.0,  # share of training images cut to a random depth
                 dtype="float32",  # of convolutions: 'float32' or 'bfloat16'
             ),
             loss=dict(
                 reconstruction="mse",  # 'mse' or 'l1'
                 commitment_weight=0.25,
+                # 'none'; 'lpips' (VGG16 of `lpips_weights`); 'features' (the network
+                # of stage `features`, in the same formula).
+                perceptual="lpips",
+                perceptual_weight=1.0,
+                entropy_weight=0.0,  # sharp assignments, even use of codes; 0: off
+                entropy_temperature=1.0,  # of these soft assignments
+            ),
+            adversarial=dict(
+                weight=0.75,  # of the losses of both sides; 0: no discriminator
+                loss="hinge",  # the discriminator's: 'hinge' or 'vanilla'
+                start=0,  # step at which both sides begin
+                max_weight=1e4,  # bound of the adaptive weight
+                ndf=64,  # channels of the discriminator's first layer
+                layers=2,  # of it that halve the resolution
+                r1_weight=0.0,  # gradient penalty at real images; 0: off
+                lecam_weight=0.0,  # pull towards moving means of logits; 0: off
+                optimizer=_optimizer(),
             ),
             optimizer=_optimizer(),
         ),

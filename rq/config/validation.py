@@ -8,6 +8,7 @@ demand of each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,18 +45,24 @@ LIMITS: dict[str, Limit] = {
     "fsdp": _POSITIVE,
     "tensor": _POSITIVE,
     "data.name": _NOT_EMPTY,
+    "data.path": _ANY,
     "data.dir": _ANY,
+    "holdout": _POSITIVE,
     "train_split": _NOT_EMPTY,
     "eval_split": _NOT_EMPTY,
     "resolution": _POSITIVE,
     "channels": _one_of(1, 3),
     "num_classes": _NOT_NEGATIVE,
-    "augment": _one_of("none", "crop_flip", "resized_crop_flip", "center"),
+    "augment": _one_of("none", "crop_flip", "resized_crop_flip", "center", "dalle"),
     "threads": _NOT_NEGATIVE,
     "prefetch": _POSITIVE,
     "batch_size": _POSITIVE,
     "steps": _POSITIVE,
     "accumulate": _POSITIVE,
+    "objective": _one_of("class", "rotation"),
+    "widths": _POSITIVE,
+    "convs": _POSITIVE,
+    "lpips_weights": _ANY,
     "ch": _POSITIVE,
     "ch_mult": _POSITIVE,
     "num_res_blocks": _POSITIVE,
@@ -65,9 +72,24 @@ LIMITS: dict[str, Limit] = {
     "code_shape": _POSITIVE,
     "num_codes": _POSITIVE,
     "decay": _PART,
+    "fsq_levels": (lambda x: x == 0 or x > 1, "must be 2 or more, or 0: off"),
+    "gradient": _one_of("straight_through", "rotation"),
+    "depth_dropout": _SHARE,
     "dtype": _one_of("float32", "bfloat16"),
     "reconstruction": _one_of("mse", "l1"),
     "commitment_weight": _NOT_NEGATIVE,
+    "perceptual": _one_of("none", "lpips", "features"),
+    "perceptual_weight": _NOT_NEGATIVE,
+    "entropy_weight": _NOT_NEGATIVE,
+    "entropy_temperature": _POSITIVE,
+    "adversarial.weight": _NOT_NEGATIVE,
+    "adversarial.loss": _one_of("hinge", "vanilla"),
+    "adversarial.start": _NOT_NEGATIVE,
+    "max_weight": _POSITIVE,
+    "ndf": _POSITIVE,
+    "adversarial.layers": _POSITIVE,
+    "r1_weight": _NOT_NEGATIVE,
+    "lecam_weight": _NOT_NEGATIVE,
     "name": _one_of("adam", "adamw"),
     "learning_rate": _POSITIVE,
     "b1": _PART,
@@ -129,8 +151,13 @@ def validate(config: ConfigDict) -> None:
     _check_autoencoder(config)
     _check_codebooks(config)
     _check_transformer(config)
+    if "features" in config.stages:
+        _check_features(config)
+        _check_training(config, "features")
     for stage in ("rqvae", "transformer"):
         _check_training(config, stage)
+    steps = config.rqvae.steps
+    _check_optimizer(config, "rqvae.adversarial.optimizer", "rqvae.steps", steps)
 
 
 def _require(config: ConfigDict, ok: bool, name: str, problem: str) -> None:
@@ -188,6 +215,13 @@ def _check_codebooks(config: ConfigDict) -> None:
         problem = f"has {count} values; give 1, or one for each depth: {depth}"
         _require(config, count in (1, depth), name, problem)
 
+    own = not model.shared_codebook
+    name = "rqvae.model.cosine"
+    problem = "codes of one length need a codebook for each depth: shared_codebook"
+    _require(config, not model.cosine or own or depth == 1, name, problem)
+    if model.fsq_levels != (0,):
+        _check_fsq(config)
+
     if len(set(model.num_codes)) == 1:
         return
     name = "rqvae.model.shared_codebook"
@@ -202,6 +236,33 @@ def _check_codebooks(config: ConfigDict) -> None:
     name = "transformer.model.shared_token_embedding"
     problem = f"one embedding cannot serve codebooks of sizes {model.num_codes}"
     _require(config, not shared, name, problem)
+
+
+def _check_fsq(config: ConfigDict) -> None:
+    model, name = config.rqvae.model, "rqvae.model.fsq_levels"
+    _require(config, 0 not in model.fsq_levels, name, "0 stands alone: off")
+    size = math.prod(model.fsq_levels)
+    problem = f"is a grid of {size}, not of rqvae.model.num_codes {model.num_codes}"
+    _require(config, set(model.num_codes) == {size}, name, problem)
+    side = config.data.resolution // 2 ** (len(model.ch_mult) - 1)
+    rows, columns, _ = model.code_shape
+    dim = model.embed_dim * side**2 // (rows * columns)
+    problem = f"code vectors have {dim} channels, from rqvae.model.embed_dim"
+    _require(config, len(model.fsq_levels) == dim, name, problem)
+    own = not model.shared_codebook or model.code_shape[2] == 1
+    problem = "each depth has a finer grid of its own: shared_codebook must be False"
+    _require(config, own, name, problem)
+    _require(config, not model.cosine, "rqvae.model.cosine", "a grid has no angles")
+
+
+def _check_features(config: ConfigDict) -> None:
+    features, name = config.features, "features.model.convs"
+    blocks = len(features.model.widths)
+    problem = f"must have one number for each of the {blocks} widths"
+    _require(config, len(features.model.convs) == blocks > 0, name, problem)
+    labelled = features.objective != "class" or config.data.num_classes > 0
+    problem = "needs labels, but data.num_classes is 0; 'rotation' does not"
+    _require(config, labelled, "features.objective", problem)
 
 
 def _check_transformer(config: ConfigDict) -> None:
@@ -227,10 +288,15 @@ def _check_training(config: ConfigDict, stage: str) -> None:
     problem += " from mesh.data and mesh.fsdp"
     _require(config, size // pieces % parts == 0, name, problem)
 
-    optimizer, name = section.optimizer, f"{stage}.optimizer."
-    problem = f"is more than {stage}.steps {section.steps}"
-    enough = optimizer.warmup_steps <= section.steps
-    _require(config, enough, name + "warmup_steps", problem)
-    problem = f"is above the learning rate {optimizer.learning_rate}"
-    falls = optimizer.min_learning_rate <= optimizer.learning_rate
-    _require(config, falls, name + "min_learning_rate", problem)
+    _check_optimizer(config, f"{stage}.optimizer", f"{stage}.steps", section.steps)
+
+
+def _check_optimizer(config: ConfigDict, name: str, steps_name: str, steps: int):
+    given = fields(config)
+    problem = f"is more than {steps_name} {steps}"
+    enough = given[f"{name}.warmup_steps"] <= steps
+    _require(config, enough, f"{name}.warmup_steps", problem)
+    rate = given[f"{name}.learning_rate"]
+    falls = given[f"{name}.min_learning_rate"] <= rate
+    problem = f"is above the learning rate {rate}"
+    _require(config, falls, f"{name}.min_learning_rate", problem)

@@ -32,6 +32,10 @@ class RQVAE(nn.Module):
       shared_codebook: one codebook for all depths (the paper's setting).
       decay: of the codebook's moving averages, one or one for each depth.
       restart_codes: whether unused codes restart from vectors of the batch.
+      cosine: codes of one length at each depth, compared by angle.
+      fsq_levels: a fixed grid in place of a learned codebook; (0,) is off.
+      gradient: past the quantizer, 'straight_through' or 'rotation'.
+      depth_dropout: share of training images that are cut to a random depth.
       dtype: of the convolutions.
     """
 
@@ -48,6 +52,10 @@ class RQVAE(nn.Module):
     shared_codebook: bool = True
     decay: tuple[float, ...] = (0.99,)
     restart_codes: bool = True
+    cosine: bool = False
+    fsq_levels: tuple[int, ...] = (0,)
+    gradient: str = "straight_through"
+    depth_dropout: float = 0.0
     dtype: Any = "float32"
 
     @property
