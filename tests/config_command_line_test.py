@@ -85,7 +85,7 @@ def test_command_line_reaches_the_program(program, args, printed):
     [
         (["--config.rqvae.stps=3"], 'config field "rqvae.stps"; did you mean'),
         (["--config.rqva.steps=3"], 'field "rqva.steps"; did you mean "rqvae.steps"?'),
-        (["--config.learning_rate=3"], 'mean "rqvae.optimizer.learning_rate" or'),
+        (["--config.learning_rate=3"], 'or "rqvae.optimizer.learning_rate"?'),
         (["--config.rqvae.zzz=3"], 'unknown config field "rqvae.zzz"; known there'),
         (["--noconfig.rqvae.model.shared"], 'mean "rqvae.model.shared_codebook"?'),
         (["--config.rqvae=3"], '"rqvae" is a section; set one of its fields: '),
