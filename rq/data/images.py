@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from rq.data import DataError, digits
+from rq.data import DataError, digits, emoji
 
 cv2.setNumThreads(0)  # threads read ahead already, an image each
 
-BUILT_IN = {"digits": digits.prepare}  # sets that prepare themselves
+# Sets that prepare themselves.
+BUILT_IN = {"digits": digits.prepare, "emoji": emoji.prepare}
 
 
 class ImageSource:
