@@ -1,0 +1,39 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Converts weights of frozen networks to files that configs name.
+
+    python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rq.convert import lpips
+
+
+def main(args=None) -> None:
+    """Runs one conversion; mistakes are told in a line, with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rq.convert",
+        description="Converts weights of frozen networks to files that configs name.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    part = kinds.add_parser("lpips", help="VGG16 and heads, for rqvae.lpips_weights")
+    part.add_argument("--vgg", required=True, help="torchvision's vgg16-*.pth")
+    part.add_argument(
+        "--heads", help="weights/v0.1/vgg.pth of the package lpips (its own if absent)"
+    )
+    part.add_argument("--out", required=True, help="the .npz to write")
+    given = parser.parse_args(args)
+    try:
+        lpips.convert(given.vgg, given.heads, given.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"wrote {given.out}")
+
+
+if __name__ == "__main__":
+    main()
