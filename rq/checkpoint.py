@@ -5,8 +5,9 @@
 A checkpoint is a folder named by its step, with four items, so that sampling reads no
 optimizer and a person can read the rest:
 
-    model      params, codebook, ema (moving average of params; empty where off)
-    training   step, optimizer state, random key
+    model      params, codebook, ema (moving average of params; empty where off), frozen
+               (networks of losses; empty where there are none)
+    training   step, optimizer state, random key, adversary (the discriminator)
     config     JSON: the stage, and the config that it was trained with
     data       JSON: position of the data iterator, the same in all processes
 """
@@ -27,8 +28,8 @@ from absl import logging
 from rq.models.quantizer import Codebook
 from rq.state import TrainState
 
-MODEL = ("params", "codebook", "ema")
-TRAINING = ("step", "opt_state", "key")
+MODEL = ("params", "codebook", "ema", "frozen")
+TRAINING = ("step", "opt_state", "key", "adversary")
 
 
 ORBAX = f"{os.sep}orbax{os.sep}"
@@ -54,7 +55,7 @@ class Checkpoints:
 
         Args:
           directory: of the checkpoints of this stage alone.
-          stage: 'rqvae' or 'transformer'; checkpoints of another one are refused.
+          stage: 'features', 'rqvae' or 'transformer'; those of another are refused.
           keep: the latest so many stay.
         """
         # Relative paths fail in the thread that writes, after `save` has returned.
@@ -172,14 +173,14 @@ def load_model(
 
     Args:
       directory: of the checkpoints of this stage.
-      stage: 'rqvae' or 'transformer'.
+      stage: 'features', 'rqvae' or 'transformer'.
       step: the latest where None.
       sharding: of every array, for example `rq.sharding.replicated(mesh)`; NumPy arrays
         on the host where None.
 
     Returns:
-      {'params', 'codebook', 'ema'}, 'ema' being {} where it was off; and the config it
-      was trained with, as JSON.
+      {'params', 'codebook', 'ema', 'frozen'}, the last two {} where they were off; and
+      the config it was trained with, as JSON.
 
     Raises:
       CheckpointError: where there is none, or where it is of another stage.

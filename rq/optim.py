@@ -110,38 +110,38 @@ def ema_update(average, new, decay: float, step=None):
     return jax.tree.map(lambda a, n: decay * a + (1 - decay) * n, average, new)
 
 
-LossFn = Callable[..., tuple[jax.Array, tuple]]
+GradFn = Callable[..., tuple]
 
 
-def gradients(loss_fn: LossFn, params, codebook, batch, key, pieces: int = 1):
+def accumulate(grad_fn: GradFn, state, batch, key, pieces: int = 1):
     """Gradients of a batch, taken in `pieces` that follow each other.
 
     Args:
-      loss_fn: (params, codebook, batch, key) to (loss, (codebook, metrics)).
-      params: differentiated.
-      codebook: handed from piece to piece, so that each updates it as a batch would.
+      grad_fn: (state, batch, key) to (gradients, state, metrics); the state's
+        parameters stay, its statistics may move.
+      state: handed from piece to piece, so that each moves the codebook as a batch
+        would.
       batch: tree of arrays with the batch in front, divisible by `pieces`.
       key: random key; each piece gets its own.
       pieces: 1 takes the batch at once.
 
     Returns:
-      mean gradients, the codebook after the last piece, mean metrics.
+      mean gradients, the state after the last piece, mean metrics.
     """
-    grad_fn = jax.grad(loss_fn, has_aux=True)
     if pieces == 1:
-        grads, (codebook, metrics) = grad_fn(params, codebook, batch, key)
-        return grads, codebook, metrics
+        return grad_fn(state, batch, key)
 
     def split(x):  # strided, so that every device keeps its part of the batch
         return jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1)
 
     def one_piece(carry, inputs):
-        total, codebook = carry
-        grads, (codebook, metrics) = grad_fn(params, codebook, *inputs)
-        return (jax.tree.map(jnp.add, total, grads), codebook), metrics
+        total, state = carry
+        grads, state, metrics = grad_fn(state, *inputs)
+        return (jax.tree.map(jnp.add, total, grads), state), metrics
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
     inputs = (jax.tree.map(split, batch), jax.random.split(key, pieces))
-    (total, codebook), metrics = jax.lax.scan(one_piece, (zeros, codebook), inputs)
+    shapes, _, _ = jax.eval_shape(grad_fn, state, *jax.tree.map(lambda x: x[0], inputs))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (total, state), metrics = jax.lax.scan(one_piece, (zeros, state), inputs)
     grads = jax.tree.map(lambda g: g / pieces, total)
-    return grads, codebook, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+    return grads, state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)

@@ -25,6 +25,8 @@ class TrainState:
       opt_state: of the optimizer.
       ema: moving average of the parameters; {} where it is off.
       key: typed random key; step n uses `fold_in(key, n)`.
+      adversary: of stage 1 with a discriminator, see `rq.stages.adversary`; or {}.
+      frozen: parameters that losses need and nothing changes; {} where there are none.
     """
 
     step: jax.Array
@@ -33,16 +35,22 @@ class TrainState:
     opt_state: Any
     ema: Any
     key: jax.Array
+    adversary: Any = flax.struct.field(default_factory=dict)
+    frozen: Any = flax.struct.field(default_factory=dict)
 
     @classmethod
-    def create(cls, params, codebook, tx, ema: bool, key) -> TrainState:
+    def create(
+        cls, params, codebook, tx, ema: bool, key, adversary=None, frozen=None
+    ) -> TrainState:
         """The state before the first step."""
         # The average must be a copy: one buffer cannot be donated twice.
         average = jax.tree.map(jnp.copy, params) if ema else {}
         step = jnp.zeros((), jnp.int32)
-        return cls(step, params, codebook, tx.init(params), average, key)
+        opt_state = tx.init(params)
+        rest = (adversary or {}, frozen or {})
+        return cls(step, params, codebook, opt_state, average, key, *rest)
 
-    def apply_gradients(self, grads, tx, ema: float, codebook) -> TrainState:
+    def apply_gradients(self, grads, tx, ema: float) -> TrainState:
         """One update, of the moving average too where `ema` (its decay) is above 0."""
         updates, opt_state = tx.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
@@ -52,7 +60,6 @@ class TrainState:
         return self.replace(
             step=self.step + 1,
             params=params,
-            codebook=codebook,
             opt_state=opt_state,
             ema=average,
         )

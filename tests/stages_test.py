@@ -98,19 +98,24 @@ def test_eight_devices_compute_what_one_does(name, sizes):
 def test_accumulated_gradients_are_those_of_the_whole_batch(pieces):
     """Without randomness and codebook updates, which differ by piece on purpose."""
 
-    def loss_fn(params, codebook, batch, key):
-        loss = jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
-        return loss, (codebook + 1, {"loss": loss})
+    def grad_fn(state, batch, key):
+        params, codebook = state
+
+        def loss_fn(params):
+            return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+
+        loss, grads = jax.value_and_grad(loss_fn)(params)
+        return grads, (params, codebook + 1), {"loss": loss}
 
     rng = np.random.default_rng(0)
     params = {"w": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)}
     batch = {"x": rng.normal(size=(8, 3)), "y": rng.normal(size=(8, 2))}
     batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batch)
     key = jax.random.key(0)
-    whole = optim.gradients(loss_fn, params, 0, batch, key, 1)
-    parts = optim.gradients(loss_fn, params, 0, batch, key, pieces)
+    whole = optim.accumulate(grad_fn, (params, 0), batch, key, 1)
+    parts = optim.accumulate(grad_fn, (params, 0), batch, key, pieces)
     np.testing.assert_allclose(parts[0]["w"], whole[0]["w"], rtol=1e-5)
-    assert parts[1] == pieces and whole[1] == 1
+    assert parts[1][1] == pieces and whole[1][1] == 1
     np.testing.assert_allclose(parts[2]["loss"], whole[2]["loss"], rtol=1e-5)
 
 

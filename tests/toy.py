@@ -75,7 +75,8 @@ class Toy:
         sums = 0.9 * old.sums + jax.random.normal(code_key, old.sums.shape)
         codebook = {"state": Codebook(sums, old.counts + 1, sums)}
         metrics = {"loss": loss, "step": state.step + 1.0}
-        return state.apply_gradients(grads, self.tx, self.ema, codebook), metrics
+        state = state.apply_gradients(grads, self.tx, self.ema)
+        return state.replace(codebook=codebook), metrics
 
     def evaluate(self, state):
         self.evaluated.append(int(state.step))

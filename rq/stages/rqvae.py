@@ -11,59 +11,175 @@ import numpy as np
 
 from rq import losses, sharding, visualize
 from rq.config import rqvae_model
+from rq.data.pixels import to_float
 from rq.evaluation import codes as code_metrics
 from rq.evaluation.images import psnr_of_error
+from rq.models.lpips import PerceptualDistance
+from rq.stages.adversary import Adversary
 from rq.stages.stage import Stage
 from rq.state import TrainState
 
 PICTURED = 8  # images whose reconstructions are shown
 
 
-class RQVAEStage(Stage):
-    """Reconstruction and commitment loss, codebook by moving averages.
+def distance_module(config) -> PerceptualDistance | None:
+    """The perceptual distance of a config; None where it has none."""
+    kind = config.rqvae.loss.perceptual
+    if kind == "lpips":
+        return PerceptualDistance()
+    if kind == "features":
+        model = config.features.model
+        return PerceptualDistance(model.widths, model.convs, config.data.channels)
+    return None
 
-    Adversarial and perceptual terms belong in `loss`, beside the reconstruction.
+
+class RQVAEStage(Stage):
+    """Reconstruction, commitment, perceptual and adversarial losses.
+
+    One compiled step updates encoder and decoder, the codebook (by moving averages),
+    and the discriminator.
     """
 
     name = "rqvae"
 
-    def __init__(self, config, mesh, eval_batches):
-        """See `Stage`; evaluation batches have 'image' and 'mask'."""
+    def __init__(self, config, mesh, eval_batches, distance=None):
+        """See `Stage`; evaluation batches have 'image' and 'mask'.
+
+        Args:
+          config, mesh, eval_batches: see `Stage`.
+          distance: perceptual distance and its parameters, frozen: what
+            `rq.convert.lpips.load` or `rq.models.lpips.own_distance` returns. Where
+            None and the config wants one, it has random parameters, which serve to
+            trace, or to be replaced by a checkpoint's.
+        """
         super().__init__(config, mesh, eval_batches)
         self.model = rqvae_model(config)
+        if distance is None:
+            distance = distance_module(config), None
+        self.distance, self._distance_params = distance
+        options = config.rqvae.adversarial
+        self.adversary = Adversary(options, self.steps) if options.weight else None
         self._eval_step = jax.jit(self._errors)
         self._reconstruct = jax.jit(self.reconstruct_by_depth)
 
     def init(self, key) -> TrainState:
         """A new state; traceable, so that it can be sharded from the start."""
-        init_key, state_key = jax.random.split(key)
+        init_key, state_key, adversary_key, frozen_key = jax.random.split(key, 4)
         side, channels = self.model.resolution, self.model.image_channels
-        variables = self.model.init(init_key, jnp.zeros((1, side, side, channels)))
-        return self.new_state(variables["params"], variables["codebook"], state_key)
+        images = jnp.zeros((1, side, side, channels))
+        variables = self.model.init(init_key, images)
+        adversary, frozen = {}, {}
+        if self.adversary is not None:
+            adversary = self.adversary.init(adversary_key, images)
+        if self.distance is not None:
+            frozen = {"distance": self._distance_params}
+            if self._distance_params is None:  # for tracing alone
+                random = self.distance.init(frozen_key, images, images)["params"]
+                frozen = {"distance": random}
+        return self.new_state(
+            variables["params"],
+            variables["codebook"],
+            state_key,
+            adversary=adversary,
+            frozen=frozen,
+        )
 
-    def loss(self, params, codebook, batch, key):
-        """Loss (paper eq. 5) of a batch, with (the updated codebook, metrics)."""
-        (outputs, codes, commitment), updated = self.model.apply(
-            {"params": params, "codebook": codebook},
-            batch["image"],
-            train=True,
-            mutable=["codebook"],
-            rngs={"codebook": key},
-        )
+    def gradients(self, state: TrainState, batch, key):
+        """Gradients of both sides (paper eq. 5 and 8), the state with statistics moved.
+
+        The generator runs forward once. Its losses are differentiated at the images;
+        where these gradients are pulled back to the last kernel alone, for the adaptive
+        weight, the compiler drops all that leads elsewhere.
+        """
+        images = to_float(batch["image"])
         weights = self.config.rqvae.loss
-        reconstruction = losses.reconstruction(
-            batch["image"], outputs, weights.reconstruction
+
+        def generate(params):
+            (outputs, codes, commitment, entropy), moved = self.model.apply(
+                {"params": params, "codebook": state.codebook},
+                images,
+                method=self._forward,
+                mutable=["codebook"],
+                rngs={"codebook": key},
+            )
+            return (outputs, commitment, entropy), (codes, moved["codebook"])
+
+        generated, pull_back, (codes, codebook) = jax.vjp(
+            generate, state.params, has_aux=True
         )
-        loss = reconstruction + weights.commitment_weight * commitment
-        metrics = {
-            "loss": loss,
-            "loss/reconstruction": reconstruction,
-            "loss/commitment": commitment,
-        }
+        outputs, commitment, entropy = generated
+        (fidelity, metrics), at_images = jax.value_and_grad(
+            self._fidelity, has_aux=True
+        )(outputs, images, state.frozen)
+        loss = fidelity + weights.commitment_weight * commitment
+        metrics["loss/commitment"] = commitment
+        if weights.entropy_weight:
+            loss += weights.entropy_weight * entropy
+            metrics["loss/entropy"] = entropy
+
+        at_others = (jnp.zeros_like(commitment), jnp.zeros_like(entropy))
+        adversary, opposing = state.adversary, {}
+        if self.adversary is not None:
+            adversarial, opposing, adversary, found = self.adversary.gradients(
+                adversary, state.step, images, outputs
+            )
+            weight = losses.adaptive_weight(
+                *(
+                    pull_back((at, *at_others))[0]["decoder"]["conv_out"]["conv"][
+                        "kernel"
+                    ]
+                    for at in (at_images, adversarial)
+                ),
+                self.config.rqvae.adversarial.max_weight,
+            )
+            metrics |= found | {"adaptive_weight": weight}
+            weight *= self.config.rqvae.adversarial.weight
+            loss += weight * found["loss/generator"]
+            at_images += weight * adversarial
+        at_others = (
+            jnp.full_like(commitment, weights.commitment_weight),
+            jnp.full_like(entropy, weights.entropy_weight),
+        )
+        (grads,) = pull_back((at_images, *at_others))
         for d, size in enumerate(self.model.sizes):
             hit = jnp.zeros(size).at[codes[..., d].reshape(-1)].set(1.0)
             metrics[f"batch_usage/depth_{d + 1}"] = jnp.mean(hit)
-        return loss, (updated["codebook"], metrics)
+        moved = state.replace(codebook=codebook, adversary=adversary)
+        both = {"generator": grads, "discriminator": opposing}
+        return both, moved, metrics | {"loss": loss}
+
+    def _forward(self, model, images):
+        """Within the model: outputs, codes, commitment loss, entropy loss (or 0)."""
+        z = model.encode(images)
+        quantized, codes, commitment = model.quantize(z, train=True)
+        options = self.config.rqvae.loss
+        entropy = jnp.zeros((), commitment.dtype)
+        if options.entropy_weight:
+            entropy = model.assignment_entropy(z, options.entropy_temperature)
+        return model.decode(quantized), codes, commitment, entropy
+
+    def _fidelity(self, outputs, images, frozen):
+        """Reconstruction and perceptual loss, with their weights; metrics."""
+        weights = self.config.rqvae.loss
+        loss = losses.reconstruction(images, outputs, weights.reconstruction)
+        metrics = {"loss/reconstruction": loss}
+        if self.distance is not None:
+            perceptual = jnp.mean(
+                self.distance.apply({"params": frozen["distance"]}, images, outputs)
+            )
+            metrics["loss/perceptual"] = perceptual
+            loss += weights.perceptual_weight * perceptual
+        return loss, metrics
+
+    def update(self, state: TrainState, grads):
+        """The state after the steps of both optimizers, metrics of the generator's."""
+        adversary = state.adversary
+        if self.adversary is not None:
+            adversary = self.adversary.update(
+                adversary, grads["discriminator"], state.step
+            )
+        state, metrics = super().update(state, grads["generator"])
+        return state.replace(adversary=adversary), metrics
 
     def reconstruct_by_depth(self, variables, images):
         """Images to codes `[B, h, w, D]` and images by depth `[D, B, R, R, C]`."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What both stages have in common: the optimizer, and one step with it."""
+"""What the stages have in common: the optimizer, and one step with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rq.state import TrainState
 
 
 class Stage(abc.ABC):
-    """One of the two trainings, as `rq.train.fit` sees it.
+    """One of the trainings, as `rq.train.fit` sees it.
 
     Attributes:
       name: of its section in the config and of its folder in a workdir.
@@ -47,8 +47,11 @@ class Stage(abc.ABC):
         """A new state; traceable, so that it can be sharded from the start."""
 
     @abc.abstractmethod
-    def loss(self, params, codebook, batch, key):
-        """Loss of a batch, with (the codebook after it, metrics)."""
+    def gradients(self, state: TrainState, batch, key):
+        """Gradients of a batch, the state with its statistics moved, metrics.
+
+        Only statistics move, such as the codebook's: `update` takes the step.
+        """
 
     @abc.abstractmethod
     def evaluate(self, state: TrainState) -> dict[str, float]:
@@ -58,18 +61,25 @@ class Stage(abc.ABC):
     def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
         """Pictures of how far it is, uint8 `[H, W, 3]` by name."""
 
-    def new_state(self, params, codebook, key) -> TrainState:
-        """The state before the first step."""
+    def new_state(self, params, codebook, key, **rest) -> TrainState:
+        """The state before the first step; `rest` as `TrainState.create` takes it."""
         ema = self._part.optimizer.ema > 0
-        return TrainState.create(params, codebook, self._tx, ema, key)
+        return TrainState.create(params, codebook, self._tx, ema, key, **rest)
+
+    def update(self, state: TrainState, grads):
+        """The state after the optimizer's step, metrics of that step."""
+        metrics = {
+            "gradient_norm": optax.tree.norm(grads),
+            "learning_rate": self._schedule(state.step),
+        }
+        ema = self._part.optimizer.ema
+        return state.apply_gradients(grads, self._tx, ema), metrics
 
     def train_step(self, state: TrainState, batch):
         """One update of the parameters, with the key of this step: (state, metrics)."""
         key = jax.random.fold_in(state.key, state.step)
-        grads, codebook, metrics = optim.gradients(
-            self.loss, state.params, state.codebook, batch, key, self._part.accumulate
+        grads, state, metrics = optim.accumulate(
+            self.gradients, state, batch, key, self._part.accumulate
         )
-        metrics["gradient_norm"] = optax.tree.norm(grads)
-        metrics["learning_rate"] = self._schedule(state.step)
-        ema = self._part.optimizer.ema
-        return state.apply_gradients(grads, self._tx, ema, codebook), metrics
+        state, step_metrics = self.update(state, grads)
+        return state, metrics | step_metrics

@@ -89,8 +89,15 @@ class TransformerStage(Stage):
         )
         return quantized.codes, quantized.soft if options.soft_targets else None
 
+    def gradients(self, state: TrainState, batch, key):
+        """Gradients of a batch, the state as it is, metrics."""
+        grads, metrics = jax.grad(self.loss, has_aux=True)(
+            state.params, state.codebook, batch, key
+        )
+        return grads, state, metrics
+
     def loss(self, params, codebook, batch, key):
-        """Loss of a batch in nats a code, with (the codebook as it is, metrics)."""
+        """Loss of a batch in nats a code, with metrics."""
         target_key, dropout_key = jax.random.split(key)
         codes, soft = self.targets(codebook, batch, target_key)
         cond = self.condition(batch)
@@ -119,7 +126,7 @@ class TransformerStage(Stage):
             weight = self.config.transformer.text.weight
             loss = (1 - weight) * loss + weight * text_loss
         metrics["loss"] = loss
-        return loss, (codebook, metrics)
+        return loss, metrics
 
     def _cross_entropy(self, variables, batch):
         """Cross entropy and hits of nearest codes: sums over images, by depth `[D]`."""
