@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training from a config to samples: stage 1, stored codes, stage 2, pictures.
+"""Training from a config to samples: the stages in their order, then pictures.
 
 Each step finds out from the workdir whether it is finished, resumes where it is not,
 and hands the next one nothing but files.
@@ -14,14 +14,17 @@ import pathlib
 import jax
 from absl import logging
 
-from rq import sharding, train, visualize
+from rq import checkpoint, sharding, train, visualize
 from rq import workdir as workdirs
 from rq.config import ConfigError, differences, from_json, to_json
+from rq.convert import lpips
 from rq.data import codes as stored_codes
 from rq.data import images, stream
-from rq.stages import RQVAEStage, TransformerStage
+from rq.models.lpips import own_distance
+from rq.stages import FeaturesStage, RQVAEStage, TransformerStage
 
 SAMPLES_A_ROW = 10
+TRAINED = ("features", "rqvae", "transformer")  # stages with steps and checkpoints
 
 
 def run(config, workdir) -> None:
@@ -33,14 +36,22 @@ def run(config, workdir) -> None:
     """
     path = pathlib.Path(workdir).absolute()
     mesh = sharding.make_mesh(**config.mesh)
-    for stage in ("rqvae", "transformer"):
+    for stage in TRAINED:
+        if stage not in config.stages:
+            continue
         part = config[stage]
         sharding.check_batch(part.batch_size, mesh, part.accumulate)
+    check_perceptual(config, path)
     claim(path, config)
-    steps = {"rqvae": train_rqvae, "codes": encode, "transformer": train_transformer}
+    steps = {
+        "features": train_features,
+        "rqvae": train_rqvae,
+        "codes": encode,
+        "transformer": train_transformer,
+    }
     experiment = workdirs.Experiment(path, mesh)
     for name in config.stages:
-        if name in ("rqvae", "transformer") and experiment.finished(name):
+        if name in TRAINED and experiment.finished(name):
             logging.info("%s: all %d steps are done", name, config[name].steps)
             continue
         logging.info("%s: starting", name)
@@ -69,18 +80,65 @@ def claim(path: pathlib.Path, config) -> None:
         temporary.replace(file)
 
 
+def train_features(config, path, mesh) -> None:
+    """The feature network, on images."""
+    _train_on_images(FeaturesStage, config, path, mesh)
+
+
 def train_rqvae(config, path, mesh) -> None:
-    """Stage 1 on images."""
+    """Stage 1, on images."""
+    distance = perceptual_distance(config, path)
+    _train_on_images(RQVAEStage, config, path, mesh, distance)
+
+
+def check_perceptual(config, path: pathlib.Path) -> None:
+    """Checks, before any compute, that stage 1 will have the network of its loss.
+
+    Raises:
+      DataError: where the file of LPIPS is missing, with the command that makes it.
+      ConfigError: where the feature network neither is trained nor will be.
+    """
+    kind = config.rqvae.loss.perceptual
+    if "rqvae" not in config.stages or workdirs.finished(path, "rqvae", config):
+        return
+    if kind == "lpips":
+        lpips.load(config.rqvae.lpips_weights)
+    elif kind == "features" and "features" not in config.stages:
+        if not workdirs.finished(path, "features", config):
+            raise ConfigError(
+                "rqvae.loss.perceptual='features' needs the feature network, which "
+                f"{path} has not: put 'features' in front of 'rqvae' in stages"
+            )
+
+
+def perceptual_distance(config, path):
+    """The frozen network of stage 1's loss and its parameters; None where it has none.
+
+    Raises:
+      DataError: as `check_perceptual`.
+    """
+    kind = config.rqvae.loss.perceptual
+    if kind == "none":
+        return None
+    if kind == "lpips":
+        return lpips.load(config.rqvae.lpips_weights)
+    features, _ = checkpoint.load_model(path / "features", "features")
+    params = (features["ema"] or features["params"])["network"]
+    model = config.features.model
+    return own_distance(params, model.widths, model.convs, config.data.channels)
+
+
+def _train_on_images(make_stage, config, path, mesh, *args) -> None:
     source = images.source(config.data, config.data.train_split)
     eval_source = images.source(config.data, config.data.eval_split)
+    batch_size, limit = config[make_stage.name].batch_size, config.log.eval_batches
 
     def eval_batches():
-        batch_size, limit = config.rqvae.batch_size, config.log.eval_batches
         return stream.eval_batches(eval_source, config.data, batch_size, limit)
 
-    stage = RQVAEStage(config, mesh, eval_batches)
+    stage = make_stage(config, mesh, eval_batches, *args)
     data = stream.train_iterator(
-        source, config.data, batch_size=stage.batch_size, seed=config.seed
+        source, config.data, batch_size=batch_size, seed=config.seed
     )
     _fit(stage, data, config, path, mesh)
 

@@ -29,6 +29,11 @@ from rq.state import TrainState
 CONFIG = "config.json"
 
 
+def finished(path: pathlib.Path, stage: str, config) -> bool:
+    """Whether a stage ('features', 'rqvae', 'transformer') has all its steps there."""
+    return checkpoint.latest_step(path / stage) == config[stage].steps
+
+
 class Experiment:
     """What a workdir holds; models are loaded when they are first asked for.
 
@@ -56,8 +61,7 @@ class Experiment:
 
     def finished(self, stage: str) -> bool:
         """Whether a stage ('rqvae', 'transformer') has all its steps."""
-        step = checkpoint.latest_step(self.path / stage)
-        return step == self.config[stage].steps
+        return finished(self.path, stage, self.config)
 
     def _state(self, stage: str) -> TrainState:
         """The last checkpoint's model, without its optimizer."""

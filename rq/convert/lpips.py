@@ -128,8 +128,10 @@ def load(path):
         if str(file.get("kind")) != KIND:
             raise DataError(f"rqvae.lpips_weights={path} holds something else: {how}")
         widths = tuple(json.loads(str(file["widths"])))
+        if widths != lpips.VGG16_WIDTHS:
+            raise DataError(f"rqvae.lpips_weights={path} is of widths {widths}: {how}")
         flat = {name: file[name] for name in file.files if name not in _DESCRIPTION}
-    return PerceptualDistance(widths), flax.traverse_util.unflatten_dict(flat, sep="/")
+    return PerceptualDistance(), flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 _DESCRIPTION = ("kind", "widths")

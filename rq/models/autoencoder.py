@@ -6,7 +6,8 @@ Residual blocks with GroupNorm and swish, single-head attention at chosen resolu
 strided convolutions with padding on the right and bottom only, nearest upsampling.
 Initialised as PyTorch initialises its convolutions, as the authors' are.
 
-Dtypes: parameters float32; convolutions in `dtype`; norms and the softmax in float32.
+Dtypes: parameters float32; convolutions in `dtype`; norms and the softmax in float32
+(in float64 where `dtype` is, which tests of gradients use).
 """
 
 from __future__ import annotations
@@ -56,13 +57,18 @@ class Conv(nn.Module):
         )(x)
 
 
-def group_norm(name: str) -> nn.GroupNorm:
+def at_least_float32(dtype) -> jnp.dtype:
+    """float32, or float64 where `dtype` is."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def group_norm(name: str, dtype) -> nn.GroupNorm:
     """Statistics in float32, two passes, as in the reference."""
     return nn.GroupNorm(
         GROUPS,
         epsilon=1e-6,
         use_fast_variance=False,
-        dtype=jnp.float32,
+        dtype=at_least_float32(dtype),
         name=name,
         scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("conv_in",)),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("conv_in",)),
@@ -77,9 +83,9 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        h = nn.swish(group_norm("norm1")(x)).astype(self.dtype)
+        h = nn.swish(group_norm("norm1", self.dtype)(x)).astype(self.dtype)
         h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
-        h = nn.swish(group_norm("norm2")(h)).astype(self.dtype)
+        h = nn.swish(group_norm("norm2", self.dtype)(h)).astype(self.dtype)
         h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, dtype=self.dtype, name="nin_shortcut")(x)
@@ -94,14 +100,15 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x):
         batch, height, width, channels = x.shape
-        h = group_norm("norm")(x).astype(self.dtype)
+        h = group_norm("norm", self.dtype)(x).astype(self.dtype)
 
         def project(name):
             projected = Conv(channels, 1, dtype=self.dtype, name=name)(h)
             return projected.reshape(batch, height * width, channels)
 
         q, k, v = project("q"), project("k"), project("v")
-        scores = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32)
+        wide = at_least_float32(self.dtype)
+        scores = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=wide)
         weights = nn.softmax(scores * channels**-0.5, axis=-1).astype(self.dtype)
         h = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(x.shape)
         return x + Conv(channels, 1, dtype=self.dtype, name="proj_out")(h)
@@ -122,7 +129,7 @@ class _Middle(nn.Module):
 
 def _to_output(x, features: int, dtype):
     """The closing norm, swish and convolution, inside the calling compact module."""
-    x = nn.swish(group_norm("norm_out")(x)).astype(dtype)
+    x = nn.swish(group_norm("norm_out", dtype)(x)).astype(dtype)
     return Conv(features, dtype=dtype, name="conv_out")(x)
 
 
