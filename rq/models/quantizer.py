@@ -51,11 +51,14 @@ class Update(NamedTuple):
       decay: of the moving averages; a scalar, or `[D]`.
       epsilon: Laplace smoothing of the counts.
       restart: whether codes with a moving count below 1 restart from batch vectors.
+      one_length: whether all codes keep one length, so that the nearest one is the
+        nearest by angle.
     """
 
     decay: float | jax.Array = 0.99
     epsilon: float = 1e-5
     restart: bool = True
+    one_length: bool = False
 
 
 class Quantized(NamedTuple):
@@ -195,9 +198,16 @@ def update_codebook(
         counts = jnp.where(dead, 1.0, counts)
 
     total = jnp.sum(counts)
-    smoothed = total * (counts + update.epsilon)
-    smoothed /= total + jnp.sum(valid) * update.epsilon
-    embedding = jnp.where(valid[:, None], sums / smoothed[:, None], 0)
+    if update.one_length:
+        lengths = jnp.linalg.norm(sums, axis=-1, keepdims=True)
+        # How far vectors reach along their codes' directions, on average.
+        gain = jnp.sum(lengths) / total
+        embedding = sums * gain / jnp.maximum(lengths, update.epsilon)
+    else:
+        smoothed = total * (counts + update.epsilon)
+        smoothed /= total + jnp.sum(valid) * update.epsilon
+        embedding = sums / smoothed[:, None]
+    embedding = jnp.where(valid[:, None], embedding, 0)
     return Codebook(embedding, counts, sums)
 
 
@@ -363,12 +373,16 @@ def commitment_loss(z: jax.Array, sums: jax.Array) -> jax.Array:
 
     The mean over depth, as in the released code; paper eq. 7 has a sum.
     """
-    return jnp.mean((z.astype(jnp.float32) - jax.lax.stop_gradient(sums)) ** 2)
+    return jnp.mean((_wide(z) - jax.lax.stop_gradient(sums)) ** 2)
+
+
+def _wide(z: jax.Array) -> jax.Array:
+    return z.astype(jnp.promote_types(z.dtype, jnp.float32))
 
 
 def straight_through(z: jax.Array, quantized: jax.Array) -> jax.Array:
     """The value of `quantized` with the gradient of `z`."""
-    z = z.astype(jnp.float32)
+    z = _wide(z)
     return z + jax.lax.stop_gradient(quantized - z)
 
 

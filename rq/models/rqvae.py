@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rq.models import quantizer
-from rq.models.autoencoder import Conv, Decoder, Encoder
+from rq.models import quantizer, variants
+from rq.models.autoencoder import Conv, Decoder, Encoder, at_least_float32
 
 
 class RQVAE(nn.Module):
@@ -96,9 +96,23 @@ class RQVAE(nn.Module):
             shape = (self.depth, *shape)
         self._codebook = self.variable("codebook", "state", self._init_codebook, shape)
 
+    @property
+    def _own_sizes(self) -> tuple[int, ...] | None:
+        return None if self.shared_codebook else self.sizes
+
+    @property
+    def _is_grid(self) -> bool:
+        return self.fsq_levels != (0,)
+
     def _init_codebook(self, shape):
-        sizes = None if self.shared_codebook else self.sizes
-        return quantizer.init_codebook(self.make_rng("params"), shape, sizes)
+        key = self.make_rng("params")
+        codebook = quantizer.init_codebook(key, shape, self._own_sizes)
+        if self._is_grid:
+            grids = variants.fsq_grids(self.fsq_levels, self.depth)
+            return codebook.replace(embedding=jnp.asarray(grids).reshape(shape))
+        if self.cosine:
+            return codebook.replace(embedding=variants.unit(codebook.embedding))
+        return codebook
 
     def __call__(self, images, train: bool = False):
         """Images to (reconstructions, codes, commitment loss)."""
@@ -106,8 +120,15 @@ class RQVAE(nn.Module):
         return self.decode(quantized), codes, commitment
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Images `[B, R, R, channels]` in [-1, 1] to float32 `[B, H, W, embed_dim]`."""
-        return self.quant_conv(self.encoder(images)).astype(jnp.float32)
+        """Images `[B, R, R, channels]` in [-1, 1] to float32 `[B, H, W, embed_dim]`.
+
+        Features as the quantizer takes them: vectors of length 1 where codes are
+        compared by angle, within [-1, 1] in front of a fixed grid.
+        """
+        z = self._wide(self.quant_conv(self.encoder(images)))
+        if self._is_grid:
+            return jnp.tanh(z)
+        return self.unpack(variants.unit(self.pack(z))) if self.cosine else z
 
     def quantize(self, z: jax.Array, train: bool = False):
         """Features to (quantized, codes, commitment loss).
@@ -117,28 +138,55 @@ class RQVAE(nn.Module):
           train: updates the codebook, depth by depth (paper section 3.1).
 
         Returns:
-          quantized, shape of z, with straight-through gradients; codes int32
+          quantized, shape of z, with gradients past the quantizer; codes int32
           `[B, h, w, D]`; the commitment loss, a scalar.
         """
         packed = self.pack(z)
         update, key = None, None
-        if train:
+        if train and not self._is_grid:
             decay = jnp.asarray(self.decay, jnp.float32)
-            update = quantizer.Update(decay=decay, restart=self.restart_codes)
+            update = quantizer.Update(
+                decay, restart=self.restart_codes, one_length=self.cosine
+            )
             key = self.make_rng("codebook") if self.restart_codes else None
         quantized = quantizer.quantize(
             jax.lax.stop_gradient(packed),
             self._codebook.value,
             depth=self.depth,
-            sizes=None if self.shared_codebook else self.sizes,
+            sizes=self._own_sizes,
             update=update,
             key=key,
         )
         if train:
             self._codebook.value = quantized.codebook
         commitment = quantizer.commitment_loss(packed, quantized.sums)
-        output = quantizer.straight_through(packed, quantized.sums[-1])
-        return self.unpack(output), quantized.codes, commitment
+        chosen = quantized.sums[-1]
+        if train and self.depth_dropout:
+            drop_key = self.make_rng("codebook")
+            chosen = variants.cut_depth(drop_key, quantized.sums, self.depth_dropout)
+        past = {
+            "straight_through": quantizer.straight_through,
+            "rotation": variants.rotate,
+        }[self.gradient]
+        return self.unpack(past(packed, chosen)), quantized.codes, commitment
+
+    def assignment_entropy(self, z: jax.Array, temperature: float) -> jax.Array:
+        """Regularises the codes of features; see `variants.assignment_entropy`.
+
+        Args:
+          z: `[B, H, W, embed_dim]`, as `encode` returns them.
+          temperature: of the soft assignments.
+        """
+        packed, codebook = self.pack(z), self._codebook.value
+        quantized = quantizer.quantize(
+            jax.lax.stop_gradient(packed),
+            codebook,
+            depth=self.depth,
+            sizes=self._own_sizes,
+        )
+        return variants.assignment_entropy(
+            packed, quantized.sums, codebook.embedding, temperature, self._own_sizes
+        )
 
     def soft_codes(self, z, temperature: float, key=None):
         """Soft codes and the codes they follow (paper section 3.2.3).
@@ -155,7 +203,7 @@ class RQVAE(nn.Module):
             self.pack(z),
             self._codebook.value,
             depth=self.depth,
-            sizes=None if self.shared_codebook else self.sizes,
+            sizes=self._own_sizes,
             temperature=temperature,
             stochastic=key is not None,
             key=key,
@@ -164,7 +212,10 @@ class RQVAE(nn.Module):
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Features `[B, H, W, embed_dim]` to images, float32, about [-1, 1]."""
-        return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+        return self._wide(self.decoder(self.post_quant_conv(z)))
+
+    def _wide(self, x):
+        return x.astype(at_least_float32(self.dtype))
 
     def decode_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
         """Codes `[B, h, w, D]` to images, from the first `depth` depths if given.

@@ -151,11 +151,11 @@ class RQVAEStage(Stage):
     def _forward(self, model, images):
         """Within the model: outputs, codes, commitment loss, entropy loss (or 0)."""
         z = model.encode(images)
-        quantized, codes, commitment = model.quantize(z, train=True)
         options = self.config.rqvae.loss
-        entropy = jnp.zeros((), commitment.dtype)
-        if options.entropy_weight:
+        entropy = jnp.zeros((), z.dtype)
+        if options.entropy_weight:  # of the codebook in force, so before it moves
             entropy = model.assignment_entropy(z, options.entropy_temperature)
+        quantized, codes, commitment = model.quantize(z, train=True)
         return model.decode(quantized), codes, commitment, entropy
 
     def _fidelity(self, outputs, images, frozen):
