@@ -30,7 +30,7 @@ REQUIRED = [
     "ml-collections>=1.1",
     "ml-dtypes>=0.5",
     "numpy>=2.0",
-    "opencv-python-headless>=4.10",
+    "opencv-python-headless>=4.11",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12",
     "pillow>=10.1",
@@ -51,6 +51,7 @@ EXTRAS = {
         "pytest>=8.0",
         "pytest-xdist>=3.6",
         "ruff>=0.12",
+        "scikit-image>=0.24",  # SSIM to compare with
         "scikit-learn>=1.5",
     ],
     "tpu": ["jax[tpu]"],

@@ -3,14 +3,15 @@
 """ImageNet 256 x 256 by class: the paper's four models (section 4.1).
 
     python -m rq.main --config=configs/imagenet.py:1.4B --workdir=DIR \\
-        --config.mesh.fsdp=64
+        --config.mesh.fsdp=64 --config.rqvae.lpips_weights=lpips.npz
 
 Hardware: made for 64 TPU v5e chips or more; not run yet. Data: TFDS `imagenet2012`,
 1,281,167 images. Codes: 8 x 8 x 4 of 16,384.
 
 Stage 1, 104,402,051 parameters with the codebook: batch 128, 50 epochs = 500,455 steps,
 warm-up of half an epoch. The paper's first one had 10 epochs:
-`--config.rqvae.steps=100091`. The authors add a perceptual and an adversarial loss.
+`--config.rqvae.steps=100091`. The perceptual loss is LPIPS on VGG16, a file made by
+`python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz`.
 Stage 2: batch 2,048, 100 epochs = 62,556 steps, cosine to 0 without warm-up.
 
 | variant | width | heads | body | head | parameters    | FID of the paper     |

@@ -5,12 +5,14 @@
     python -m rq.main --config=configs/lsun.py:church --workdir=DIR
 
 Hardware: made for 8 GPUs (church) or 64 TPU v5e chips with `--config.mesh.fsdp=64`
-(cat, bedroom); not run yet. Data: TFDS `lsun`, whose generator needs tensorflow_io.
+(cat, bedroom); not run yet. Data: TFDS `lsun`, whose generator needs tensorflow_io;
+or the images that LSUN's own script exports, with `--config.data.name=folder
+--config.data.path=DIR --config.data.holdout=300`.
 Codes: 8 x 8 x 4 of 16,384.
 
 Stage 1, 104,402,051 parameters with the codebook: batch 128, 1 epoch. The authors start
-from the weights of ImageNet; from scratch one epoch of church is far too short. They
-add a perceptual and an adversarial loss.
+from the weights of ImageNet; from scratch one epoch of church is far too short. Needs
+`--config.rqvae.lpips_weights=FILE`.
 Stage 2: cosine to 0 without warm-up; steps = epochs * images // batch.
 
 | variant | images    | width | body | parameters  | batch | epochs | steps   | FID  |

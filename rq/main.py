@@ -6,8 +6,9 @@
     python -m rq.main --mode=sample --workdir=runs/digits --num_samples=64 --classes=3,7
     python -m rq.main --mode=reconstruct --workdir=runs/digits
     python -m rq.main --mode=eval --workdir=runs/digits
+    python -m rq.main --mode=prepare --config=configs/folder.py --config.data.path=DIR
 
-Modes other than `train` need the workdir alone.
+Modes other than `train` and `prepare` need the workdir alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ml_collections import config_flags
 
 from rq import checkpoint, pipeline, sharding, train, visualize
 from rq import config as configs
-from rq.data import DataError
+from rq.data import DataError, images
 from rq.workdir import Experiment
 
 FLAGS = flags.FLAGS
@@ -31,7 +32,7 @@ config_flags.DEFINE_config_file(
     "config", None, "Config file, with a variant after a colon.", lock_config=True
 )
 flags.DEFINE_string("workdir", None, "Folder of the experiment: all that it makes.")
-MODES = ("train", "encode", "eval", "sample", "reconstruct")
+MODES = ("train", "prepare", "encode", "eval", "sample", "reconstruct")
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_integer("num_samples", 64, "sample: images in all.", lower_bound=1)
 flags.DEFINE_list("classes", [], "sample: classes, comma-separated; none: all.")
@@ -40,16 +41,28 @@ flags.DEFINE_list("top_k", None, "sample: one, or one for each depth; 0: off.")
 flags.DEFINE_list("top_p", None, "sample: one, or one for each depth; 1: off.")
 flags.DEFINE_integer("seed", 0, "sample: random seed.")
 flags.DEFINE_integer("batch_size", None, "sample: images at once.", lower_bound=1)
+flags.DEFINE_string(
+    "images", None, "eval, reconstruct: an image file or a folder of them."
+)
+flags.DEFINE_integer("num_images", 8, "reconstruct: images shown.", lower_bound=1)
 flags.DEFINE_string("out", None, "Output, a .png; sample writes an .npz beside it.")
-flags.mark_flag_as_required("workdir")
+
+
+def _config():
+    if FLAGS.config is None:
+        raise configs.ConfigError(f"--mode={FLAGS.mode} needs --config=configs/FILE.py")
+    configs.validate(FLAGS.config)
+    return FLAGS.config
 
 
 def train_mode() -> None:
     """Runs the stages of the config, each from where it stands."""
-    if FLAGS.config is None:
-        raise configs.ConfigError("--mode=train needs --config=configs/FILE.py")
-    configs.validate(FLAGS.config)
-    pipeline.run(FLAGS.config, FLAGS.workdir)
+    pipeline.run(_config(), FLAGS.workdir)
+
+
+def prepare_mode() -> None:
+    """Prepares the config's data set, and prints what is in it and what is not."""
+    print(json.dumps(images.prepare(_config().data), indent=2))
 
 
 def encode_mode() -> None:
@@ -85,16 +98,18 @@ def sample_mode() -> None:
 
 
 def reconstruct_mode() -> None:
-    """Writes evaluation images beside their reconstructions by depth."""
+    """Writes images beside their reconstructions by depth, and error maps."""
     out = _output("reconstructions.png")
-    visualize.save_png(out, Experiment(FLAGS.workdir).reconstructions())
+    experiment = Experiment(FLAGS.workdir)
+    picture = experiment.reconstructions(FLAGS.num_images, FLAGS.images)
+    visualize.save_png(out, picture)
     print(f"wrote {out}")
 
 
 def eval_mode() -> None:
     """Prints metrics of both stages, and writes them as JSON."""
     experiment = Experiment(FLAGS.workdir)
-    results = json.dumps(experiment.evaluate(), indent=2)
+    results = json.dumps(experiment.evaluate(FLAGS.images), indent=2)
     out = _output("evaluation.json", suffix=".json")
     out.write_text(results + "\n")
     print(results)
@@ -136,13 +151,16 @@ def main(argv) -> None:
     logging.set_verbosity(logging.INFO)
     mode = {
         "train": train_mode,
+        "prepare": prepare_mode,
         "encode": encode_mode,
         "sample": sample_mode,
         "reconstruct": reconstruct_mode,
         "eval": eval_mode,
     }[FLAGS.mode]
-    logging.info("JAX %s on %s", jax.__version__, jax.devices())
     try:
+        if FLAGS.workdir is None and FLAGS.mode != "prepare":
+            raise configs.ConfigError(f"--mode={FLAGS.mode} needs --workdir=FOLDER")
+        logging.info("JAX %s on %s", jax.__version__, jax.devices())
         mode()
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
@@ -27,6 +28,7 @@ MARGIN = 12
 FONT_SIZE = 16
 INK = (40, 40, 40)
 PAPER = 255
+ERROR_RANGE = 0.5  # of pixels in [-1, 1], what error maps show
 
 
 def to_uint8(images) -> np.ndarray:
@@ -101,9 +103,11 @@ def sample_grid(
 
 
 def reconstructions(originals, by_depth) -> np.ndarray:
-    """A row for each image: the original, then what depth 1, ..., D make of it.
+    """A row for each image: the original, what depth 1, ..., D make of it, the error.
 
-    Above each depth stands the mean PSNR of the images shown, at pixels in [-1, 1].
+    Above each depth stands the mean PSNR of the images shown, at pixels in [-1, 1]. The
+    error is the absolute one at depth D, the mean over channels: black is none, the
+    brightest yellow `ERROR_RANGE` or more.
 
     Args:
       originals: `[N, H, W, C]` in [-1, 1].
@@ -118,20 +122,27 @@ def reconstructions(originals, by_depth) -> np.ndarray:
             f"reconstructions {by_depth.shape} of originals {originals.shape}, "
             "not [D, N, H, W, C] of [N, H, W, C]"
         )
-    columns = 1 + len(by_depth)
-    tiles = _tiles(
-        np.stack([originals, *by_depth], axis=1).reshape(-1, *originals.shape[1:])
-    )
+    columns = 2 + len(by_depth)
+    error = error_map(originals, by_depth[-1])
+    images = [*map(_tiles, [originals, *by_depth]), error]
+    tiles = np.stack(images, axis=1).reshape(-1, *error.shape[1:])
     picture = _arrange(_enlarge(tiles, columns), columns)
     pitch = (picture.shape[1] + GAP) / columns
     labels = ["original\n"]
     for d, outputs in enumerate(by_depth):
         score = np.mean(psnr(originals, np.clip(outputs, -1.0, 1.0)))
         labels.append(f"depth {d + 1}\n{score:.1f} dB")
+    labels.append("error\n")
     places = [
         (text, (column + 0.5) * pitch - GAP / 2) for column, text in enumerate(labels)
     ]
     return _annotate(picture, column_labels=places)
+
+
+def error_map(a, b) -> np.ndarray:
+    """Where images differ: `[N, H, W, C]` in [-1, 1] twice to uint8 `[N, H, W, 3]`."""
+    error = np.mean(np.abs(np.asarray(a) - np.asarray(b)), axis=-1)
+    return colormaps["inferno"](np.minimum(error / ERROR_RANGE, 1), bytes=True)[..., :3]
 
 
 def code_usage(counts: Sequence[np.ndarray]) -> np.ndarray:

@@ -22,6 +22,7 @@ from rq.config import ConfigError, from_json
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
 from rq.data import stream
+from rq.data.pixels import to_float
 from rq.evaluation import codes as code_metrics
 from rq.stages import RQVAEStage, TransformerStage
 from rq.state import TrainState
@@ -93,11 +94,26 @@ class Experiment:
     @functools.cached_property
     def rqvae(self) -> RQVAEStage:
         """Stage 1 over the evaluation images."""
+        data = self.config.data
+        return self._rqvae_over(lambda: image_data.source(data, data.eval_split), data)
+
+    def rqvae_on(self, images) -> RQVAEStage:
+        """Stage 1 over an image file, or over all in a folder, cropped at the centre.
+
+        Raises:
+          DataError: where there is no image that can be read.
+        """
+        with self.config.data.unlocked():
+            data = self.config.data.copy_and_resolve_references()
+        data.augment = "center"
+        source = image_data.FileSource(images, data.channels)
+        return self._rqvae_over(lambda: source, data)
+
+    def _rqvae_over(self, open_source, data) -> RQVAEStage:
+        batch_size = self.config.rqvae.batch_size
 
         def eval_batches():
-            data = self.config.data
-            source = image_data.source(data, data.eval_split)
-            return stream.eval_batches(source, data, self.config.rqvae.batch_size)
+            return stream.eval_batches(open_source(), data, batch_size)
 
         return RQVAEStage(self.config, self.mesh, eval_batches)
 
@@ -131,7 +147,7 @@ class Experiment:
 
         @jax.jit
         def encode(variables, images):
-            z = model.apply(variables, images, method="encode")
+            z = model.apply(variables, to_float(images), method="encode")
             codes = model.apply(variables, z, method="quantize")[1]
             return codes, model.apply(variables, z, method="pack")
 
@@ -228,9 +244,15 @@ class Experiment:
         order = np.sort(np.resize(np.arange(len(classes)), num_samples))
         return np.asarray(classes, np.int32)[order]
 
-    def reconstructions(self, number: int = 8) -> np.ndarray:
-        """Picture of evaluation images and their reconstructions at depth 1..D."""
-        return self.rqvae.pictures(self.rqvae_state, number)["reconstructions"]
+    def reconstructions(self, number: int = 8, images=None) -> np.ndarray:
+        """Picture of images, their reconstructions at depth 1..D, and the error.
+
+        Args:
+          number: images, of those there are.
+          images: a file or folder; the evaluation split where None.
+        """
+        stage = self.rqvae if images is None else self.rqvae_on(images)
+        return stage.pictures(self.rqvae_state, number)["reconstructions"]
 
     def code_usage(self) -> np.ndarray:
         """Picture of how often each code is used at each depth."""
@@ -238,12 +260,18 @@ class Experiment:
         codes = stage.codes(self.rqvae_state)
         return visualize.code_usage(code_metrics.histogram(codes, stage.model.sizes))
 
-    def evaluate(self) -> dict:
+    def evaluate(self, images=None) -> dict:
         """Metrics of the stages that have checkpoints, names 'stage/metric'.
 
-        Of stage 1, PSNR and code statistics by depth; of stage 2, cross entropy and
-        accuracy by depth, bits per image.
+        Of stage 1, PSNR, SSIM, perceptual distance and code statistics by depth; of
+        stage 2, cross entropy and accuracy by depth, bits per image.
+
+        Args:
+          images: a file or folder, for stage 1 alone; the evaluation split where None.
         """
+        if images is not None:
+            results = self.rqvae_on(images).evaluate(self.rqvae_state)
+            return {f"rqvae/{name}": value for name, value in results.items()}
         metrics = {}
         parts = [("rqvae", "rqvae_state"), ("transformer", "transformer_state")]
         for stage, state in parts:

@@ -17,6 +17,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 SHIPPED = [
     ("digits", ""),
     ("digits", "tiny"),
+    ("emoji", ""),
+    ("emoji", "nogan"),
     ("imagenet", ""),
     ("imagenet", "480M"),
     ("imagenet", "821M"),
@@ -27,6 +29,11 @@ SHIPPED = [
     ("lsun", "cat"),
     ("lsun", "bedroom"),
     ("cc3m", ""),
+    ("cc3m", "coco"),
+    ("ffhq", "celeba_hq"),
+    ("cifar10", ""),
+    ("folder", ""),
+    ("folder", "lpips"),
 ]
 
 
@@ -54,7 +61,12 @@ def test_every_config_file_is_tested():
 
 @pytest.mark.parametrize(("name", "variant"), SHIPPED)
 def test_shipped_configs_are_valid(name, variant):
-    config_lib.validate(load(name, variant))
+    config = load(name, variant)
+    if name == "folder":
+        with pytest.raises(config_lib.ConfigError, match="--config.data.path"):
+            config_lib.validate(config)
+        config.data.path = "images"
+    config_lib.validate(config)
 
 
 def test_defaults_are_valid():
@@ -66,7 +78,9 @@ def test_bare_config_files_take_their_default_variant():
     assert load("digits") == load("digits", "")
 
 
-@pytest.mark.parametrize("name", ["digits", "imagenet", "ffhq", "lsun", "cc3m"])
+@pytest.mark.parametrize(
+    "name", ["digits", "imagenet", "ffhq", "lsun", "cc3m", "cifar10"]
+)
 def test_unknown_variants_are_refused_and_the_known_ones_named(name):
     with pytest.raises(config_lib.ConfigError, match="unknown config variant '7B'; kn"):
         load(name, "7B")
@@ -83,6 +97,8 @@ def test_unknown_variants_are_refused_and_the_known_ones_named(name):
         ("lsun", "cat", "transformer", 80_921),
         ("lsun", "bedroom", "transformer", 148_097),
         ("cc3m", "", "rqvae", 23_046),
+        ("cc3m", "coco", "rqvae", 64_674),
+        ("ffhq", "celeba_hq", "rqvae", 33_984),
         ("cc3m", "", "transformer", 144_042),
     ],
 )

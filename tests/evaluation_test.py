@@ -4,6 +4,7 @@
 
 import numpy as np
 import pytest
+from skimage.metrics import structural_similarity
 
 from rq.evaluation import codes as code_metrics
 from rq.evaluation import images as image_metrics
@@ -36,6 +37,33 @@ def test_psnr_is_of_each_image_over_all_leading_axes():
 def test_psnr_refuses_shapes_that_differ():
     with pytest.raises(ValueError, match=r"\(1, 4, 4, 3\), \(1, 4, 4, 1\)"):
         image_metrics.psnr(np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4, 1)))
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32, 1), (2, 11, 40, 3)])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
+def test_ssim_is_that_of_scikit_image(shape, noise):
+    rng = np.random.default_rng(0)
+    a = rng.uniform(-1, 1, shape).astype(np.float32)
+    a = (a + np.roll(a, 1, 1) + np.roll(a, 1, 2)) / 3  # neighbours alike
+    b = np.clip(a + noise * rng.normal(size=shape), -1, 1).astype(np.float32)
+    expected = [
+        structural_similarity(
+            x.astype(np.float64),
+            y.astype(np.float64),
+            data_range=2.0,
+            channel_axis=-1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        for x, y in zip(a, b, strict=True)
+    ]
+    np.testing.assert_allclose(image_metrics.ssim(a, b), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ssim_refuses_images_smaller_than_its_window():
+    with pytest.raises(ValueError, match="sides of 11 or more"):
+        image_metrics.ssim(np.zeros((1, 8, 8, 3)), np.zeros((1, 8, 8, 3)))
 
 
 def test_histogram_counts_each_depth_with_its_own_size():

@@ -99,9 +99,7 @@ def test_own_distance_is_the_same_formula_with_heads_of_one():
             strict=True,
         )
     )
-    np.testing.assert_allclose(
-        own.apply({"params": own_params}, a, b), expected, 1e-5
-    )
+    np.testing.assert_allclose(own.apply({"params": own_params}, a, b), expected, 1e-5)
 
 
 def test_grey_images_are_repeated_for_a_network_of_three_channels():

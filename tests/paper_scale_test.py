@@ -59,7 +59,7 @@ def lower(stage, batch, mesh):
 def lower_stage_1(config, mesh):
     stage = RQVAEStage(config, mesh, lambda: iter([]))
     side, channels = config.data.resolution, config.data.channels
-    return lower(stage, {"image": ((side, side, channels), jnp.float32)}, mesh)
+    return lower(stage, {"image": ((side, side, channels), jnp.uint8)}, mesh)
 
 
 def lower_stage_2(config, mesh):

@@ -672,9 +672,7 @@ def test_adaptive_weight(path):
     close(nchw(outputs), golden["out/recon"])
 
     def judge(outputs):
-        logits, _ = model.apply(
-            variables, outputs, train=True, mutable=["batch_stats"]
-        )
+        logits, _ = model.apply(variables, outputs, train=True, mutable=["batch_stats"])
         return losses.generator(logits)
 
     def fidelity(outputs):

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 STAGES = ("features", "rqvae", "codes", "transformer")
+FROM_PATH = ("folder", "tar", "tsv")  # data.name of images that data.path names
 
 
 class ConfigError(ValueError):
@@ -59,9 +60,9 @@ def default() -> ConfigDict:
         ),
         data=dict(
             # TFDS name, with its config after a slash; or 'folder' (of images), 'tar'
-            # (shards), 'tsv' (file and caption in each line), 'lmdb' (LSUN's).
+            # (shards of WebDataset's layout), 'tsv' (file and caption in each line).
             name="imagenet2012",
-            path="",  # of 'folder', 'tar', 'tsv', 'lmdb'
+            path="",  # of 'folder', 'tar', 'tsv'
             dir="",  # where TFDS keeps its sets; '': ~/tensorflow_datasets
             train_split="train",
             eval_split="validation",
@@ -69,10 +70,11 @@ def default() -> ConfigDict:
             resolution=256,  # pixels, side of the square images
             channels=3,  # 3 colour, 1 grey
             num_classes=0,  # labels are 0 .. num_classes - 1; 0: no labels
-            # 'none' (already of this resolution); 'crop_flip' (resize the short side,
-            # random crop, flip); 'resized_crop_flip' (random crop of scale 0.75 to 1,
-            # ratio 1, flip); 'center' (resize the short side, centre crop); 'dalle'
-            # (square crop about the centre, resize to 1 to 9/8, random crop).
+            # 'none' (already of this resolution); 'flip' (that, flipped half of the
+            # time); 'crop_flip' (resize the short side, random crop, flip);
+            # 'resized_crop_flip' (random crop of scale 0.75 to 1, ratio 1, flip);
+            # 'center' (resize the short side, centre crop); 'dalle' (square crop about
+            # the centre, resize to 1 to 9/8, random crop).
             augment="none",
             threads=2,  # that read and decode, per process
             prefetch=8,  # batches read ahead

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rq.config.schema import STAGES, ConfigError, check_types, fields
+from rq.config.schema import FROM_PATH, STAGES, ConfigError, check_types, fields
 
 GROUPS = 32  # of the autoencoder's GroupNorms
 
@@ -53,7 +53,9 @@ LIMITS: dict[str, Limit] = {
     "resolution": _POSITIVE,
     "channels": _one_of(1, 3),
     "num_classes": _NOT_NEGATIVE,
-    "augment": _one_of("none", "crop_flip", "resized_crop_flip", "center", "dalle"),
+    "augment": _one_of(
+        "none", "flip", "crop_flip", "resized_crop_flip", "center", "dalle"
+    ),
     "threads": _NOT_NEGATIVE,
     "prefetch": _POSITIVE,
     "batch_size": _POSITIVE,
@@ -148,6 +150,7 @@ def validate(config: ConfigDict) -> None:
         for element in value if isinstance(value, tuple) else (value,):
             _require(config, in_range(element), name, problem)
     _check_stages(config)
+    _check_data(config)
     _check_autoencoder(config)
     _check_codebooks(config)
     _check_transformer(config)
@@ -169,6 +172,12 @@ def _check_stages(config: ConfigDict) -> None:
     ordered = tuple(stage for stage in STAGES if stage in config.stages)
     problem = f"must be some of {STAGES}, each once and in this order"
     _require(config, config.stages and config.stages == ordered, "stages", problem)
+
+
+def _check_data(config: ConfigDict) -> None:
+    named = config.data.name not in FROM_PATH or config.data.path
+    problem = f"data.name = {config.data.name!r} needs --config.data.path=..."
+    _require(config, named, "data.path", problem)
 
 
 def _check_autoencoder(config: ConfigDict) -> None:

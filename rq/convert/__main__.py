@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts weights of frozen networks to files that configs name.
 
-    python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz
+python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz
 """
 
 from __future__ import annotations

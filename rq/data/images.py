@@ -1,45 +1,114 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Image sets by TFDS, prepared once as ArrayRecord: sources, augmentation, decoding.
-
-A source gives {'image': uint8 [H, W, C], 'label': int32} by index; what becomes of an
-image in training is a pure function of the image and a random generator.
-"""
+"""Image sets by TFDS, prepared once as ArrayRecord, and read by index."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+import pathlib
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from absl import logging
 
-from rq.data import DataError, digits, emoji
-
-cv2.setNumThreads(0)  # threads read ahead already, an image each
+from rq.data import DataError, digits, emoji, prepared
+from rq.data.decode import DecodeError, decode
+from rq.data.files import READERS, SUFFIXES
 
 # Sets that prepare themselves.
 BUILT_IN = {"digits": digits.prepare, "emoji": emoji.prepare}
+TRIES = 100  # images that cannot be decoded, one after another, before it is an error
 
 
 class ImageSource:
-    """One split of a prepared TFDS set, decoded to `channels` channels."""
+    """One split of a prepared TFDS set, decoded to `channels` channels.
+
+    By index it gives {'image': uint8 `[H, W, channels]`, 'label': int32}. An image that
+    cannot be decoded is replaced by the next one, which is logged and counted, so that
+    what index i gives does not depend on what was read before.
+
+    Attributes:
+      replaced: indices that were replaced so far.
+    """
 
     def __init__(self, records, name: str, channels: int):
         self._records, self._name, self._channels = records, name, channels
+        self.replaced: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        for offset in range(min(TRIES, len(self))):
+            at = (index + offset) % len(self)
+            record = self._records[at]
+            try:
+                image = decode(record["image"], self._channels)
+            except DecodeError as error:
+                self._replace(at, error)
+                continue
+            return {"image": image, "label": np.int32(record.get("label", 0))}
+        raise DataError(f"{self._name}: no image from {index} on can be decoded")
+
+    def _replace(self, index, error):
+        if index not in self.replaced:
+            self.replaced.add(index)
+            logging.warning(
+                "%s: image %d is replaced by the next (%s); %d so far",
+                self._name,
+                index,
+                error,
+                len(self.replaced),
+            )
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions of an image: of its 'caption', a line each, or 'captions'."""
         record = self._records[index]
+        if "caption" in record:
+            text = record["caption"]
+            lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
+        else:
+            lines = record.get("captions", ())
+            lines = lines["text"] if isinstance(lines, dict) else lines
+        return tuple(x.decode() if isinstance(x, bytes) else str(x) for x in lines)
+
+
+class FileSource:
+    """Image files of one's own, read as they are; 'label' is 0.
+
+    What cannot be decoded is left out, with a warning.
+    """
+
+    def __init__(self, path, channels: int):
+        """Opens a file, or all images in a folder.
+
+        Raises:
+          DataError: where there is no image, or none that can be decoded.
+        """
+        path, self._channels = pathlib.Path(path), channels
+        if not path.exists():
+            raise DataError(f"--images={path}: there is no such file or folder")
+        found = [path]
+        if path.is_dir():
+            files = sorted(path.rglob("*"))
+            found = [file for file in files if file.suffix.lower() in SUFFIXES]
+        self._paths = [file for file in found if self._is_readable(file)]
+        if not self._paths:
+            raise DataError(f"--images={path}: none of {len(found)} files is an image")
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        image = decode(self._paths[index].read_bytes(), self._channels)
+        return {"image": image, "label": np.int32(0)}
+
+    def _is_readable(self, path):
         try:
-            image = decode(record["image"], self._channels)
-        except (OSError, cv2.error) as error:
-            raise DataError(f"{self._name}, image {index}: {error}") from error
-        return {"image": image, "label": np.int32(record.get("label", 0))}
+            decode(path.read_bytes(), self._channels)
+        except (DecodeError, OSError) as error:
+            logging.warning("left out %s: %s", path, error)
+            return False
+        return True
 
 
 def source(data, split: str) -> ImageSource:
@@ -49,16 +118,19 @@ def source(data, split: str) -> ImageSource:
 
     Raises:
       DataError: where the set is unknown, not prepared (with the command that does it),
-        prepared in another format (likewise), without images, or without such a split.
+        prepared in another format (likewise), without images, of another number of
+        classes, or without such a split.
     """
     name, folder = data.name, data.dir or None
     if name in BUILT_IN:
         builder = BUILT_IN[name](folder)
+    elif name in READERS:
+        builder = _find_files(data)
     else:
         builder = _find(name, folder)
     # What lies on disk decides, a converted copy included; the code knows of neither.
     builder = tfds.builder_from_directory(builder.data_dir)
-    _check(builder, name, split)
+    _check(builder, data, split)
     records = builder.as_data_source(
         split,
         decoders={"image": tfds.decode.SkipDecoding()},
@@ -67,16 +139,21 @@ def source(data, split: str) -> ImageSource:
     return ImageSource(records, f"{name} {split}", data.channels)
 
 
-def _find(name, folder):
+def _builder(name, folder):
     try:
-        builder = tfds.builder(name, data_dir=folder)
+        return tfds.builder(name, data_dir=folder)
     except tfds.core.registered.DatasetNotFoundError:
         raise DataError(
-            f"data.name={name!r} is neither a TFDS set nor one of {sorted(BUILT_IN)}"
+            f"data.name={name!r} is neither a TFDS set nor one of "
+            f"{sorted([*BUILT_IN, *READERS])}"
         ) from None
     except (AssertionError, ValueError) as error:  # a bad name, an unknown version
         reason = " ".join(str(error).split())
         raise DataError(f"data.name={name!r}: {reason}") from error
+
+
+def _find(name, folder):
+    builder = _builder(name, folder)
     # Not `info.splits`: with a network TFDS fills them in for sets that are not here.
     if not builder.is_prepared():
         where = f" --data_dir={folder}" if folder else ""
@@ -87,8 +164,45 @@ def _find(name, folder):
     return builder
 
 
-def _check(builder, name, split):
-    info = builder.info
+def _find_files(data):
+    builder = prepared.builder(data)
+    if not builder.is_prepared():
+        raise DataError(
+            f"{data.path} is not prepared in {builder.data_dir}; run: "
+            "python -m rq.main --mode=prepare, with the same --config flags"
+        )
+    return builder
+
+
+def prepare(data) -> dict:
+    """Prepares the set that the `data` section of a config names, if it is not yet.
+
+    Returns:
+      'folder' of the set, 'splits' with their sizes, and of one's own files also what
+      was converted and left out.
+
+    Raises:
+      DataError: where that cannot be done, with what to do first.
+    """
+    report = {}
+    if data.name in BUILT_IN:
+        builder = BUILT_IN[data.name](data.dir or None)
+    elif data.name in READERS:
+        report = prepared.prepare(data)
+        builder = prepared.builder(data)
+    else:
+        builder = _builder(data.name, data.dir or None)
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except (AssertionError, ImportError, OSError, ValueError) as error:
+            raise DataError(f"preparing {data.name}: {error}") from error
+    builder = tfds.builder_from_directory(builder.data_dir)
+    splits = {name: split.num_examples for name, split in builder.info.splits.items()}
+    return {"folder": str(builder.data_dir), "splits": splits} | report
+
+
+def _check(builder, data, split):
+    info, name = builder.info, data.name
     if tfds.core.FileFormat.ARRAY_RECORD not in info.available_file_formats():
         # Converted in place: with --out_dir TFDS leaves out the set's description.
         raise DataError(
@@ -103,103 +217,10 @@ def _check(builder, name, split):
         raise DataError(
             f"{name} has splits {sorted(info.splits)}, not {sorted(unknown)}"
         )
-
-
-def decode(encoded: bytes, channels: int) -> np.ndarray:
-    """PNG, JPEG and what else OpenCV or Pillow read, to uint8 `[H, W, channels]`.
-
-    Transparency is dropped, CMYK is converted.
-
-    Raises:
-      OSError: on bytes that are no image.
-    """
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
-    if image is None:  # CMYK JPEG, GIF: Pillow reads more
-        mode = "L" if channels == 1 else "RGB"
-        image = np.asarray(Image.open(io.BytesIO(encoded)).convert(mode))
-    elif channels == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    return image.reshape(*image.shape[:2], channels)
-
-
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear with antialiasing: areas where it shrinks, as near to Pillow's."""
-    shrinks = height < image.shape[0] or width < image.shape[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(image, (width, height), interpolation=how)
-    return resized.reshape(height, width, image.shape[-1])
-
-
-def _short_side(image, side):
-    height, width = image.shape[:2]
-    scale = side / min(height, width)
-    return resize(
-        image, max(side, round(height * scale)), max(side, round(width * scale))
-    )
-
-
-def _flip(image, rng):
-    return image[:, ::-1] if rng.random() < 0.5 else image
-
-
-def _crop(image, top, left, height, width):
-    return image[top : top + height, left : left + width]
-
-
-def check_size(image, side, rng):
-    """No change: the image must be `side` x `side` already.
-
-    Raises:
-      DataError: where it is not.
-    """
-    del rng
-    if image.shape[:2] != (side, side):
+    label = info.features["label"] if "label" in info.features else None
+    classes = getattr(label, "num_classes", None)
+    if data.num_classes and classes != data.num_classes:
         raise DataError(
-            f"an image of {image.shape[0]} x {image.shape[1]} with data.augment='none' "
-            f"and data.resolution={side}; 'center' resizes and crops"
+            f"{name} has {classes or 'no'} classes, but data.num_classes is "
+            f"{data.num_classes}"
         )
-    return image
-
-
-def center(image, side, rng):
-    """Resizes the short side, crops the centre (LSUN)."""
-    del rng
-    image = _short_side(image, side)
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return _crop(image, top, left, side, side)
-
-
-def crop_flip(image, side, rng):
-    """Resizes the short side, crops at random, flips half of the time (ImageNet)."""
-    image = _short_side(image, side)
-    top = rng.integers(image.shape[0] - side + 1)
-    left = rng.integers(image.shape[1] - side + 1)
-    return _flip(_crop(image, top, left, side, side), rng)
-
-
-def resized_crop_flip(image, side, rng):
-    """A random square of 0.75 to 1 of the area, resized, flipped half the time (FFHQ).
-
-    As large as the image allows where it is far from square.
-    """
-    height, width = image.shape[:2]
-    edge = round((rng.uniform(0.75, 1.0) * height * width) ** 0.5)
-    edge = min(edge, height, width)
-    top, left = rng.integers(height - edge + 1), rng.integers(width - edge + 1)
-    return _flip(resize(_crop(image, top, left, edge, edge), side, side), rng)
-
-
-Transform = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
-AUGMENTATIONS: dict[str, Transform] = {
-    "none": check_size,
-    "center": center,
-    "crop_flip": crop_flip,
-    "resized_crop_flip": resized_crop_flip,
-}
-
-
-def transforms(data) -> tuple[Transform, Transform]:
-    """What happens to images in training, and in evaluation (no randomness)."""
-    augment = AUGMENTATIONS[data.augment]
-    return augment, check_size if data.augment == "none" else center

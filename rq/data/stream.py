@@ -16,11 +16,11 @@ import grain.python as grain
 import jax
 import numpy as np
 
-from rq.data.images import transforms
+from rq.data.augment import transforms
 
 
-class _Rows:
-    """This process's rows of all global batches, one after another, without end."""
+class _Batches:
+    """This process's part of all global batches, one after another, without end."""
 
     def __init__(self, source, data, batch_size, seed, process, processes):
         self._source, self._data, self._seed = source, data, seed
@@ -31,22 +31,23 @@ class _Rows:
         self._augment, _ = transforms(data)
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch * self._local
+        return sys.maxsize // self._batch
 
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        step, offset = divmod(int(row), self._local)
-        place = step * self._batch + self._first + offset
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        first = int(step) * self._batch + self._first
+        return _stack([self._example(first + k) for k in range(self._local)])
+
+    def _example(self, place):
         example = self._source[int(self._order[place])]
-        if "image" not in example:
-            return example
-        rng = np.random.default_rng((self._seed, place))
-        image = self._augment(example["image"], self._data.resolution, rng)
-        return example | {"image": to_float(image)}
+        if "image" in example:
+            rng = np.random.default_rng((self._seed, place))
+            image = self._augment(example["image"], self._data.resolution, rng)
+            example["image"] = image
+        return example
 
 
-def to_float(image: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [-1, 1]."""
-    return image.astype(np.float32) / 127.5 - 1
+def _stack(examples):
+    return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
 
 def train_iterator(
@@ -68,8 +69,8 @@ def train_iterator(
       process_index, process_count: JAX's where None.
 
     Returns:
-      A Grain iterator over dicts of arrays `[B / processes, ...]`, images float32 in
-      [-1, 1]; its `get_state()` is a few bytes of JSON.
+      A Grain iterator over dicts of arrays `[B / processes, ...]`, images uint8; its
+      `get_state()` is a few bytes of JSON.
 
     Raises:
       ValueError: where the batch does not divide, or is larger than the data set.
@@ -80,8 +81,9 @@ def train_iterator(
         raise ValueError(f"batch size {batch_size} over {processes} processes")
     if batch_size > len(source):
         raise ValueError(f"batch size {batch_size} of a data set of {len(source)}")
-    rows = _Rows(source, data, batch_size, seed, process, processes)
-    batches = grain.MapDataset.source(rows).batch(batch_size // processes)
+    batches = grain.MapDataset.source(
+        _Batches(source, data, batch_size, seed, process, processes)
+    )
     options = grain.ReadOptions(
         num_threads=data.threads, prefetch_buffer_size=max(data.prefetch, data.threads)
     )
@@ -111,7 +113,6 @@ def eval_batches(
             example = source[int(index)]
             if "image" in example:
                 image = transform(example["image"], data.resolution, None)
-                example = example | {"image": to_float(image)}
+                example["image"] = image
             examples.append(example)
-        stacked = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
-        yield stacked | {"mask": indices < len(source)}
+        yield _stack(examples) | {"mask": indices < len(source)}

@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq import losses, sharding, visualize
+from rq import losses, visualize
 from rq.config import rqvae_model
 from rq.data.pixels import to_float
-from rq.evaluation import codes as code_metrics
-from rq.evaluation.images import psnr_of_error
+from rq.evaluation.reconstruction import Reconstructor
 from rq.models.lpips import PerceptualDistance
 from rq.stages.adversary import Adversary
 from rq.stages.stage import Stage
 from rq.state import TrainState
 
 PICTURED = 8  # images whose reconstructions are shown
+DISTANCE_NAMES = {"lpips": "lpips", "features": "feature_distance"}
 
 
 def distance_module(config) -> PerceptualDistance | None:
@@ -59,8 +59,8 @@ class RQVAEStage(Stage):
         self.distance, self._distance_params = distance
         options = config.rqvae.adversarial
         self.adversary = Adversary(options, self.steps) if options.weight else None
-        self._eval_step = jax.jit(self._errors)
-        self._reconstruct = jax.jit(self.reconstruct_by_depth)
+        name = DISTANCE_NAMES.get(config.rqvae.loss.perceptual, "")
+        self.reconstructor = Reconstructor(self.model, mesh, self.distance, name)
 
     def init(self, key) -> TrainState:
         """A new state; traceable, so that it can be sharded from the start."""
@@ -181,65 +181,21 @@ class RQVAEStage(Stage):
         state, metrics = super().update(state, grads["generator"])
         return state.replace(adversary=adversary), metrics
 
-    def reconstruct_by_depth(self, variables, images):
-        """Images to codes `[B, h, w, D]` and images by depth `[D, B, R, R, C]`."""
-        codes = self.model.apply(variables, images, method="codes")
-        outputs = [
-            self.model.apply(variables, codes, depth, method="decode_codes")
-            for depth in range(1, self.model.depth + 1)
-        ]
-        return codes, jnp.clip(jnp.stack(outputs), -1, 1)
+    def _variables(self, state: TrainState):
+        return nn.unbox(state.model_variables()), nn.unbox(state.frozen)
 
-    def _errors(self, variables, images):
-        """Images to codes and mean squared errors by depth `[D, B]`."""
-        codes, outputs = self.reconstruct_by_depth(variables, images)
-        return codes, jnp.mean((outputs - images) ** 2, axis=(-3, -2, -1))
-
-    def _over_batches(self, function, state):
-        """(images, codes, what else `function` returns) of each batch, on the host."""
-        variables = nn.unbox(state.model_variables())
-        for batch in self._eval_batches():
-            with sharding.context(self.mesh):
-                images = sharding.shard_batch({"image": batch["image"]}, self.mesh)
-                codes, values = jax.device_get(function(variables, images["image"]))
-            mask = batch["mask"]
-            yield batch["image"][mask], codes[mask], values[:, mask]
-
-    def evaluate(self, state: TrainState) -> dict:
-        """PSNR and code statistics by depth on the evaluation split."""
-        codes, errors = [], []
-        for _, batch_codes, batch_errors in self._over_batches(self._eval_step, state):
-            codes.append(batch_codes)
-            errors.append(batch_errors)
-        codes, errors = np.concatenate(codes), np.concatenate(errors, axis=1)
-        scores = psnr_of_error(errors).mean(axis=1)
-        counts = code_metrics.histogram(codes, self.model.sizes)
-        statistics = code_metrics.statistics(counts)
-        metrics = {}
-        for d in range(self.model.depth):
-            metrics[f"psnr/depth_{d + 1}"] = float(scores[d])
-            for name in ("usage", "perplexity"):
-                metrics[f"{name}/depth_{d + 1}"] = float(statistics[name][d])
-        if self.model.shared_codebook:
-            counts = [sum(counts)]
-        used = np.concatenate(counts) > 0
-        metrics["usage/all"] = float(np.mean(used))
-        return metrics
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Quality and code statistics by depth on the evaluation split."""
+        return self.reconstructor.evaluate(
+            *self._variables(state), self._eval_batches()
+        )
 
     def pictures(self, state: TrainState, number: int = PICTURED):
         """Reconstructions by depth beside the first `number` originals."""
-        originals, reconstructed = [], []
-        for images, _, outputs in self._over_batches(self._reconstruct, state):
-            originals.append(images)
-            reconstructed.append(outputs)
-            if sum(map(len, originals)) >= number:
-                break
-        originals = np.concatenate(originals)[:number]
-        reconstructed = np.concatenate(reconstructed, axis=1)[:, :number]
-        picture = visualize.reconstructions(originals, reconstructed)
-        return {"reconstructions": picture}
+        variables, _ = self._variables(state)
+        outputs = self.reconstructor.outputs(variables, self._eval_batches(), number)
+        return {"reconstructions": visualize.reconstructions(*outputs)}
 
     def codes(self, state: TrainState) -> np.ndarray:
         """Codes of the evaluation split, int32 `[N, h, w, D]`."""
-        batches = self._over_batches(self._eval_step, state)
-        return np.concatenate([codes for _, codes, _ in batches])
+        return self.reconstructor.codes(self._variables(state)[0], self._eval_batches())

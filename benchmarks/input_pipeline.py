@@ -1,0 +1,200 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Images per second and core of the input pipeline, against what decoding allows.
+
+    python benchmarks/input_pipeline.py
+
+On 256 x 256 JPEGs with ImageNet's augmentation: batches from `rq.data` (records read,
+decoded, cropped, flipped, stacked), the decoder alone in as many threads, and tf.data
+(records, decoding, random crop, flip, batches), each for some seconds, in turns. The
+last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+
+SIDE = 256
+QUALITY = 90
+
+
+def write_images(folder: pathlib.Path, number: int) -> list[pathlib.Path]:
+    """Smooth colours with edges and grain, about 30 kB each, as photographs have."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for k in range(number):
+        coarse = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+        image = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        for _ in range(12):
+            corner = rng.integers(0, SIDE, 4).tolist()
+            color = rng.integers(0, 255, 3).tolist()
+            cv2.rectangle(image, corner[:2], corner[2:], color, -1)
+        image = np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+        path = folder / f"{k:05d}.jpg"
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        paths.append(path)
+    return paths
+
+
+def section(folder: pathlib.Path, threads: int):
+    """The `data` section of a config for these images."""
+    from rq.config import default
+
+    data = default().data
+    data.update(
+        dict(
+            name="folder",
+            path=str(folder / "images"),
+            dir=str(folder / "tfds"),
+            resolution=SIDE,
+            augment="crop_flip",
+            holdout=1,
+            threads=threads,
+            prefetch=8,
+        )
+    )
+    return data
+
+
+def rate(batches, seconds: float, batch_size: int) -> float:
+    """Images per second of an iterator of batches, once it is warm."""
+    for _ in range(8):
+        next(batches)
+    start, images = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        next(batches)
+        images += batch_size
+    return images / (time.perf_counter() - start)
+
+
+def pipeline_rate(data, seconds: float, batch_size: int) -> float:
+    """Of `rq.data`, as training reads it."""
+    from rq.data import images, stream
+
+    source = images.source(data, "train")
+    iterator = stream.train_iterator(source, data, batch_size=batch_size, seed=0)
+    return rate(iterator, seconds, batch_size)
+
+
+def decoder_rate(paths, threads: int, seconds: float, batch_size: int) -> float:
+    """Of OpenCV decoding bytes in memory, nothing else: the limit."""
+    encoded = [np.frombuffer(path.read_bytes(), np.uint8) for path in paths]
+
+    def decode_some(start):
+        for k in range(start, start + batch_size // threads):
+            cv2.imdecode(encoded[k % len(encoded)], cv2.IMREAD_COLOR_RGB)
+
+    with ThreadPoolExecutor(threads) as pool:
+
+        def batches():
+            start = 0
+            while True:
+                starts = range(start, start + batch_size, batch_size // threads)
+                list(pool.map(decode_some, starts))
+                start += batch_size
+                yield
+
+        return rate(batches(), seconds, batch_size)
+
+
+TF_DATA = """
+import sys, time
+import tensorflow as tf
+folder, threads, seconds, batch_size, side = sys.argv[1:]
+threads, seconds, side = int(threads), float(seconds), int(side)
+files = tf.io.matching_files(folder + "/*.jpg")
+records = [tf.io.read_file(f).numpy() for f in files]
+def example(record):
+    image = tf.io.decode_jpeg(record, channels=3)
+    image = tf.image.random_crop(image, (side, side, 3))
+    return tf.image.random_flip_left_right(image)
+data = tf.data.Dataset.from_tensor_slices(records).shuffle(512).repeat()
+data = data.map(example, num_parallel_calls=threads, deterministic=True)
+data = data.batch(int(batch_size)).prefetch(8)
+options = tf.data.Options()
+options.threading.private_threadpool_size = threads
+iterator = iter(data.with_options(options))
+for _ in range(8):
+    next(iterator)
+start, images = time.perf_counter(), 0
+while time.perf_counter() - start < seconds:
+    images += len(next(iterator).numpy())
+print(images / (time.perf_counter() - start))
+"""
+
+
+def tf_data_rate(folder, threads: int, seconds: float, batch_size: int) -> float:
+    """Of plain tf.data on the same bytes, in a process of its own."""
+    arguments = [str(folder), str(threads), str(seconds), str(batch_size), str(SIDE)]
+    done = subprocess.run(
+        [sys.executable, "-c", TF_DATA, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """Measures the three in turns and prints medians."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+
+    from absl import flags
+
+    from rq.data import images
+
+    flags.FLAGS.mark_as_parsed()  # Grain reads flags
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "images").mkdir()
+        paths = write_images(folder / "images", given.images)
+        data = section(folder, given.threads)
+        images.prepare(data)
+        seconds, batch, threads = given.seconds, given.batch_size, given.threads
+        measures = {
+            "decoder alone": lambda: decoder_rate(paths, threads, seconds, batch),
+            "rq.data": lambda: pipeline_rate(data, seconds, batch),
+            "tf.data": lambda: tf_data_rate(folder / "images", threads, seconds, batch),
+        }
+        found = {name: [] for name in measures}
+        for _ in range(given.rounds):
+            for name, measure in measures.items():
+                found[name].append(measure())
+        size = np.mean([path.stat().st_size for path in paths])
+
+    rates = {name: float(np.median(values)) for name, values in found.items()}
+    limit = rates["decoder alone"]
+    print(
+        f"{SIDE} x {SIDE} JPEG of {size / 1000:.0f} kB, {cores} cores, "
+        f"{threads} threads"
+    )
+    for name, value in rates.items():
+        print(
+            f"{name:14} {value:7.0f} images/s {value / cores:7.0f} per core "
+            f"{100 * value / limit:5.0f} % of the decoder alone"
+        )
+    shares = {name: round(value / limit, 3) for name, value in rates.items()}
+    print(json.dumps({"images_per_second": rates, "share_of_decoder": shares}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of an image in training and in evaluation: resized, cropped, flipped.
+
+Pure functions of an image uint8 `[H, W, C]`, the side of the square that it becomes,
+and a NumPy generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from rq.data import DataError
+
+Transform = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear with antialiasing: areas where it shrinks, as near to Pillow's."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height < image.shape[0] or width < image.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(image, (width, height), interpolation=how)
+    return resized.reshape(height, width, image.shape[-1])
+
+
+def _short_side(image, side):
+    height, width = image.shape[:2]
+    scale = side / min(height, width)
+    return resize(
+        image, max(side, round(height * scale)), max(side, round(width * scale))
+    )
+
+
+def _flip(image, rng):
+    # OpenCV's copy; a view with steps of -1 is many times slower to put into a batch.
+    flipped = rng.random() < 0.5
+    return cv2.flip(image, 1).reshape(image.shape) if flipped else image
+
+
+def _crop(image, top, left, height, width):
+    return image[top : top + height, left : left + width]
+
+
+def _random_crop(image, side, rng):
+    top = rng.integers(image.shape[0] - side + 1)
+    left = rng.integers(image.shape[1] - side + 1)
+    return _crop(image, top, left, side, side)
+
+
+def check_size(image, side, rng):
+    """No change: the image must be `side` x `side` already.
+
+    Raises:
+      DataError: where it is not.
+    """
+    del rng
+    if image.shape[:2] != (side, side):
+        raise DataError(
+            f"an image of {image.shape[0]} x {image.shape[1]} with data.augment='none' "
+            f"and data.resolution={side}; 'center' resizes and crops"
+        )
+    return image
+
+
+def flip(image, side, rng):
+    """Of this size already, flipped half of the time (CIFAR-10, CelebA-HQ).
+
+    Raises:
+      DataError: where it is of another size.
+    """
+    return _flip(check_size(image, side, rng), rng)
+
+
+def center(image, side, rng):
+    """Resizes the short side, crops the centre (LSUN)."""
+    del rng
+    image = _short_side(image, side)
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return _crop(image, top, left, side, side)
+
+
+def crop_flip(image, side, rng):
+    """Resizes the short side, crops at random, flips half of the time (ImageNet)."""
+    return _flip(_random_crop(_short_side(image, side), side, rng), rng)
+
+
+def resized_crop_flip(image, side, rng):
+    """A random square of 0.75 to 1 of the area, resized, flipped half the time (FFHQ).
+
+    As large as the image allows where it is far from square.
+    """
+    height, width = image.shape[:2]
+    edge = round((rng.uniform(0.75, 1.0) * height * width) ** 0.5)
+    edge = min(edge, height, width)
+    return _flip(resize(_random_crop(image, edge, rng), side, side), rng)
+
+
+def dalle(image, side, rng):
+    """A square about the centre, resized to 1 to 9/8 of `side`, cropped at random.
+
+    The crop of DALL-E (Ramesh et al. 2021), for images with captions: no flip, since
+    captions say left and right. The square lies within the middle quarter of the way.
+    """
+    height, width = image.shape[:2]
+    edge = min(height, width)
+
+    def about_the_middle(room):
+        low, high = 3 * room // 8, 5 * room // 8
+        return rng.integers(low, max(low + 1, high))
+
+    top, left = about_the_middle(height - edge), about_the_middle(width - edge)
+    square = _crop(image, top, left, edge, edge)
+    largest = max(side, min(edge, round(9 / 8 * side)))
+    resized = rng.integers(side, largest + 1)
+    return _random_crop(resize(square, resized, resized), side, rng)
+
+
+AUGMENTATIONS: dict[str, Transform] = {
+    "none": check_size,
+    "flip": flip,
+    "center": center,
+    "crop_flip": crop_flip,
+    "resized_crop_flip": resized_crop_flip,
+    "dalle": dalle,
+}
+
+
+def transforms(data) -> tuple[Transform, Transform]:
+    """What happens to images in training, and in evaluation (no randomness)."""
+    augment = AUGMENTATIONS[data.augment]
+    return augment, check_size if data.augment in ("none", "flip") else center

@@ -1,0 +1,131 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How well an RQ-VAE gives images back, with 1, 2, ..., D of its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rq import sharding
+from rq.data.pixels import to_float
+from rq.evaluation import codes as code_metrics
+from rq.evaluation.images import SSIM_WINDOW, psnr_of_error, ssim
+
+# Statistics of codes that are reported, by depth.
+STATISTICS = ("usage", "perplexity", "entropy_bits")
+
+
+def by_depth(model, variables, images):
+    """Images in [-1, 1] to codes `[B, h, w, D]` and images by depth `[D, B, R, R, C]`.
+
+    Each depth decodes the sum of the code vectors so far (paper section 3.1).
+    """
+    codes = model.apply(variables, images, method="codes")
+    outputs = [
+        model.apply(variables, codes, depth, method="decode_codes")
+        for depth in range(1, model.depth + 1)
+    ]
+    return codes, jnp.clip(jnp.stack(outputs), -1, 1)
+
+
+class Reconstructor:
+    """Reconstructs and measures batches of images with one model, compiled once.
+
+    Batches are dicts with 'image' (uint8, or floats in [-1, 1]) and 'mask', as from
+    `rq.data.stream.eval_batches`.
+    """
+
+    def __init__(self, model, mesh, distance=None, distance_name: str = ""):
+        """Takes an `RQVAE`, and a `PerceptualDistance` with its name in metrics."""
+        self.model, self._mesh = model, mesh
+        self._distance, self._distance_name = distance, distance_name
+        self._outputs_step = jax.jit(self._outputs)
+        self._scores_step = jax.jit(self._scores)
+
+    def _outputs(self, variables, frozen, images):
+        del frozen
+        codes, outputs = by_depth(self.model, variables, to_float(images))
+        return codes, {"outputs": outputs}
+
+    def _scores(self, variables, frozen, images):
+        """Codes, and measures `[D, B]`."""
+        images = to_float(images)
+        codes, outputs = by_depth(self.model, variables, images)
+        scores = {"mse": jnp.mean((outputs - images) ** 2, axis=(-3, -2, -1))}
+        if self.model.resolution >= SSIM_WINDOW:
+            scores["ssim"] = jax.lax.map(lambda one: ssim(images, one), outputs)
+        if self._distance is not None:
+            params = {"params": frozen["distance"]}
+            scores[self._distance_name] = jax.lax.map(
+                lambda one: self._distance.apply(params, images, one), outputs
+            )
+        return codes, scores
+
+    def _over(self, step, variables, frozen, batches):
+        """(batch's images, codes, values by depth) on the host, without what fills."""
+        for batch in batches:
+            with sharding.context(self._mesh):
+                images = sharding.shard_batch({"image": batch["image"]}, self._mesh)
+                codes, values = jax.device_get(step(variables, frozen, images["image"]))
+            mask = batch["mask"]
+            yield (
+                batch["image"][mask],
+                codes[mask],
+                {name: value[:, mask] for name, value in values.items()},
+            )
+
+    def evaluate(self, variables, frozen, batches: Iterable[dict]) -> dict[str, float]:
+        """Means over images by depth, and statistics of their codes.
+
+        Returns:
+          'psnr/depth_1' and so on (decibels, the mean of the images'), 'mse', 'ssim',
+          the distance by its name, and `STATISTICS`; 'usage/all' of the whole codebook.
+        """
+        codes, scores = [], []
+        for _, some, values in self._over(
+            self._scores_step, variables, frozen, batches
+        ):
+            codes.append(some)
+            scores.append(values)
+        scores = {k: np.concatenate([s[k] for s in scores], axis=1) for k in scores[0]}
+        scores["psnr"] = psnr_of_error(scores["mse"])
+        found = {name: value.mean(axis=1) for name, value in scores.items()}
+
+        counts = code_metrics.histogram(np.concatenate(codes), self.model.sizes)
+        statistics = code_metrics.statistics(counts)
+        found |= {name: statistics[name] for name in STATISTICS}
+        metrics = {
+            f"{name}/depth_{d + 1}": float(values[d])
+            for name, values in sorted(found.items())
+            for d in range(self.model.depth)
+        }
+        if self.model.shared_codebook:
+            counts = [sum(counts)]
+        metrics["usage/all"] = float(np.mean(np.concatenate(counts) > 0))
+        return metrics
+
+    def outputs(self, variables, batches: Iterable[dict], number: int):
+        """The first `number` images and their reconstructions, all in [-1, 1].
+
+        Returns:
+          originals `[N, R, R, C]` and `[D, N, R, R, C]`; N may be below `number`.
+        """
+        originals, reconstructed = [], []
+        for images, _, values in self._over(self._outputs_step, variables, {}, batches):
+            originals.append(to_float(images))
+            reconstructed.append(values["outputs"])
+            if sum(map(len, originals)) >= number:
+                break
+        return (
+            np.concatenate(originals)[:number],
+            np.concatenate(reconstructed, axis=1)[:, :number],
+        )
+
+    def codes(self, variables, batches: Iterable[dict]) -> np.ndarray:
+        """Codes of all images, int32 `[N, h, w, D]`."""
+        batches = self._over(self._outputs_step, variables, {}, batches)
+        return np.concatenate([codes for _, codes, _ in batches])

@@ -1,0 +1,270 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1 with all its losses, and the feature network in front of it."""
+
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rq import pipeline, sharding, train
+from rq.config import ConfigError, default, validate
+from rq.convert import lpips
+from rq.data import DataError
+from rq.models.lpips import own_distance
+from rq.stages import FeaturesStage, RQVAEStage
+
+ROOT = pathlib.Path(__file__).parent.parent
+BATCH = 8
+SIDE = 32
+
+
+def reduced_imagenet(**changes):
+    """The shipped ImageNet config at reduced width, with all its losses."""
+    path = ROOT / "configs/imagenet.py"
+    spec = importlib.util.spec_from_file_location("imagenet_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.update_from_flattened_dict(
+        {
+            "data.resolution": SIDE,
+            "rqvae.batch_size": BATCH,
+            "rqvae.steps": 100,
+            "rqvae.model.ch": 32,
+            "rqvae.model.ch_mult": (1, 1, 1),
+            "rqvae.model.num_res_blocks": 1,
+            "rqvae.model.z_channels": 16,
+            "rqvae.model.embed_dim": 8,
+            "rqvae.model.num_codes": (64,),
+            "rqvae.adversarial.ndf": 8,
+            "rqvae.optimizer.warmup_steps": 0,
+        }
+        | changes
+    )
+    validate(config)
+    return config
+
+
+SMALL = {  # without the network of LPIPS, which takes long to compile
+    "rqvae.loss.perceptual": "features",
+    "features.model.widths": (8, 8),
+    "features.model.convs": (1, 1),
+    "rqvae.model.attn_resolutions": (),
+}
+
+
+def one_device():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def batch():
+    """Smooth images, uint8."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (BATCH, 4, 4, 3)).astype(np.uint8)
+    image = coarse.repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
+    return {"image": image, "label": np.arange(BATCH, dtype=np.int32) % 3}
+
+
+def run(config, mesh, steps, make=RQVAEStage):
+    """State and metrics after each step, on the host."""
+    stage = make(config, mesh, lambda: iter([]))
+    boxed = jax.eval_shape(stage.init, jax.random.key(1))
+    shardings = sharding.state_shardings(boxed, mesh)
+    init = jax.jit(lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings)
+    state, history = init(jax.random.key(1)), []
+    step = train.compiled(stage.train_step, shardings, mesh)
+    with sharding.context(mesh):
+        placed = sharding.shard_batch(batch(), mesh)
+        for _ in range(steps):
+            state, metrics = step(state, placed)
+            history.append(jax.device_get(metrics))
+    return jax.device_get(state.replace(key=jax.random.key_data(state.key))), history
+
+
+def assert_close(a, b, rtol, atol):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol, atol), a, b)
+
+
+# All losses on one device and on eight
+
+
+@pytest.mark.parametrize(
+    "sizes", [(8, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)]
+)
+def test_imagenets_step_on_eight_devices_is_that_on_one(sizes):
+    """LPIPS, discriminator with its batch statistics, codebook: the global batch's."""
+    # A large epsilon makes Adam's step linear in the gradient: see stages_test.py.
+    changes = {
+        f"rqvae.{part}optimizer.{name}": value
+        for part in ("", "adversarial.")
+        for name, value in {
+            "eps": 1.0,
+            "learning_rate": 0.1,
+            "min_learning_rate": 0.1,
+        }.items()
+    }
+    config = reduced_imagenet(**changes)
+    one, history = run(config, one_device(), 2)
+    many, other_history = run(config, sharding.make_mesh(*sizes), 2)
+    for metrics, other in zip(history, other_history, strict=True):
+        assert all(np.isfinite(value) for value in metrics.values())
+        for name, value in metrics.items():
+            np.testing.assert_allclose(other[name], value, 1e-3, 1e-5, err_msg=name)
+    assert {"loss/perceptual", "loss/generator", "adaptive_weight"} <= set(history[0])
+    for part in ("embedding", "counts", "sums"):
+        a, b = (getattr(state.codebook["state"], part) for state in (many, one))
+        np.testing.assert_allclose(a, b, 1e-5, 1e-5, err_msg=part)
+    assert_close(
+        many.adversary["batch_stats"], one.adversary["batch_stats"], 1e-4, 1e-5
+    )
+    assert_close(many.params, one.params, 1e-4, 1e-5)
+
+
+# The discriminator
+
+
+def test_before_its_start_the_discriminator_changes_nothing():
+    waiting = reduced_imagenet(**SMALL, **{"rqvae.adversarial.start": 2})
+    without = reduced_imagenet(**SMALL, **{"rqvae.adversarial.weight": 0.0})
+    first, _ = run(waiting, one_device(), 0)
+    state, history = run(waiting, one_device(), 2)
+    assert_close(state.adversary, first.adversary, 0, 0)
+    assert history[1]["adaptive_weight"] == 0
+    plain, _ = run(without, one_device(), 2)
+    # The split of the key for initialisation is the same with and without it.
+    assert_close(state.params, plain.params, 1e-5, 1e-6)
+    state, history = run(waiting, one_device(), 3)
+    assert history[2]["adaptive_weight"] > 0
+    moved = jax.tree.map(
+        lambda a, b: bool((a != b).any()),
+        state.adversary["params"],
+        first.adversary["params"],
+    )
+    assert any(jax.tree.leaves(moved))
+
+
+def test_the_discriminator_learns_to_tell_and_its_losses_are_weighed():
+    changes = {
+        "rqvae.adversarial.optimizer.learning_rate": 1e-2,
+        "rqvae.optimizer.learning_rate": 4e-5,
+    }
+    _, history = run(reduced_imagenet(**SMALL, **changes), one_device(), 12)
+    gap = [m["logits/real"] - m["logits/fake"] for m in history]
+    assert gap[-1] > gap[0] + 0.5
+    assert history[-1]["loss/discriminator"] < history[0]["loss/discriminator"]
+
+
+@pytest.mark.parametrize("name", ["r1_weight", "lecam_weight"])
+def test_regularisation_calms_the_discriminator(name):
+    changes = {"rqvae.adversarial.optimizer.learning_rate": 1e-2}
+    regular = changes | {f"rqvae.adversarial.{name}": 1.0}
+    _, history = run(reduced_imagenet(**SMALL, **changes), one_device(), 12)
+    _, calmed = run(reduced_imagenet(**SMALL, **regular), one_device(), 12)
+    assert all(np.isfinite(v) for m in calmed for v in m.values())
+    gap, calm_gap = (
+        abs(m[-1]["logits/real"] - m[-1]["logits/fake"]) for m in (history, calmed)
+    )
+    assert calm_gap < gap
+
+
+def test_all_losses_train_with_accumulation():
+    config = reduced_imagenet(
+        **SMALL, **{"rqvae.accumulate": 2, "rqvae.loss.entropy_weight": 0.1}
+    )
+    state, history = run(config, one_device(), 2)
+    assert state.step == 2
+    assert all(np.isfinite(v) for m in history for v in m.values())
+    assert "loss/entropy" in history[0]
+
+
+# The feature network and the perceptual loss on it
+
+
+@pytest.mark.parametrize("objective", ["class", "rotation"])
+def test_the_feature_network_learns_its_objective(objective):
+    config = reduced_imagenet(
+        **SMALL,
+        **{
+            "stages": ("features", "rqvae"),
+            "features.objective": objective,
+            "features.batch_size": BATCH,
+            "features.steps": 60,
+            "features.optimizer.warmup_steps": 5,
+            "features.optimizer.learning_rate": 1e-2,
+            "data.num_classes": 3,
+            "transformer.condition": "none",
+        },
+    )
+    _, history = run(config, one_device(), 60, FeaturesStage)
+    last = np.mean([m["loss"] for m in history[-8:]])
+    assert last < 0.7 * history[0]["loss"]
+
+
+def test_evaluation_measures_everything_by_depth():
+    config = reduced_imagenet(**SMALL)
+    mesh = one_device()
+    mask = np.arange(BATCH) < BATCH - 1
+    stage = RQVAEStage(config, mesh, lambda: iter([batch() | {"mask": mask}]))
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    metrics = stage.evaluate(state)
+    names = ("mse", "psnr", "ssim", "feature_distance", "usage", "perplexity")
+    wanted = {f"{n}/depth_{d}" for n in (*names, "entropy_bits") for d in range(1, 5)}
+    assert set(metrics) == wanted | {"usage/all"}
+    assert all(np.isfinite(value) for value in metrics.values())
+    np.testing.assert_allclose(
+        metrics["perplexity/depth_1"], 2 ** metrics["entropy_bits/depth_1"], rtol=1e-6
+    )
+    originals, outputs = stage.reconstructor.outputs(
+        state.model_variables(), [batch() | {"mask": mask}], 3
+    )
+    assert originals.shape == (3, SIDE, SIDE, 3) and outputs.shape[:2] == (4, 3)
+    assert -1 <= originals.min() and originals.max() <= 1
+
+
+def test_own_features_measure_zero_for_equal_images_and_more_for_others():
+    stage = FeaturesStage(reduced_imagenet(**SMALL), one_device(), lambda: iter([]))
+    state = sharding.unbox(stage.init(jax.random.key(0)))
+    network = state.params["network"]
+    distance, params = own_distance(network, (8, 8), (1, 1), 3)
+    images = jax.random.uniform(jax.random.key(0), (2, SIDE, SIDE, 3), minval=-1)
+    noise = jax.random.normal(jax.random.key(1), images.shape)
+
+    def measure(scale):
+        return distance.apply({"params": params}, images, images + scale * noise)
+
+    np.testing.assert_allclose(measure(0.0), 0, atol=1e-7)
+    assert (measure(0.05) > 0).all() and (measure(0.2) > measure(0.05)).all()
+    assert measure(0.1).dtype == jnp.float32
+
+
+# What must be there before compute
+
+
+def test_missing_lpips_weights_say_the_command(tmp_path):
+    config = default()
+    for name in ("", str(tmp_path / "gone.npz")):
+        config.rqvae.lpips_weights = name
+        with pytest.raises(DataError, match="python -m rq.convert lpips"):
+            pipeline.check_perceptual(config, tmp_path)
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, a=np.zeros(3))
+    config.rqvae.lpips_weights = str(wrong)
+    with pytest.raises(DataError, match="wrong.npz"):
+        pipeline.check_perceptual(config, tmp_path)
+    assert lpips.load is not None
+
+
+def test_own_features_need_their_stage(tmp_path):
+    config = default()
+    config.rqvae.loss.perceptual = "features"
+    with pytest.raises(ConfigError, match="'features' in front of 'rqvae'"):
+        pipeline.check_perceptual(config, tmp_path)
+    config.stages = ("features", "rqvae")
+    pipeline.check_perceptual(config, tmp_path)
+    config.stages = ("rqvae",)
+    config.rqvae.loss.perceptual = "none"
+    pipeline.check_perceptual(config, tmp_path)
