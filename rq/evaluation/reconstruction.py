@@ -57,12 +57,12 @@ class Reconstructor:
         codes, outputs = by_depth(self.model, variables, images)
         scores = {"mse": jnp.mean((outputs - images) ** 2, axis=(-3, -2, -1))}
         if self.model.resolution >= SSIM_WINDOW:
-            scores["ssim"] = jax.lax.map(lambda one: ssim(images, one), outputs)
+            scores["ssim"] = jnp.stack([ssim(images, one) for one in outputs])
         if self._distance is not None:
             params = {"params": frozen["distance"]}
-            scores[self._distance_name] = jax.lax.map(
-                lambda one: self._distance.apply(params, images, one), outputs
-            )
+            # One depth at a time: the feature maps of all would not fit.
+            distances = [self._distance.apply(params, images, one) for one in outputs]
+            scores[self._distance_name] = jnp.stack(distances)
         return codes, scores
 
     def _over(self, step, variables, frozen, batches):

@@ -63,20 +63,16 @@ class Adversary:
           metrics.
         """
 
-        def active():
-            return self._gradients(adversary, real, fake)
-
+        at_fake, grads, moved, metrics = self._gradients(adversary, real, fake)
         if self.options.start == 0:
-            return active()
-
-        def waiting():
-            shapes = jax.eval_shape(active)
-            at_fake, grads, _, metrics = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), shapes
-            )
-            return at_fake, grads, adversary, metrics
-
-        return jax.lax.cond(step >= self.options.start, active, waiting)
+            return at_fake, grads, moved, metrics
+        # Computed and dropped: within a `cond` the CPU's convolutions are several times
+        # slower, which all later steps would pay for.
+        active = step >= self.options.start
+        at_fake, grads, metrics = jax.tree.map(
+            lambda x: jnp.where(active, x, 0), (at_fake, grads, metrics)
+        )
+        return at_fake, grads, _choose(active, moved, adversary), metrics
 
     def _gradients(self, adversary, real, fake):
         params, means = adversary["params"], adversary["means"]
@@ -133,6 +129,10 @@ class Adversary:
         params = optax.apply_updates(old["params"], updates)
         new = {"params": params, "opt_state": opt_state}
         if self.options.start:
-            active = step >= self.options.start
-            new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, old)
+            new = _choose(step >= self.options.start, new, old)
         return adversary | new
+
+
+def _choose(condition, a, b):
+    """The leaves of one of two trees."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
