@@ -99,7 +99,7 @@ def sample_mode() -> None:
 
 def reconstruct_mode() -> None:
     """Writes images beside their reconstructions by depth, and error maps."""
-    out = _output("reconstructions.png")
+    out = _output(f"{_of_images()}reconstructions.png")
     experiment = Experiment(FLAGS.workdir)
     picture = experiment.reconstructions(FLAGS.num_images, FLAGS.images)
     visualize.save_png(out, picture)
@@ -110,9 +110,14 @@ def eval_mode() -> None:
     """Prints metrics of both stages, and writes them as JSON."""
     experiment = Experiment(FLAGS.workdir)
     results = json.dumps(experiment.evaluate(FLAGS.images), indent=2)
-    out = _output("evaluation.json", suffix=".json")
+    out = _output(f"{_of_images()}evaluation.json", suffix=".json")
     out.write_text(results + "\n")
     print(results)
+
+
+def _of_images() -> str:
+    """In front of names, so that training's own pictures and metrics stay."""
+    return "" if FLAGS.images is None else "images_"
 
 
 def _output(name: str, suffix: str = ".png") -> pathlib.Path:

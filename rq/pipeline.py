@@ -222,7 +222,17 @@ def write_pictures(experiment, directory: pathlib.Path) -> None:
                 samples, SAMPLES_A_ROW, [str(label) for label in classes] or None
             )
             visualize.save_png(directory / "samples.png", picture)
-        if not (directory / "evaluation.json").exists():
-            results = json.dumps(experiment.evaluate(), indent=2)
-            (directory / "evaluation.json").write_text(results + "\n")
+    _write_evaluation(experiment, directory / "evaluation.json")
     logging.info("pictures are in %s", directory)
+
+
+def _write_evaluation(experiment, file: pathlib.Path) -> None:
+    """Metrics of the finished stages; kept where it has all of them already."""
+    finished = [s for s in ("rqvae", "transformer") if experiment.finished(s)]
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if {name.split("/")[0] for name in known} >= set(finished):
+        return
+    results = json.dumps(experiment.evaluate(), indent=2)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(results + "\n")
+    temporary.replace(file)

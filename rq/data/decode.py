@@ -8,7 +8,7 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 cv2.setNumThreads(0)  # threads read ahead already, an image each
 
@@ -65,7 +65,7 @@ def _opened(encoded: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # on damaged bytes its readers raise all sorts
-        raise DecodeError(str(error) or type(error).__name__) from error
+        raise _decode_error(error) from error
 
 
 def examine(encoded: bytes) -> tuple[tuple[int, int], str | None]:
@@ -82,8 +82,14 @@ def examine(encoded: bytes) -> tuple[tuple[int, int], str | None]:
         animated = getattr(header, "is_animated", False)
         mode = header.mode.split(";")[0]
     except Exception as error:  # as above
-        raise DecodeError(str(error) or type(error).__name__) from error
+        raise _decode_error(error) from error
     kind = KINDS.get(mode, None if mode == "RGB" else mode)
     _opened(encoded)
     height, width, _ = decode(encoded, 3).shape
     return (height, width), "animated" if animated else kind
+
+
+def _decode_error(error: Exception) -> DecodeError:
+    if isinstance(error, UnidentifiedImageError):  # its message names an object
+        return DecodeError("no image of a known format")
+    return DecodeError(str(error) or type(error).__name__)

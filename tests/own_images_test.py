@@ -1,0 +1,102 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From a folder of images to a trained stage 1 with all its losses, as a user would."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = """
+from rq.config import default
+
+def get_config():
+    config = default()
+    config.update_from_flattened_dict({
+        "stages": ("features", "rqvae"),
+        "data.name": "folder", "data.path": "PLACE/images",
+        "data.dir": "PLACE/tfds",
+        "data.holdout": 6, "data.resolution": 16, "data.num_classes": 2,
+        "data.augment": "crop_flip",
+        "features.batch_size": 8, "features.steps": 3,
+        "features.model.widths": (8, 8), "features.model.convs": (1, 1),
+        "features.optimizer.warmup_steps": 0,
+        "rqvae.batch_size": 8, "rqvae.steps": 3,
+        "rqvae.model.ch": 32, "rqvae.model.ch_mult": (1, 1),
+        "rqvae.model.num_res_blocks": 1, "rqvae.model.attn_resolutions": (),
+        "rqvae.model.z_channels": 8, "rqvae.model.embed_dim": 4,
+        "rqvae.model.num_codes": (16,),
+        "rqvae.loss.perceptual": "features", "rqvae.adversarial.ndf": 8,
+        "rqvae.adversarial.start": 1,
+    })
+    return config
+"""
+
+
+def run(*flags, status=0):
+    """`python -m rq.main` to its end, on one device; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rq.main", *flags],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == status, (done.stdout + done.stderr)[-3000:]
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of two classes, with one damaged file, and a config for it."""
+    place = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    for k in range(40):
+        path = place / f"images/{'ab'[k % 2]}/{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 255, (5, 6, 3), np.uint8)
+        Image.fromarray(coarse).resize((24, 20)).save(path)
+    (place / "images/a/broken.jpg").write_bytes(b"no image")
+    (place / "config.py").write_text(CONFIG.replace("PLACE", str(place)))
+    return place
+
+
+def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):
+    config, workdir = f"--config={place}/config.py", f"--workdir={place}/run"
+    output = run(config, workdir, status=1)
+    assert "--mode=prepare" in output.splitlines()[-1] and "Traceback" not in output
+
+    output = run("--mode=prepare", config)  # TFDS prints as well
+    report = json.loads(output[output.index("{\n") :])
+    assert report["splits"] == {"train": 34, "validation": 6}
+    assert list(report["files_left_out"]) == ["a/broken.jpg"]
+
+    run(config, workdir)
+    metrics = json.loads((place / "run/samples/evaluation.json").read_text())
+    assert {"rqvae/psnr/depth_4", "rqvae/ssim/depth_4"} <= set(metrics)
+    assert metrics["rqvae/feature_distance/depth_4"] > 0
+    for folder in ("features/3", "rqvae/3"):
+        assert (place / "run" / folder).is_dir()
+
+    out = tmp_path / "one.json"
+    images = f"--images={place}/images/b"
+    run("--mode=eval", workdir, images, f"--out={out}")
+    other = json.loads(out.read_text())
+    assert set(other) == {n for n in metrics if n.startswith("rqvae/")}
+    assert other["rqvae/psnr/depth_4"] != metrics["rqvae/psnr/depth_4"]
+
+    picture = tmp_path / "one.png"
+    image = f"--images={place}/images/a/0.png"
+    run("--mode=reconstruct", workdir, image, f"--out={picture}")
+    one = Image.open(picture).size
+    run("--mode=reconstruct", workdir, images, "--num_images=3", f"--out={picture}")
+    assert Image.open(picture).size[1] > one[1] and one[0] > one[1]
+    output = run("--mode=eval", workdir, f"--images={place}/gone", status=1)
+    assert "gone" in output.splitlines()[-1] and "Traceback" not in output
