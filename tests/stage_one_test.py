@@ -62,11 +62,17 @@ def one_device():
 
 
 def batch():
-    """Smooth images, uint8."""
+    """Blocks of colour with noise, brighter at the bottom, uint8.
+
+    Without noise many vectors would be equal, and codes a matter of rounding.
+    """
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 255, (BATCH, 4, 4, 3)).astype(np.uint8)
-    image = coarse.repeat(SIDE // 4, 1).repeat(SIDE // 4, 2)
-    return {"image": image, "label": np.arange(BATCH, dtype=np.int32) % 3}
+    blocks = rng.uniform(0, 100, (BATCH, 4, 4, 3)).repeat(SIDE // 4, 1)
+    noise = rng.uniform(0, 30, (BATCH, SIDE, SIDE, 3))
+    image = blocks.repeat(SIDE // 4, 2) + noise
+    image += np.linspace(0, 120, SIDE)[None, :, None, None]
+    label = np.arange(BATCH, dtype=np.int32) % 3
+    return {"image": image.astype(np.uint8), "label": label}
 
 
 def run(config, mesh, steps, make=RQVAEStage):

@@ -132,6 +132,7 @@ class RQVAEStage(Stage):
                 ),
                 self.config.rqvae.adversarial.max_weight,
             )
+            weight *= state.step >= self.config.rqvae.adversarial.start
             metrics |= found | {"adaptive_weight": weight}
             weight *= self.config.rqvae.adversarial.weight
             loss += weight * found["loss/generator"]
