@@ -67,10 +67,10 @@ def batch():
     Without noise many vectors would be equal, and codes a matter of rounding.
     """
     rng = np.random.default_rng(0)
-    blocks = rng.uniform(0, 100, (BATCH, 4, 4, 3)).repeat(SIDE // 4, 1)
-    noise = rng.uniform(0, 30, (BATCH, SIDE, SIDE, 3))
+    blocks = rng.uniform(0, 60, (BATCH, 4, 4, 3)).repeat(SIDE // 4, 1)
+    noise = rng.uniform(0, 15, (BATCH, SIDE, SIDE, 3))
     image = blocks.repeat(SIDE // 4, 2) + noise
-    image += np.linspace(0, 120, SIDE)[None, :, None, None]
+    image += np.linspace(0, 180, SIDE)[None, :, None, None]
     label = np.arange(BATCH, dtype=np.int32) % 3
     return {"image": image.astype(np.uint8), "label": label}
 
@@ -198,14 +198,14 @@ def test_the_feature_network_learns_its_objective(objective):
             "stages": ("features", "rqvae"),
             "features.objective": objective,
             "features.batch_size": BATCH,
-            "features.steps": 60,
+            "features.steps": 150,
             "features.optimizer.warmup_steps": 5,
             "features.optimizer.learning_rate": 1e-2,
             "data.num_classes": 3,
             "transformer.condition": "none",
         },
     )
-    _, history = run(config, one_device(), 60, FeaturesStage)
+    _, history = run(config, one_device(), 150, FeaturesStage)
     last = np.mean([m["loss"] for m in history[-8:]])
     assert last < 0.7 * history[0]["loss"]
 
