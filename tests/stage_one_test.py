@@ -8,6 +8,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rq import pipeline, sharding, train
@@ -95,24 +96,37 @@ def assert_close(a, b, rtol, atol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol, atol), a, b)
 
 
+def relative_error(a, b):
+    """Of two trees, as vectors."""
+    squares = jax.tree.map(lambda x, y: (np.sum((x - y) ** 2), np.sum(y**2)), a, b)
+    wrong, whole = np.asarray(jax.tree.leaves(squares)).reshape(-1, 2).sum(0)
+    return (wrong / whole) ** 0.5
+
+
 # All losses on one device and on eight
 
 
 @pytest.mark.parametrize(
+    ("perceptual", "gradient_error"),
+    # Rounding moves a few units of VGG16 over the kink of their ReLU, where gradients
+    # jump: a share of 1e-6 of the units makes 1e-3 of the gradient's norm.
+    [("lpips", 1e-2), ("none", 1e-4)],
+)
+@pytest.mark.parametrize(
     "sizes", [(8, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)]
 )
-def test_imagenets_step_on_eight_devices_is_that_on_one(sizes):
+def test_imagenets_step_on_eight_devices_is_that_on_one(
+    sizes, perceptual, gradient_error
+):
     """LPIPS, discriminator with its batch statistics, codebook: the global batch's."""
-    # A large epsilon makes Adam's step linear in the gradient: see stages_test.py.
-    changes = {
-        f"rqvae.{part}optimizer.{name}": value
-        for part in ("", "adversarial.")
-        for name, value in {
-            "eps": 1.0,
-            "learning_rate": 0.1,
-            "min_learning_rate": 0.1,
-        }.items()
-    }
+    # A large epsilon keeps Adam linear in the gradient: see stages_test.py. At the
+    # config's own learning rate rounding does not decide the codes of the second step.
+    changes = {"rqvae.optimizer.eps": 1.0, "rqvae.adversarial.optimizer.eps": 1.0}
+    if perceptual == "none":
+        changes |= {
+            "rqvae.loss.perceptual": "none",
+            "rqvae.loss.perceptual_weight": 0.0,
+        }
     config = reduced_imagenet(**changes)
     one, history = run(config, one_device(), 2)
     many, other_history = run(config, sharding.make_mesh(*sizes), 2)
@@ -120,14 +134,21 @@ def test_imagenets_step_on_eight_devices_is_that_on_one(sizes):
         assert all(np.isfinite(value) for value in metrics.values())
         for name, value in metrics.items():
             np.testing.assert_allclose(other[name], value, 1e-3, 1e-5, err_msg=name)
-    assert {"loss/perceptual", "loss/generator", "adaptive_weight"} <= set(history[0])
+    assert {"loss/generator", "adaptive_weight"} <= set(history[0])
+    assert ("loss/perceptual" in history[0]) == (perceptual == "lpips")
     for part in ("embedding", "counts", "sums"):
         a, b = (getattr(state.codebook["state"], part) for state in (many, one))
         np.testing.assert_allclose(a, b, 1e-5, 1e-5, err_msg=part)
     assert_close(
         many.adversary["batch_stats"], one.adversary["batch_stats"], 1e-4, 1e-5
     )
-    assert_close(many.params, one.params, 1e-4, 1e-5)
+    # After so small a step the parameters say little; first moments are gradients.
+    for pick in (lambda s: s.opt_state, lambda s: s.adversary["opt_state"]):
+        error = relative_error(
+            optax.tree.get(pick(many), "mu"), optax.tree.get(pick(one), "mu")
+        )
+        assert error < gradient_error
+    assert_close(many.params, one.params, 1e-6, 1e-6)
 
 
 # The discriminator
