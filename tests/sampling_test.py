@@ -52,20 +52,28 @@ def tiny(scale=3, **changes):
     num_codes=st.integers(1, 12),
     top_k=st.integers(0, 14),
     top_p=st.floats(0.01, 1.0),
+    min_p=st.just(0.0) | st.floats(0, 1),
     temperature=st.floats(0.2, 3.0),
 )
 @few
-def test_filters_keep_exactly_the_right_set(seed, num_codes, top_k, top_p, temperature):
+def test_filters_keep_exactly_the_right_set(
+    seed, num_codes, top_k, top_p, min_p, temperature
+):
     rng = np.random.default_rng(seed)
     # Distinct logits, spaced so that float32 sums cannot change the order.
     logits = rng.permutation(num_codes).astype(np.float32) * 0.3
-    filtered = sampling.filter_logits(jnp.asarray(logits), temperature, top_k, top_p)
+    filtered = sampling.filter_logits(
+        jnp.asarray(logits), temperature, top_k, top_p, min_p
+    )
     order = np.argsort(-logits)
     kept = order[: top_k or num_codes]
     scaled = np.exp(logits[kept].astype(np.float64) / temperature)
     before = np.cumsum(scaled / scaled.sum()) - scaled / scaled.sum()
     hypothesis.assume((np.abs(before[1:] - top_p) > 1e-5).all())
-    kept = kept[(before < top_p) | (np.arange(len(kept)) == 0)]
+    share = scaled / scaled[0]
+    hypothesis.assume((np.abs(share[1:] - min_p) > 1e-5).all())
+    first = np.arange(len(kept)) == 0
+    kept = kept[first | (before < top_p) & (share >= min_p)]
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(filtered)), np.sort(kept))
     np.testing.assert_allclose(filtered[kept], logits[kept] / temperature, rtol=1e-5)
 
@@ -156,6 +164,93 @@ def test_kept_codes_stay_and_condition_the_rest():
     assert (drawn != codes).any()
 
 
+# Guidance
+
+
+def guided(model, params, codebook, cond, scale, **options):
+    return sampling.sample(
+        model,
+        params,
+        codebook,
+        cond,
+        jax.random.key(5),
+        guidance=sampling.make_guidance(model.code_shape, scale),
+        null_cond=jnp.full(cond.shape[1:], 4),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("condition_length", [1, 3])
+def test_guided_logits_lead_away_from_those_without_condition(condition_length):
+    model, params, codebook = tiny(condition_length=condition_length)
+    codes = jax.random.randint(jax.random.key(2), (3, *model.code_shape), 0, 8)
+    shape = (3, condition_length) if condition_length > 1 else (3,)
+    cond = jax.random.randint(jax.random.key(3), shape, 0, 4)
+    scale = jnp.array([1.5, 4.0])
+    kept, logits = guided(
+        model, params, codebook, cond, scale, codes=codes, keep=True, return_logits=True
+    )
+    told = logits_of(model, params, codes, cond, codebook)
+    free = logits_of(model, params, codes, jnp.full_like(cond, 4), codebook)
+    expected = free + scale[:, None] * (told - free)
+    np.testing.assert_array_equal(kept, codes)
+    np.testing.assert_allclose(logits, expected, 1e-3, 1e-3)
+
+
+def test_guidance_of_scale_1_is_none():
+    model, params, codebook = tiny()
+    cond = jnp.arange(4)
+    plain = sampling.sample(model, params, codebook, cond, jax.random.key(5))
+    np.testing.assert_array_equal(guided(model, params, codebook, cond, 1.0), plain)
+    assert (guided(model, params, codebook, cond, 3.0) != plain).any()
+
+
+def test_a_guided_sample_does_not_depend_on_its_batch():
+    model, params, codebook = tiny()
+    cond = jnp.arange(4)
+    whole = guided(model, params, codebook, cond, 2.0)
+    parts = [
+        guided(model, params, codebook, cond[i : i + 2], 2.0, first_index=i)
+        for i in (0, 2)
+    ]
+    np.testing.assert_array_equal(jnp.concatenate(parts), whole)
+
+
+def test_guidance_grows_over_positions():
+    constant, linear, cosine = (
+        sampling.make_guidance((2, 2, 3), (1.0, 2.0, 4.0), schedule)
+        for schedule in sampling.SCHEDULES
+    )
+    np.testing.assert_array_equal(constant, np.tile([1.0, 2.0, 4.0], (4, 1)))
+    for growing in (linear, cosine):
+        np.testing.assert_allclose(growing[0], 1)
+        np.testing.assert_allclose(growing[-1], [1, 2, 4], rtol=1e-6)
+        assert (np.diff(growing[:, 1:], axis=0) > 0).all()
+    np.testing.assert_allclose(linear[1], [1, 4 / 3, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (((1, 1, 2), -1.0), "negative"),
+        (((1, 1, 2), (1.0, 2.0, 3.0)), "3 values for depth 2"),
+        (((1, 1, 2), 1.0, "cubic"), "cubic"),
+    ],
+)
+def test_guidance_out_of_range_is_refused(args, message):
+    with pytest.raises(ValueError, match=message):
+        sampling.make_guidance(*args)
+
+
+def test_guidance_without_a_null_condition_is_refused():
+    model, params, codebook = tiny()
+    guidance = sampling.make_guidance(model.code_shape, 2.0)
+    with pytest.raises(ValueError, match="null_cond"):
+        sampling.sample(
+            model, params, codebook, jnp.arange(2), jax.random.key(0), guidance=guidance
+        )
+
+
 def test_other_filters_and_keys_compile_nothing():
     model, params, codebook = tiny()
     model, params = unroll(model, params)
@@ -198,6 +293,7 @@ def test_samples_follow_the_model():
         (dict(temperature=0.0), "temperature"),
         (dict(top_k=-1), "top_k"),
         (dict(top_p=1.5), "top_p"),
+        (dict(min_p=-0.1), "min_p"),
         (dict(top_p=(0.5, 0.6, 0.7)), "3 values for depth 2"),
     ],
 )

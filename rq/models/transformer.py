@@ -314,10 +314,11 @@ class RQTransformer(nn.Module):
         Args:
           context_BM: the body's output.
           codebook: code vectors, as in `__call__`.
-          choose: function of (logits `[B, K]`, depth) to codes int32 `[B]`.
+          choose: function of (logits `[B, K]`, depth) to codes int32 `[B]` and the
+            logits to return.
 
         Returns:
-          codes int32 `[B, D]` and their logits `[B, D, K]`.
+          codes int32 `[B, D]` and the logits that `choose` returned, `[.., D, K]`.
         """
         batch, table = context_BM.shape[0], self._head_table(codebook)
         summed = self.head_from_codebook and self.cumulative_head
@@ -327,7 +328,7 @@ class RQTransformer(nn.Module):
             x_B1M = (x_BM + self.head_positions[depth])[:, None].astype(self.dtype)
             x_B1M, caches = self.head_stack(x_B1M, caches, depth)
             logits = self.classify(x_B1M[:, 0], depth)
-            codes = choose(logits, depth)
+            codes, logits = choose(logits, depth)
             vectors = table[codes] if table.ndim == 2 else table[depth, codes]
             total_BC = total_BC + vectors if summed else vectors
             x_BM = self.head_tokens(total_BC).astype(jnp.float32)
