@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from rq import checkpoint, pipeline, sharding, train, visualize
 from rq import config as configs
 from rq.data import DataError, images
+from rq.sampling import SCHEDULES
 from rq.workdir import Experiment
 
 FLAGS = flags.FLAGS
@@ -39,6 +40,11 @@ flags.DEFINE_list("classes", [], "sample: classes, comma-separated; none: all.")
 flags.DEFINE_list("temperature", None, "sample: one, or one for each depth.")
 flags.DEFINE_list("top_k", None, "sample: one, or one for each depth; 0: off.")
 flags.DEFINE_list("top_p", None, "sample: one, or one for each depth; 1: off.")
+flags.DEFINE_list("min_p", None, "sample: one, or one for each depth; 0: off.")
+flags.DEFINE_list("guidance", None, "sample: scale, or one for each depth; 1: off.")
+flags.DEFINE_enum(
+    "guidance_schedule", None, SCHEDULES, "sample: how guidance grows over positions."
+)
 flags.DEFINE_integer("seed", 0, "sample: random seed.")
 flags.DEFINE_integer("batch_size", None, "sample: images at once.", lower_bound=1)
 flags.DEFINE_string(
@@ -74,10 +80,10 @@ def encode_mode() -> None:
 def sample_mode() -> None:
     """Writes generated images as a PNG grid, and as arrays."""
     out = _output("generated.png")
-    options = {
-        name: _numbers(name, kind)
-        for name, kind in (("temperature", float), ("top_k", int), ("top_p", float))
-    }
+    numbers = ("temperature", "top_p", "min_p", "guidance")
+    options = {name: _numbers(name, float) for name in numbers}
+    options["top_k"] = _numbers("top_k", int)
+    options["guidance_schedule"] = FLAGS.guidance_schedule
     experiment = Experiment(FLAGS.workdir)
     images, labels, codes = experiment.sample(
         FLAGS.num_samples,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq import checkpoint, sampling, sharding, visualize
+from rq import checkpoint, sharding, visualize
 from rq.config import ConfigError, from_json
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
@@ -167,21 +167,20 @@ class Experiment:
         num_samples: int,
         classes: tuple[int, ...] = (),
         *,
-        temperature=None,
-        top_k=None,
-        top_p=None,
         seed: int = 0,
         batch_size: int | None = None,
+        **changes,
     ):
         """Generates images.
 
         Args:
           num_samples: in all.
           classes: of a class-conditional model; all of them where empty.
-          temperature, top_k, top_p: a number or one for each depth; the config's where
-            None.
           seed: sample i of a seed is the same whatever the batch size.
           batch_size: the config's where None.
+          **changes: of other fields of the config's section `sampling`: temperature,
+            top_k, top_p, min_p, guidance (a number, or one for each depth) and
+            guidance_schedule; the config's where None.
 
         Returns:
           images float32 `[N, R, R, C]` in [-1, 1]; labels int32 `[N]`, in order of
@@ -190,18 +189,10 @@ class Experiment:
         Raises:
           ConfigError: on classes or filters that the model does not have.
         """
-        stage, options = self.transformer, self.config.sampling
+        stage = self.transformer
         labels = self._labels(num_samples, classes)
-        try:
-            filters = sampling.make_filters(
-                stage.model.depth,
-                options.temperature if temperature is None else temperature,
-                options.top_k if top_k is None else top_k,
-                options.top_p if top_p is None else top_p,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        batch_size = min(batch_size or options.batch_size, num_samples)
+        options = stage.sampling_options(**changes)
+        batch_size = min(batch_size or self.config.sampling.batch_size, num_samples)
         variables = stage.unrolled(self.transformer_state.model_variables())
         outputs = []
         for start in range(0, num_samples, batch_size):
@@ -216,7 +207,7 @@ class Experiment:
                         cond if conditional else None,
                         jax.random.key(seed),
                         first_index=start,
-                        filters=filters,
+                        options=options,
                         batch=batch_size,
                     )
                 )

@@ -279,6 +279,11 @@ def test_models_follow_packing_condition_and_depth():
         ({"sampling.top_p": (0.0,)}, "top_p = (0.0,): must be within (0, 1]"),
         ({"sampling.top_p": (1.5,)}, "top_p = (1.5,): must be within (0, 1]"),
         ({"sampling.temperature": (1.0, 0.0)}, "(1.0, 0.0): must be positive"),
+        ({"sampling.guidance": (2.0,)}, "condition_dropout above 0"),
+        (
+            {"transformer.condition": "none", "transformer.condition_dropout": 0.1},
+            "condition_dropout = 0.1: needs transformer.condition='class'",
+        ),
         ({"transformer.loss.temperature": 0.0}, "temperature = 0.0: must be positive"),
     ],
 )
@@ -296,6 +301,7 @@ def test_bad_values_are_told_in_one_line(changes, message):
         | {"transformer.model.shared_classifier": False},
         {"rqvae.model.decay": (0.99, 0.9), "sampling.top_k": (4, 0)},
         {"sampling.top_p": (1,), "sampling.temperature": (1, 0.5)},
+        {"sampling.guidance": (2.0,), "transformer.condition_dropout": 0.1},
         {"rqvae.model.attn_resolutions": (16, 32), "stages": ("transformer",)},
         {"transformer.condition": "none", "data.num_classes": 0},
         {"mesh.data": 2, "mesh.fsdp": 2, "rqvae.accumulate": 2},

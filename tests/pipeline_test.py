@@ -141,6 +141,7 @@ def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path)
         (["--mode=sample", "--classes=11"], "classes"),
         (["--mode=sample", "--top_p=2"], "top_p"),
         (["--mode=sample", "--top_k=x"], "top_k"),
+        (["--mode=sample", "--guidance=2"], "condition_dropout"),
         (["--mode=sample", "--out=samples.jpg"], ".png"),
         (["--mode=train"], "--config"),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rq import optim, sharding, train
+from rq.config import ConfigError
 from rq.stages import RQVAEStage, TransformerStage
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -179,6 +180,36 @@ def test_targets_of_every_kind(soft, stochastic):
         np.testing.assert_allclose(jnp.sum(targets, -1), 1, rtol=1e-5)
     else:
         assert targets is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_conditions_are_left_out_for_guidance(share):
+    config = tiny()
+    config.transformer.condition_dropout = share
+    stage, batch = make_stage("transformer", config, one_device())
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    grads, _, _ = jax.jit(stage.gradients)(state, batch, jax.random.key(0))
+    moved = np.asarray(jnp.any(grads["condition_embedding"] != 0, axis=1))
+    assert len(moved) == 10 + (share > 0)
+    assert moved[:10].any() == (share < 0.9)
+    assert moved[10:].all() and moved[:10].sum() <= BATCH * (1 - share / 2)
+
+
+def test_guidance_needs_a_model_that_was_trained_for_it():
+    config = tiny()
+    stage, _ = make_stage("transformer", config, one_device())
+    assert stage.sampling_options()[1] is None
+    with pytest.raises(ConfigError, match="condition_dropout"):
+        stage.sampling_options(guidance=2.0)
+    config.transformer.condition_dropout = 0.1
+    stage, _ = make_stage("transformer", config, one_device())
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    options = stage.sampling_options(guidance=(2.0, 3.0), guidance_schedule="linear")
+    images, codes = stage.sample(
+        state.model_variables(), jnp.arange(2), jax.random.key(1), options=options
+    )
+    assert images.shape == (2, 32, 32, 1) and codes.shape == (2, 4, 4, 2)
+    assert np.isfinite(images).all()
 
 
 def test_text_weighs_its_next_token_loss():

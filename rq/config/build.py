@@ -26,6 +26,12 @@ def rqvae_model(config: ConfigDict) -> RQVAE:
     )
 
 
+def null_class(config: ConfigDict) -> int | None:
+    """The class that stands for no condition; None where none is ever left out."""
+    left_out = config.transformer.condition_dropout > 0
+    return config.data.num_classes if left_out else None
+
+
 def transformer_model(config: ConfigDict) -> RQTransformer:
     """The RQ-Transformer of a valid config, on the codes of its RQ-VAE."""
     from rq.models import RQTransformer, StackConfig
@@ -34,7 +40,7 @@ def transformer_model(config: ConfigDict) -> RQTransformer:
     text = config.transformer.text
     num_conditions, condition_length = {
         "none": (1, 1),
-        "class": (config.data.num_classes, 1),
+        "class": (config.data.num_classes + (null_class(config) is not None), 1),
         "text": (text.vocab_size, text.length),
     }[config.transformer.condition]
     settings = dict(config.transformer.model)

@@ -151,6 +151,7 @@ def default() -> ConfigDict:
             steps=62_500,
             accumulate=1,
             condition="none",  # 'none' (start token), 'class' or 'text'
+            condition_dropout=0.0,  # share of images trained without it, for guidance
             text=dict(  # for condition 'text'
                 vocab_size=16384,
                 length=32,  # tokens in front of the codes
@@ -189,6 +190,9 @@ def default() -> ConfigDict:
             temperature=(1.0,),
             top_k=(0,),  # 0: off
             top_p=(1.0,),  # 1: off
+            min_p=(0.0,),  # share of the most probable code's probability; 0: off
+            guidance=(1.0,),  # scale of classifier-free guidance; 1: off
+            guidance_schedule="constant",  # or 'linear', 'cosine' from 1 to the scale
             batch_size=100,  # images at once
         ),
         checkpoint=dict(

@@ -103,6 +103,7 @@ LIMITS: dict[str, Limit] = {
     "min_learning_rate": _NOT_NEGATIVE,
     "ema": _PART,
     "condition": _one_of("none", "class", "text"),
+    "condition_dropout": _PART,
     "vocab_size": _POSITIVE,
     "text.length": (lambda x: x > 1, "must be 2 tokens or more"),
     "weight": _SHARE,
@@ -117,6 +118,9 @@ LIMITS: dict[str, Limit] = {
     "temperature": _POSITIVE,
     "top_k": _NOT_NEGATIVE,
     "top_p": _PROBABILITY,
+    "min_p": _SHARE,
+    "guidance": _NOT_NEGATIVE,
+    "guidance_schedule": _one_of("constant", "linear", "cosine"),
     "every": _POSITIVE,
     "keep": _POSITIVE,
     "eval_every": _POSITIVE,
@@ -219,6 +223,8 @@ def _check_codebooks(config: ConfigDict) -> None:
         "sampling.temperature",
         "sampling.top_k",
         "sampling.top_p",
+        "sampling.min_p",
+        "sampling.guidance",
     ):
         count = len(fields(config)[name])
         problem = f"has {count} values; give 1, or one for each depth: {depth}"
@@ -283,6 +289,13 @@ def _check_transformer(config: ConfigDict) -> None:
     labelled = config.transformer.condition != "class" or config.data.num_classes > 0
     problem = "needs labels, but data.num_classes is 0"
     _require(config, labelled, "transformer.condition", problem)
+    dropout = config.transformer.condition_dropout
+    droppable = not dropout or config.transformer.condition == "class"
+    name = "transformer.condition_dropout"
+    _require(config, droppable, name, "needs transformer.condition='class'")
+    possible = set(config.sampling.guidance) == {1.0} or dropout > 0
+    problem = "needs training with transformer.condition_dropout above 0"
+    _require(config, possible, "sampling.guidance", problem)
 
 
 def _check_training(config: ConfigDict, stage: str) -> None:

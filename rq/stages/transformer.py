@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq import losses, sampling, sharding, visualize
-from rq.config import rqvae_model, transformer_model
+from rq.config import ConfigError, null_class, rqvae_model, transformer_model
 from rq.models import quantizer
 from rq.models.transformer import unroll
 from rq.stages.stage import Stage
@@ -36,6 +36,7 @@ class TransformerStage(Stage):
         """
         super().__init__(config, mesh, eval_batches)
         self.model = transformer_model(config)
+        self.null_class = null_class(config)
         self.rqvae, self.rqvae_variables = rqvae_model(config), rqvae_variables
         self._eval_step = jax.jit(self._cross_entropy)
         self._decode = jax.jit(
@@ -101,6 +102,11 @@ class TransformerStage(Stage):
         target_key, dropout_key = jax.random.split(key)
         codes, soft = self.targets(codebook, batch, target_key)
         cond = self.condition(batch)
+        if self.null_class is not None:
+            share = self.config.transformer.condition_dropout
+            cond_key = jax.random.fold_in(key, 2)
+            left_out = jax.random.bernoulli(cond_key, share, cond.shape)
+            cond = jnp.where(left_out, self.null_class, cond)
         text = self.config.transformer.condition == "text"
         logits = self.model.apply(
             {"params": params},
@@ -164,20 +170,47 @@ class TransformerStage(Stage):
         metrics["bits_per_image"] = float(bits)
         return metrics
 
-    def sample(self, variables, cond, key, first_index=0, filters=None, batch=None):
+    def sampling_options(self, **changes):
+        """Filters and guidance (None: without) of the config's section `sampling`.
+
+        Args:
+          **changes: fields of that section with other values; None: the config's.
+
+        Raises:
+          ConfigError: on values that the model does not have, or out of range.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        options = dict(self.config.sampling) | given
+        names = ("temperature", "top_k", "top_p", "min_p")
+        try:
+            filters = sampling.make_filters(
+                self.model.depth, *(options[name] for name in names)
+            )
+            guidance = sampling.make_guidance(
+                self.model.code_shape, options["guidance"], options["guidance_schedule"]
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if (guidance == 1).all():
+            return filters, None
+        if self.null_class is None:
+            raise ConfigError(
+                f"guidance {options['guidance']} needs a class-conditional model that "
+                "was trained with transformer.condition_dropout above 0"
+            )
+        return filters, guidance
+
+    def sample(self, variables, cond, key, first_index=0, options=None, batch=None):
         """Images of conditions: (float32 `[B, R, R, C]` in [-1, 1], codes), devices'.
 
         Args:
           variables: `params` (stacked, or unrolled by `unroll`) and `codebook`.
           cond: `[B]` classes, or None with `batch`.
-          key, first_index, filters: see `rq.sampling.sample`.
+          key, first_index: see `rq.sampling.sample`.
+          options: what `sampling_options` returns; the config's where None.
           batch: number of samples where `cond` is None.
         """
-        options = self.config.sampling
-        if filters is None:
-            filters = sampling.make_filters(
-                self.model.depth, options.temperature, options.top_k, options.top_p
-            )
+        filters, guidance = options or self.sampling_options()
         model, params = self.model, variables["params"]
         if "blocks" not in params["body_stack"]:
             model = model.clone(scan_layers=False)
@@ -189,6 +222,8 @@ class TransformerStage(Stage):
             key,
             batch=batch,
             filters=filters,
+            guidance=guidance,
+            null_cond=self.null_class,
             first_index=first_index,
         )
         images = self._decode(self.rqvae_variables, codes)
