@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rq import checkpoint, pipeline, sharding, train, visualize
+from rq import checkpoint, editing, pipeline, sharding, train, visualize
 from rq import config as configs
 from rq.data import DataError, images
 from rq.sampling import SCHEDULES
@@ -44,6 +44,13 @@ flags.DEFINE_list("min_p", None, "sample: one, or one for each depth; 0: off.")
 flags.DEFINE_list("guidance", None, "sample: scale, or one for each depth; 1: off.")
 flags.DEFINE_enum(
     "guidance_schedule", None, SCHEDULES, "sample: how guidance grows over positions."
+)
+flags.DEFINE_string("complete", None, "sample: an image file, or codes, to complete.")
+flags.DEFINE_string(
+    "mask", "bottom", f"complete: what to draw, an image or one of {editing.REGIONS}."
+)
+flags.DEFINE_integer(
+    "keep_depth", 0, "complete: depths that stay within the mask.", lower_bound=0
 )
 flags.DEFINE_integer("seed", 0, "sample: random seed.")
 flags.DEFINE_integer("batch_size", None, "sample: images at once.", lower_bound=1)
@@ -85,11 +92,15 @@ def sample_mode() -> None:
     options["top_k"] = _numbers("top_k", int)
     options["guidance_schedule"] = FLAGS.guidance_schedule
     experiment = Experiment(FLAGS.workdir)
+    given = None
+    if FLAGS.complete is not None:
+        given = experiment.given(FLAGS.complete, FLAGS.mask, FLAGS.keep_depth)
     images, labels, codes = experiment.sample(
         FLAGS.num_samples,
         _numbers("classes", int) or (),
         seed=FLAGS.seed,
         batch_size=FLAGS.batch_size,
+        given=given,
         **options,
     )
     columns = int(np.ceil(np.sqrt(len(images))))

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq import checkpoint, sharding, visualize
+from rq import checkpoint, editing, sharding, visualize
 from rq.config import ConfigError, from_json
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
 from rq.data import stream
 from rq.data.pixels import to_float
+from rq.editing import Given
 from rq.evaluation import codes as code_metrics
 from rq.stages import RQVAEStage, TransformerStage
 from rq.state import TrainState
@@ -169,6 +170,7 @@ class Experiment:
         *,
         seed: int = 0,
         batch_size: int | None = None,
+        given: Given | None = None,
         **changes,
     ):
         """Generates images.
@@ -178,6 +180,7 @@ class Experiment:
           classes: of a class-conditional model; all of them where empty.
           seed: sample i of a seed is the same whatever the batch size.
           batch_size: the config's where None.
+          given: a code map of which a part stays, see `given`.
           **changes: of other fields of the config's section `sampling`: temperature,
             top_k, top_p, min_p, guidance (a number, or one for each depth) and
             guidance_schedule; the config's where None.
@@ -194,6 +197,10 @@ class Experiment:
         options = stage.sampling_options(**changes)
         batch_size = min(batch_size or self.config.sampling.batch_size, num_samples)
         variables = stage.unrolled(self.transformer_state.model_variables())
+        codes = keep = None
+        if given is not None:
+            codes = np.broadcast_to(given.codes, (batch_size, *given.codes.shape))
+            keep = given.keep
         outputs = []
         for start in range(0, num_samples, batch_size):
             # The last batch is padded to the one shape that is compiled.
@@ -209,6 +216,8 @@ class Experiment:
                         first_index=start,
                         options=options,
                         batch=batch_size,
+                        codes=codes,
+                        keep=keep,
                     )
                 )
         images, codes = (
@@ -216,6 +225,29 @@ class Experiment:
             for parts in zip(*outputs, strict=True)
         )
         return images, labels, codes
+
+    def given(self, path, mask: str = "bottom", keep_depth: int = 0) -> Given:
+        """What `sample` completes: the codes of an image, and which of them stay.
+
+        Args:
+          path: an image file, cropped at the centre; or codes, .npy or .npz.
+          mask: where to draw anew, see `rq.editing.read_mask`.
+          keep_depth: depths that stay there as well.
+
+        Raises:
+          ConfigError: on a mask or codes that do not fit.
+          DataError: where the image cannot be read.
+        """
+        stage = self.rqvae
+        rows, columns, depth = shape = stage.model.code_shape
+        keep = editing.make_keep(
+            editing.read_mask(mask, rows, columns), depth, keep_depth
+        )
+        if pathlib.Path(path).suffix in editing.NUMPY:
+            codes = editing.read_codes(path, shape, max(stage.model.num_codes))
+        else:
+            codes = self.rqvae_on(path).codes(self.rqvae_state)[0]
+        return Given(codes, keep)
 
     def _labels(self, num_samples, classes):
         condition = self.config.transformer.condition

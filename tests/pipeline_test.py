@@ -121,6 +121,26 @@ def test_sampling_from_the_workdir_alone(trained, tmp_path):
     np.testing.assert_array_equal(split["codes"], first["codes"])
 
 
+def test_completing_an_image_and_codes(trained, tmp_path):
+    """What the mask leaves stays; of it, the depths that are kept."""
+
+    def complete(path, *flags):
+        out = tmp_path / "completed.png"
+        flags = ("--mode=sample", f"--workdir={trained}", f"--out={out}", *flags)
+        run(*flags, f"--complete={path}", "--num_samples=3", "--classes=4")
+        return np.load(out.with_suffix(".npz"))["codes"]
+
+    image = np.random.default_rng(0).integers(0, 255, (40, 32), np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    codes = complete(tmp_path / "image.png", "--mask=bottom")
+    assert codes.shape == (3, 4, 4, 2)
+    assert (codes[:, :2] == codes[:1, :2]).all() and (codes[0] != codes[1]).any()
+    np.save(tmp_path / "codes.npy", codes[0])
+    again = complete(tmp_path / "codes.npy", "--mask=all", "--keep_depth=1", "--seed=3")
+    np.testing.assert_array_equal(again[..., 0], np.tile(codes[0, ..., 0], (3, 1, 1)))
+    assert (again[..., 1] != codes[0, ..., 1]).any()
+
+
 def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path):
     out = tmp_path / "metrics.json"
     run("--mode=eval", f"--workdir={trained}", f"--out={out}")
@@ -142,6 +162,7 @@ def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path)
         (["--mode=sample", "--top_p=2"], "top_p"),
         (["--mode=sample", "--top_k=x"], "top_k"),
         (["--mode=sample", "--guidance=2"], "condition_dropout"),
+        (["--mode=sample", "--complete=no.png"], "no.png"),
         (["--mode=sample", "--out=samples.jpg"], ".png"),
         (["--mode=train"], "--config"),
     ],

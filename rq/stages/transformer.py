@@ -200,7 +200,17 @@ class TransformerStage(Stage):
             )
         return filters, guidance
 
-    def sample(self, variables, cond, key, first_index=0, options=None, batch=None):
+    def sample(
+        self,
+        variables,
+        cond,
+        key,
+        first_index=0,
+        options=None,
+        batch=None,
+        codes=None,
+        keep=None,
+    ):
         """Images of conditions: (float32 `[B, R, R, C]` in [-1, 1], codes), devices'.
 
         Args:
@@ -209,6 +219,7 @@ class TransformerStage(Stage):
           key, first_index: see `rq.sampling.sample`.
           options: what `sampling_options` returns; the config's where None.
           batch: number of samples where `cond` is None.
+          codes, keep: given codes and which of them stay, see `rq.sampling.sample`.
         """
         filters, guidance = options or self.sampling_options()
         model, params = self.model, variables["params"]
@@ -225,6 +236,8 @@ class TransformerStage(Stage):
             guidance=guidance,
             null_cond=self.null_class,
             first_index=first_index,
+            codes=codes,
+            keep=keep,
         )
         images = self._decode(self.rqvae_variables, codes)
         return jnp.clip(images, -1, 1), codes

@@ -1,0 +1,126 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Completing and editing: which codes of an image stay, and which are drawn anew.
+
+Codes are drawn in raster order, each given all that come before it. So rows below are
+continued from those above; a region in the middle follows what is above it and to its
+left, and meets the rest without having seen it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from rq.config import ConfigError
+
+REGIONS = ("all", "bottom", "top", "right", "left", "center")
+NUMPY = (".npy", ".npz")  # files of codes
+
+
+class Given(NamedTuple):
+    """A code map and what stays of it.
+
+    Attributes:
+      codes: int32 `[H, W, D]`.
+      keep: bool `[H, W, D]`; what is False is drawn anew.
+    """
+
+    codes: np.ndarray
+    keep: np.ndarray
+
+
+def read_mask(mask: str, rows: int, columns: int) -> np.ndarray:
+    """Positions to draw anew, bool `[rows, columns]`.
+
+    Args:
+      mask: 'all'; a half, 'bottom', 'top', 'right' or 'left'; the 'center', half as
+        high and half as wide; or an image file, bright where to draw anew: a position
+        is drawn where any of its pixels is.
+      rows, columns: H and W of the codes.
+
+    Raises:
+      ConfigError: where it is neither a region nor a readable image.
+    """
+    found = np.zeros((rows, columns), bool)
+    if mask in REGIONS:
+        top, left = rows // 2, columns // 2
+        part = {
+            "all": np.s_[:, :],
+            "bottom": np.s_[top:, :],
+            "top": np.s_[:top, :],
+            "right": np.s_[:, left:],
+            "left": np.s_[:, :left],
+            "center": np.s_[
+                rows // 4 : rows - rows // 4, left // 2 : columns - left // 2
+            ],
+        }
+        found[part[mask]] = True
+        return found
+    image = (
+        cv2.imread(mask, cv2.IMREAD_GRAYSCALE) if pathlib.Path(mask).exists() else None
+    )
+    if image is None:
+        raise ConfigError(f"--mask={mask}: neither an image nor one of {REGIONS}")
+    if image.shape[0] < rows or image.shape[1] < columns:
+        raise ConfigError(
+            f"--mask={mask}: {image.shape} pixels for {rows, columns} codes"
+        )
+    for row, band in enumerate(np.array_split(image > 127, rows)):
+        for column, cell in enumerate(np.array_split(band, columns, axis=1)):
+            found[row, column] = cell.any()
+    return found
+
+
+def make_keep(redo: np.ndarray, depth: int, keep_depth: int = 0) -> np.ndarray:
+    """What stays, bool `[H, W, D]`: outside `redo` all, inside the first depths.
+
+    Args:
+      redo: bool `[H, W]`, positions to draw anew.
+      depth: D.
+      keep_depth: depths that stay there too: the coarse picture with other details.
+
+    Raises:
+      ConfigError: where nothing would be drawn.
+    """
+    keep = np.repeat(~redo[..., None], depth, axis=-1)
+    keep[..., :keep_depth] = True
+    if keep.all():
+        raise ConfigError(
+            f"nothing to draw anew: --keep_depth={keep_depth} of {depth} depths, "
+            f"{int(redo.sum())} of {redo.size} positions masked"
+        )
+    return keep
+
+
+def read_codes(path, code_shape: tuple[int, int, int], num_codes: int) -> np.ndarray:
+    """A code map from a file: an array `[H, W, D]`, or the first of `[N, H, W, D]`.
+
+    Args:
+      path: .npy, or .npz with the name 'codes', as sampling writes it.
+      code_shape: the model's.
+      num_codes: K, of the largest codebook.
+
+    Raises:
+      ConfigError: on another shape, or codes that the model does not have.
+    """
+    try:
+        codes = np.load(path, allow_pickle=False)
+        if pathlib.Path(path).suffix == ".npz":
+            codes = codes["codes"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: no codes can be read ({error})") from None
+    codes = codes[0] if codes.ndim == 4 and len(codes) else codes
+    if codes.shape != tuple(code_shape) or not np.issubdtype(codes.dtype, np.integer):
+        raise ConfigError(
+            f"{path} has {codes.dtype} {codes.shape}, not codes {tuple(code_shape)}"
+        )
+    if codes.min() < 0 or codes.max() >= num_codes:
+        raise ConfigError(
+            f"{path} has codes {codes.min()} to {codes.max()}; the model has "
+            f"{num_codes}"
+        )
+    return codes.astype(np.int32)

@@ -1,0 +1,92 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Masks, and what stays of given codes."""
+
+import cv2
+import numpy as np
+import pytest
+
+from rq import editing
+from rq.config import ConfigError
+
+
+@pytest.mark.parametrize(
+    "mask, rows",
+    [
+        ("all", ["1111", "1111", "1111", "1111"]),
+        ("bottom", ["0000", "0000", "1111", "1111"]),
+        ("top", ["1111", "1111", "0000", "0000"]),
+        ("right", ["0011", "0011", "0011", "0011"]),
+        ("left", ["1100", "1100", "1100", "1100"]),
+        ("center", ["0000", "0110", "0110", "0000"]),
+    ],
+)
+def test_regions(mask, rows):
+    expected = np.array([[c == "1" for c in row] for row in rows])
+    np.testing.assert_array_equal(editing.read_mask(mask, 4, 4), expected)
+
+
+def test_a_position_is_drawn_where_any_of_its_pixels_is_bright(tmp_path):
+    image = np.zeros((64, 32), np.uint8)
+    image[17, 9] = 255  # of a 4 x 4 grid in row 1, column 1
+    image[48:, 24:] = 200
+    image[0, 0] = 100
+    cv2.imwrite(str(tmp_path / "mask.png"), image)
+    expected = np.zeros((4, 4), bool)
+    expected[1, 1] = expected[3, 3] = True
+    found = editing.read_mask(str(tmp_path / "mask.png"), 4, 4)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_inside_the_mask_the_first_depths_may_stay():
+    redo = np.array([[False, True]])
+    keep = editing.make_keep(redo, depth=3, keep_depth=2)
+    np.testing.assert_array_equal(keep, [[[1, 1, 1], [1, 1, 0]]])
+
+
+@pytest.mark.parametrize("redo, keep_depth", [(False, 0), (True, 3), (True, 4)])
+def test_a_mask_of_nothing_is_refused(redo, keep_depth):
+    with pytest.raises(ConfigError, match="nothing to draw"):
+        editing.make_keep(np.full((2, 2), redo), 3, keep_depth)
+
+
+@pytest.mark.parametrize("mask", ["middle", "no.png", __file__])
+def test_what_is_no_mask_is_refused(mask):
+    with pytest.raises(ConfigError, match="neither an image nor one of"):
+        editing.read_mask(mask, 4, 4)
+
+
+def test_a_mask_smaller_than_the_codes_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "mask.png"), np.zeros((3, 8), np.uint8))
+    with pytest.raises(ConfigError, match="pixels for"):
+        editing.read_mask(str(tmp_path / "mask.png"), 4, 4)
+
+
+def test_codes_of_a_file(tmp_path):
+    codes = np.arange(24).reshape(2, 3, 4) % 7
+    np.save(tmp_path / "one.npy", codes.astype(np.uint16))
+    np.savez(tmp_path / "many.npz", codes=np.stack([codes, codes * 0]))
+    for name in ("one.npy", "many.npz"):
+        found = editing.read_codes(tmp_path / name, (2, 3, 4), 7)
+        np.testing.assert_array_equal(found, codes)
+        assert found.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "name, array, message",
+    [
+        ("a.npy", np.zeros((2, 3, 3), int), "not codes"),
+        ("a.npy", np.zeros((2, 3, 4)), "not codes"),
+        ("a.npy", np.full((2, 3, 4), 7), "the model has 7"),
+        ("a.npz", None, "no codes can be read"),
+        ("missing.npy", None, "no codes can be read"),
+    ],
+)
+def test_codes_that_do_not_fit_are_refused(tmp_path, name, array, message):
+    path = tmp_path / name
+    if array is not None:
+        np.save(path, array)
+    elif name == "a.npz":
+        np.savez(path, other=np.zeros(3))
+    with pytest.raises(ConfigError, match=message):
+        editing.read_codes(path, (2, 3, 4), 7)
