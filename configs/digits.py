@@ -14,6 +14,9 @@ The features of so small a model lie closer together than the paper's, so the
 temperature of soft targets and stochastic codes is lower than its 0.5: at 0.1 the
 nearest code has four fifths of the mass at the first depth.
 
+With `--config.stages=features` it also trains a classifier, which ranks samples where
+sampling is asked to `--keep` the best.
+
 Variant `tiny` runs every part of the program in a few steps of the smallest models,
 for tests; it learns nothing. Its feature map of 16 x 16 is packed into 4 x 4 codes.
 """
@@ -33,6 +36,12 @@ def get_config(variant=""):
     data.resolution = 32
     data.channels = 1
     data.num_classes = 10
+
+    features = config.features
+    features.batch_size = 32
+    features.steps = 1000
+    features.model.widths = (16, 32, 64)
+    features.model.convs = (1, 1, 1)
 
     rqvae = config.rqvae
     rqvae.batch_size = 32
@@ -73,6 +82,12 @@ def get_config(variant=""):
 
 
 def _shrink(config):
+    config.features.batch_size = 8
+    config.features.steps = 4
+    config.features.model.widths = (8,)
+    config.features.model.convs = (1,)
+    config.features.optimizer.warmup_steps = 0
+
     rqvae = config.rqvae
     rqvae.batch_size = 8
     rqvae.steps = 4

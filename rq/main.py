@@ -45,6 +45,9 @@ flags.DEFINE_list("guidance", None, "sample: scale, or one for each depth; 1: of
 flags.DEFINE_enum(
     "guidance_schedule", None, SCHEDULES, "sample: how guidance grows over positions."
 )
+flags.DEFINE_float(
+    "keep", 1.0, "sample: share of samples kept, the best by a classifier; 1: off."
+)
 flags.DEFINE_string("complete", None, "sample: an image file, or codes, to complete.")
 flags.DEFINE_string(
     "mask", "bottom", f"complete: what to draw, an image or one of {editing.REGIONS}."
@@ -101,6 +104,7 @@ def sample_mode() -> None:
         seed=FLAGS.seed,
         batch_size=FLAGS.batch_size,
         given=given,
+        keep=FLAGS.keep,
         **options,
     )
     columns = int(np.ceil(np.sqrt(len(images))))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq import checkpoint, editing, sharding, visualize
+from rq import checkpoint, editing, generate, sharding, visualize
 from rq.config import ConfigError, from_json
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
@@ -25,7 +25,7 @@ from rq.data import stream
 from rq.data.pixels import to_float
 from rq.editing import Given
 from rq.evaluation import codes as code_metrics
-from rq.stages import RQVAEStage, TransformerStage
+from rq.stages import FeaturesStage, RQVAEStage, TransformerStage
 from rq.state import TrainState
 
 CONFIG = "config.json"
@@ -171,6 +171,7 @@ class Experiment:
         seed: int = 0,
         batch_size: int | None = None,
         given: Given | None = None,
+        keep: float = 1.0,
         **changes,
     ):
         """Generates images.
@@ -181,6 +182,8 @@ class Experiment:
           seed: sample i of a seed is the same whatever the batch size.
           batch_size: the config's where None.
           given: a code map of which a part stays, see `given`.
+          keep: share of each class that is kept, by how sure `classifier` is of the
+            class: rejection sampling, where below 1.
           **changes: of other fields of the config's section `sampling`: temperature,
             top_k, top_p, min_p, guidance (a number, or one for each depth) and
             guidance_schedule; the config's where None.
@@ -190,41 +193,41 @@ class Experiment:
           class (zeros without classes); codes int32 `[N, H, W, D]`.
 
         Raises:
-          ConfigError: on classes or filters that the model does not have.
+          ConfigError: on classes or filters that the model does not have, or a missing
+            classifier.
         """
-        stage = self.transformer
-        labels = self._labels(num_samples, classes)
-        options = stage.sampling_options(**changes)
-        batch_size = min(batch_size or self.config.sampling.batch_size, num_samples)
-        variables = stage.unrolled(self.transformer_state.model_variables())
-        codes = keep = None
-        if given is not None:
-            codes = np.broadcast_to(given.codes, (batch_size, *given.codes.shape))
-            keep = given.keep
-        outputs = []
-        for start in range(0, num_samples, batch_size):
-            # The last batch is padded to the one shape that is compiled.
-            indices = np.arange(start, start + batch_size) % num_samples
-            cond = jnp.asarray(labels[indices])
-            conditional = self.config.transformer.condition == "class"
-            with sharding.context(self.mesh):
-                outputs.append(
-                    stage.sample(
-                        variables,
-                        cond if conditional else None,
-                        jax.random.key(seed),
-                        first_index=start,
-                        options=options,
-                        batch=batch_size,
-                        codes=codes,
-                        keep=keep,
-                    )
-                )
-        images, codes = (
-            np.concatenate([np.asarray(part) for part in parts])[:num_samples]
-            for parts in zip(*outputs, strict=True)
-        )
+        labels = generate.labels_of(self.config, num_samples, classes)
+        options = dict(seed=seed, batch_size=batch_size, given=given, **changes)
+        if keep == 1:
+            images, codes = generate.sample(self, labels, **options)
+        else:
+            images, labels, codes, _ = generate.sample_best(
+                self, labels, self.classifier, keep, **options
+            )
         return images, labels, codes
+
+    @functools.cached_property
+    def classifier(self):
+        """Images `[B, R, R, C]` to log-probabilities of the classes, by stage 0.
+
+        Raises:
+          ConfigError: where there is none that learned the classes.
+        """
+        config = self.config
+        if not self.finished("features") or config.features.objective != "class":
+            raise ConfigError(
+                f"{self.path} has no classifier to rank samples with; train one: the "
+                "command that trained it, with --config.stages=features"
+            )
+        stage = FeaturesStage(config, self.mesh, lambda: iter([]))
+        params = self._state("features").model_variables()["params"]
+
+        @jax.jit
+        def classify(params, images):
+            logits = stage.model.apply({"params": params}, images)
+            return jax.nn.log_softmax(logits)
+
+        return functools.partial(classify, params)
 
     def given(self, path, mask: str = "bottom", keep_depth: int = 0) -> Given:
         """What `sample` completes: the codes of an image, and which of them stay.
@@ -248,24 +251,6 @@ class Experiment:
         else:
             codes = self.rqvae_on(path).codes(self.rqvae_state)[0]
         return Given(codes, keep)
-
-    def _labels(self, num_samples, classes):
-        condition = self.config.transformer.condition
-        if condition == "text":
-            raise ConfigError(
-                "this model is conditioned on text, which needs a tokenizer"
-            )
-        if condition == "none":
-            if classes:
-                raise ConfigError(f"classes {classes} of a model without classes")
-            return np.zeros(num_samples, np.int32)
-        number = self.config.data.num_classes
-        classes = tuple(classes) or tuple(range(number))
-        wrong = [label for label in classes if not 0 <= label < number]
-        if wrong:
-            raise ConfigError(f"classes {wrong}: the model has 0..{number - 1}")
-        order = np.sort(np.resize(np.arange(len(classes)), num_samples))
-        return np.asarray(classes, np.int32)[order]
 
     def reconstructions(self, number: int = 8, images=None) -> np.ndarray:
         """Picture of images, their reconstructions at depth 1..D, and the error.

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rq import checkpoint
+from rq import checkpoint, generate
+from rq.config import ConfigError
 from rq.workdir import Experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -141,6 +142,32 @@ def test_completing_an_image_and_codes(trained, tmp_path):
     assert (again[..., 1] != codes[0, ..., 1]).any()
 
 
+def test_rejection_keeps_the_best_of_each_class(trained):
+    """By any classifier: here how bright an image is, dark ones being of class 3."""
+    import jax
+
+    def classifier(images):
+        bright = images.mean((1, 2, 3))[:, None]
+        return jax.nn.log_softmax(bright * np.where(np.arange(10) == 3, -9.0, 9.0))
+
+    experiment = Experiment(trained)
+    options = dict(seed=5, batch_size=4)
+    labels = generate.labels_of(experiment.config, 5, (7, 3))
+    images, kept, codes, probabilities = generate.sample_best(
+        experiment, labels, classifier, 0.3, **options
+    )
+    np.testing.assert_array_equal(kept, [7, 7, 7, 3, 3])
+    candidates = np.repeat([7, 3], [10, 7]).astype(np.int32)
+    every, every_codes = generate.sample(experiment, candidates, **options)
+    brightness = every.mean((1, 2, 3))
+    best = [*np.argsort(-brightness[:10])[:3], *(10 + np.argsort(brightness[10:])[:2])]
+    np.testing.assert_array_equal(codes, every_codes[best])
+    np.testing.assert_allclose(images, every[best], atol=1e-5)
+    assert (np.diff(probabilities[:3]) <= 0).all() and probabilities[3] > 0.1
+    with pytest.raises(ConfigError, match="--keep"):
+        generate.sample_best(experiment, labels, classifier, 0.0)
+
+
 def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path):
     out = tmp_path / "metrics.json"
     run("--mode=eval", f"--workdir={trained}", f"--out={out}")
@@ -163,6 +190,7 @@ def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path)
         (["--mode=sample", "--top_k=x"], "top_k"),
         (["--mode=sample", "--guidance=2"], "condition_dropout"),
         (["--mode=sample", "--complete=no.png"], "no.png"),
+        (["--mode=sample", "--keep=0.5"], "--config.stages=features"),
         (["--mode=sample", "--out=samples.jpg"], ".png"),
         (["--mode=train"], "--config"),
     ],

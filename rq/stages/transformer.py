@@ -239,8 +239,11 @@ class TransformerStage(Stage):
             codes=codes,
             keep=keep,
         )
-        images = self._decode(self.rqvae_variables, codes)
-        return jnp.clip(images, -1, 1), codes
+        return self.decode(codes), codes
+
+    def decode(self, codes) -> jax.Array:
+        """Codes int32 `[B, H, W, D]` to images `[B, R, R, C]` in [-1, 1]."""
+        return jnp.clip(self._decode(self.rqvae_variables, codes), -1, 1)
 
     def unrolled(self, variables):
         """The variables with layers as `sample` reads them fastest."""
