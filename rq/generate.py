@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,63 +14,95 @@ import numpy as np
 from rq import sharding
 from rq.config import ConfigError
 from rq.editing import Given
+from rq.stages import conditions
 
 
-def labels_of(config, num_samples: int, classes: tuple[int, ...]) -> np.ndarray:
-    """The class of each sample, int32 `[N]` in their order; zeros without classes.
+class Wanted(NamedTuple):
+    """What is to be drawn.
+
+    Attributes:
+      labels: int32 `[N]`, class of each sample, or place of its text, or zero.
+      cond: what the model is told, `[N]` or `[N, S]`; None of an unconditional one.
+    """
+
+    labels: np.ndarray
+    cond: np.ndarray | None
+
+
+def wanted(experiment, num_samples: int, classes=(), texts=()) -> Wanted:
+    """Samples spread evenly over classes and texts, in the order given.
+
+    Args:
+      experiment: a `rq.workdir.Experiment`.
+      num_samples: N.
+      classes: of a model that has them; all where empty.
+      texts: of a model that has text. With classes too, as many or one of either.
 
     Raises:
-      ConfigError: on classes that the model does not have.
+      ConfigError: on what the model does not have, or lacks.
     """
-    condition = config.transformer.condition
-    if condition == "text":
-        raise ConfigError("this model is conditioned on text, which needs a tokenizer")
-    if condition == "none":
-        if classes:
-            raise ConfigError(f"classes {classes} of a model without classes")
-        return np.zeros(num_samples, np.int32)
-    number = config.data.num_classes
-    classes = tuple(classes) or tuple(range(number))
-    wrong = [label for label in classes if not 0 <= label < number]
-    if wrong:
-        raise ConfigError(f"classes {wrong}: the model has 0..{number - 1}")
-    order = np.sort(np.resize(np.arange(len(classes)), num_samples))
-    return np.asarray(classes, np.int32)[order]
+    config = experiment.config
+    kind = config.transformer.condition
+    for name, given in (("classes", classes), ("texts", texts)):
+        if given and conditions.FIELDS[name] not in conditions.NEEDS[kind]:
+            raise ConfigError(f"{name} {given} of a model whose condition is {kind!r}")
+    if kind == "none":
+        return Wanted(np.zeros(num_samples, np.int32), None)
+    batch, number = {}, len(texts)
+    if "text" in conditions.NEEDS[kind]:
+        if not texts:
+            raise ConfigError("this model is conditioned on text: give --text=...")
+        batch["text"] = np.stack([experiment.tokenizer(line) for line in texts])
+    if "label" in conditions.NEEDS[kind]:
+        known = config.data.num_classes
+        classes = tuple(classes) or tuple(range(known))
+        if wrong := [label for label in classes if not 0 <= label < known]:
+            raise ConfigError(f"classes {wrong}: the model has 0..{known - 1}")
+        if texts and len(classes) > 1 < len(texts) != len(classes):
+            raise ConfigError(f"{len(classes)} classes for {len(texts)} texts")
+        number = max(len(classes), number)
+        batch["label"] = np.asarray(classes, np.int32)
+    labels = batch.get("label", np.arange(number, dtype=np.int32))
+    rows = np.sort(np.resize(np.arange(number), num_samples))
+    batch = {name: np.resize(x, (number, *x.shape[1:])) for name, x in batch.items()}
+    cond = np.asarray(conditions.make(config, batch))
+    return Wanted(np.resize(labels, number)[rows], cond[rows])
 
 
 def draw(
     experiment,
-    labels: np.ndarray,
+    cond: np.ndarray | None,
+    number: int,
     *,
     seed: int = 0,
     batch_size: int | None = None,
     given: Given | None = None,
     **changes,
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Images and codes of the samples `labels`, a batch at a time, on the devices.
+    """Images and codes of samples, a batch at a time, on the devices.
 
     Every batch has the one shape that is compiled: the last is padded with copies.
 
     Args:
       experiment: a `rq.workdir.Experiment` with both stages.
-      labels: classes int32 `[N]`, see `labels_of`.
+      cond: see `Wanted`.
+      number: N.
       seed, batch_size, given, changes: see `Experiment.sample`.
     """
-    stage, config = experiment.transformer, experiment.config
+    stage = experiment.transformer
     options = stage.sampling_options(**changes)
-    batch_size = min(batch_size or config.sampling.batch_size, len(labels))
+    batch_size = min(batch_size or experiment.config.sampling.batch_size, number)
     variables = stage.unrolled(experiment.transformer_state.model_variables())
     codes = keep = None
     if given is not None:
         codes = np.broadcast_to(given.codes, (batch_size, *given.codes.shape))
         keep = given.keep
-    for start in range(0, len(labels), batch_size):
-        indices = np.arange(start, start + batch_size) % len(labels)
-        cond = jnp.asarray(labels[indices])
+    for start in range(0, number, batch_size):
+        indices = np.arange(start, start + batch_size) % number
         with sharding.context(experiment.mesh):
             yield stage.sample(
                 variables,
-                cond if config.transformer.condition == "class" else None,
+                None if cond is None else jnp.asarray(cond[indices]),
                 jax.random.key(seed),
                 first_index=start,
                 options=options,
@@ -79,11 +112,13 @@ def draw(
             )
 
 
-def sample(experiment, labels: np.ndarray, **options) -> tuple[np.ndarray, np.ndarray]:
+def sample(experiment, wanted: Wanted, **options) -> tuple[np.ndarray, np.ndarray]:
     """All of `draw` on the host: images `[N, R, R, C]` and codes `[N, H, W, D]`."""
-    batches = list(draw(experiment, labels, **options))  # dispatched before one is read
+    number = len(wanted.labels)
+    # All are dispatched before one is read.
+    batches = list(draw(experiment, wanted.cond, number, **options))
     images, codes = (
-        np.concatenate([np.asarray(part) for part in parts])[: len(labels)]
+        np.concatenate([np.asarray(part) for part in parts])[:number]
         for parts in zip(*batches, strict=True)
     )
     return images, codes
@@ -91,7 +126,7 @@ def sample(experiment, labels: np.ndarray, **options) -> tuple[np.ndarray, np.nd
 
 def sample_best(
     experiment,
-    labels: np.ndarray,
+    wanted: Wanted,
     classifier: Callable[[jax.Array], jax.Array],
     keep: float,
     **options,
@@ -102,7 +137,7 @@ def sample_best(
 
     Args:
       experiment: see `draw`.
-      labels: classes of the samples wanted, int32 `[N]`.
+      wanted: samples, of a model with classes.
       classifier: images `[B, R, R, C]` in [-1, 1] to log-probabilities of the classes.
       keep: the share of each class's candidates that is kept, above 0, at most 1.
       **options: of `draw`.
@@ -116,15 +151,19 @@ def sample_best(
     """
     if not 0 < keep <= 1:
         raise ConfigError(f"--keep={keep}: must be within (0, 1]")
-    if experiment.config.transformer.condition != "class":
-        raise ConfigError("--keep ranks by class: the model has none")
-    classes, first, wanted = np.unique(labels, return_index=True, return_counts=True)
-    classes, wanted = classes[np.argsort(first)], wanted[np.argsort(first)]
-    drawn = np.ceil(wanted / keep - 1e-9).astype(int)
-    candidates = np.repeat(classes, drawn).astype(np.int32)
+    kind = experiment.config.transformer.condition
+    if "label" not in conditions.NEEDS[kind]:
+        raise ConfigError(f"--keep ranks by class, but the condition is {kind!r}")
+    # Samples of one condition follow each other.
+    new = (wanted.cond[1:] != wanted.cond[:-1]).reshape(len(wanted.cond) - 1, -1)
+    first = np.flatnonzero(np.append(True, new.any(axis=1)))
+    few = np.diff(np.append(first, len(wanted.labels)))
+    drawn = np.ceil(few / keep - 1e-9).astype(int)
+    candidates = np.repeat(wanted.labels[first], drawn)
+    cond = np.repeat(wanted.cond[first], drawn, axis=0)
 
     codes, scores = [], []
-    for batch, found in draw(experiment, candidates, **options):
+    for batch, found in draw(experiment, cond, len(candidates), **options):
         first = len(codes) * len(found)
         own = candidates[np.arange(first, first + len(found)) % len(candidates)]
         codes.append(found)
@@ -135,9 +174,9 @@ def sample_best(
     )
 
     best, start = [], 0
-    for number, few in zip(drawn, wanted, strict=True):
+    for number, kept in zip(drawn, few, strict=True):
         order = np.argsort(-scores[start : start + number], kind="stable")
-        best.append(start + order[:few])
+        best.append(start + order[:kept])
         start += number
     best = np.concatenate(best)
     batch_size = min(len(best), experiment.config.sampling.batch_size)

@@ -33,10 +33,11 @@ config_flags.DEFINE_config_file(
     "config", None, "Config file, with a variant after a colon.", lock_config=True
 )
 flags.DEFINE_string("workdir", None, "Folder of the experiment: all that it makes.")
-MODES = ("train", "prepare", "encode", "eval", "sample", "reconstruct")
+MODES = ("train", "prepare", "tokenizer", "encode", "eval", "sample", "reconstruct")
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_integer("num_samples", 64, "sample: images in all.", lower_bound=1)
 flags.DEFINE_list("classes", [], "sample: classes, comma-separated; none: all.")
+flags.DEFINE_multi_string("text", [], "sample: a text; several by repeating the flag.")
 flags.DEFINE_list("temperature", None, "sample: one, or one for each depth.")
 flags.DEFINE_list("top_k", None, "sample: one, or one for each depth; 0: off.")
 flags.DEFINE_list("top_p", None, "sample: one, or one for each depth; 1: off.")
@@ -81,6 +82,13 @@ def prepare_mode() -> None:
     print(json.dumps(images.prepare(_config().data), indent=2))
 
 
+def tokenizer_mode() -> None:
+    """Trains a tokenizer on the config's captions, or copies the one that it names."""
+    config, path = _config(), pathlib.Path(FLAGS.workdir).absolute()
+    pipeline.claim(path, config)
+    pipeline.make_tokenizer(config, path)
+
+
 def encode_mode() -> None:
     """Stores the codes of a trained RQ-VAE."""
     experiment = Experiment(FLAGS.workdir)
@@ -101,6 +109,7 @@ def sample_mode() -> None:
     images, labels, codes = experiment.sample(
         FLAGS.num_samples,
         _numbers("classes", int) or (),
+        tuple(FLAGS.text),
         seed=FLAGS.seed,
         batch_size=FLAGS.batch_size,
         given=given,
@@ -178,6 +187,7 @@ def main(argv) -> None:
     mode = {
         "train": train_mode,
         "prepare": prepare_mode,
+        "tokenizer": tokenizer_mode,
         "encode": encode_mode,
         "sample": sample_mode,
         "reconstruct": reconstruct_mode,

@@ -8,6 +8,7 @@ and hands the next one nothing but files.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 
@@ -19,9 +20,9 @@ from rq import workdir as workdirs
 from rq.config import ConfigError, differences, from_json, to_json
 from rq.convert import lpips
 from rq.data import codes as stored_codes
-from rq.data import images, stream
+from rq.data import images, stream, text
 from rq.models.lpips import own_distance
-from rq.stages import FeaturesStage, RQVAEStage, TransformerStage
+from rq.stages import FeaturesStage, RQVAEStage
 
 SAMPLES_A_ROW = 10
 TRAINED = ("features", "rqvae", "transformer")  # stages with steps and checkpoints
@@ -49,6 +50,8 @@ def run(config, workdir) -> None:
         "codes": encode,
         "transformer": train_transformer,
     }
+    if "transformer" in config.stages:
+        make_tokenizer(config, path)
     experiment = workdirs.Experiment(path, mesh)
     for name in config.stages:
         if name in TRAINED and experiment.finished(name):
@@ -144,40 +147,72 @@ def _train_on_images(make_stage, config, path, mesh, *args) -> None:
 
 
 def encode(config, path, mesh) -> None:
-    """Stores codes and features of both splits; whole splits only, finished or not."""
-    experiment = workdirs.Experiment(path, mesh)
-    for split in (config.data.train_split, config.data.eval_split):
+    """Stores codes and features of both splits, shard by shard, where they are not.
+
+    With `codes.variants` the training split has augmented images as well.
+    """
+    if config.transformer.online:
+        logging.info("codes: none are stored, transformer.online encodes in each step")
+        return
+    experiment, data = workdirs.Experiment(path, mesh), config.data
+    for split in (data.train_split, data.eval_split):
+        variants = config.codes.variants if split == data.train_split else 1
+        source = stream.Variants(
+            images.source(data, split), data, variants, config.seed
+        )
         directory = path / "codes" / split
-        if stored_codes.is_complete(directory, experiment.fingerprint):
-            logging.info("codes: %s is complete", split)
-            continue
-        source = images.source(config.data, split)
-        stored_codes.write(
-            directory,
-            experiment.encode(source, config.codes.batch_size),
+        part = dict(
             num_examples=len(source),
             fingerprint=experiment.fingerprint,
+            shard_size=config.codes.shard_size,
         )
-        logging.info("codes: wrote %d of %s to %s", len(source), split, directory)
+        if jax.process_index() == 0:
+            stored_codes.clear(directory, **part)
+        stored_codes.write(
+            directory,
+            functools.partial(experiment.encode, source),
+            **part,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        )
+        logging.info("codes: %d of %s in %s", len(source), split, directory)
 
 
 def train_transformer(config, path, mesh) -> None:
-    """Stage 2 on stored codes."""
+    """Stage 2 on stored codes, or on images."""
     experiment = workdirs.Experiment(path, mesh)
-    source, eval_source = (
-        stored_codes.CodeSource(path / "codes" / split, experiment.fingerprint)
-        for split in (config.data.train_split, config.data.eval_split)
-    )
-
-    def eval_batches():
-        batch_size, limit = config.transformer.batch_size, config.log.eval_batches
-        return stream.eval_batches(eval_source, config.data, batch_size, limit)
-
-    stage = TransformerStage(config, mesh, eval_batches, experiment.rqvae_variables)
+    stage = experiment.transformer_stage(config.log.eval_batches)
     data = stream.train_iterator(
-        source, config.data, batch_size=stage.batch_size, seed=config.seed
+        experiment.code_source(config.data.train_split),
+        config.data,
+        batch_size=stage.batch_size,
+        seed=config.seed,
+        tokens=experiment.tokens(config.transformer.text.dropout),
     )
     _fit(stage, data, config, path, mesh)
+
+
+def make_tokenizer(config, path) -> None:
+    """Leaves in the workdir the tokenizer that the config names, or trains it there.
+
+    Trained on the captions of the training split; nothing where the condition has no
+    text, or where it is there already.
+
+    Raises:
+      DataError: where there are no captions, or the named files are no tokenizer.
+    """
+    options, file = config.transformer.text, path / text.FILE
+    if "text" not in config.transformer.condition or file.exists():
+        return
+    if jax.process_index() != 0:
+        return
+    if options.tokenizer:
+        text.load(options.tokenizer, options.length).save(file)
+    else:
+        source = images.source(config.data, config.data.train_split)
+        captions = (line for i in range(len(source)) for line in source.captions(i))
+        text.train(captions, options.vocab_size, file)
+    logging.info("tokenizer: %s", file)
 
 
 def _fit(stage, data, config, path, mesh) -> None:

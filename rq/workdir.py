@@ -19,9 +19,9 @@ import numpy as np
 
 from rq import checkpoint, editing, generate, sharding, visualize
 from rq.config import ConfigError, from_json
+from rq.data import DataError, stream, text
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
-from rq.data import stream
 from rq.data.pixels import to_float
 from rq.editing import Given
 from rq.evaluation import codes as code_metrics
@@ -125,48 +125,101 @@ class Experiment:
 
     @functools.cached_property
     def transformer(self) -> TransformerStage:
-        """Stage 2 over the evaluation codes."""
+        """Stage 2 over the evaluation split."""
+        return self.transformer_stage()
+
+    def transformer_stage(self, limit: int = 0) -> TransformerStage:
+        """Stage 2 over so many batches of the evaluation split; 0: all."""
+        data, part = self.config.data, self.config.transformer
 
         def eval_batches():
-            data = self.config.data
-            directory = self.path / "codes" / data.eval_split
-            source = stored_codes.CodeSource(directory, self.fingerprint)
-            batch_size = self.config.transformer.batch_size
-            return stream.eval_batches(source, data, batch_size)
+            source = self.code_source(data.eval_split)
+            tokens = self.tokens(0.0)
+            return stream.eval_batches(source, data, part.batch_size, limit, tokens)
 
+        null_text = None if self.tokenizer is None else self.tokenizer.null
         return TransformerStage(
-            self.config, self.mesh, eval_batches, self.rqvae_variables
+            self.config, self.mesh, eval_batches, self.rqvae_variables, null_text
         )
 
-    def encode(self, source, batch_size: int) -> Iterator[dict]:
-        """Codes and features of every image of a source, in order.
+    def code_source(self, split: str):
+        """What stage 2 reads of a split: stored codes, or images where it is `online`.
+
+        Raises:
+          DataError: where they are missing or damaged.
+        """
+        if self.config.transformer.online:
+            return image_data.source(self.config.data, split)
+        directory = self.path / "codes" / split
+        return stored_codes.CodeSource(directory, self.fingerprint)
+
+    @functools.cached_property
+    def tokenizer(self) -> text.TextTokenizer | None:
+        """Of the captions; None where the condition has no text.
+
+        Raises:
+          DataError: where it is missing, or has more tokens than the config.
+        """
+        options = self.config.transformer.text
+        if "text" not in self.config.transformer.condition:
+            return None
+        path = self.path / text.FILE
+        tokenizer = text.load(path, options.length)
+        if tokenizer.vocab_size > options.vocab_size:
+            raise DataError(
+                f"{path} has {tokenizer.vocab_size} tokens, more than "
+                f"transformer.text.vocab_size = {options.vocab_size}"
+            )
+        return tokenizer
+
+    def tokens(self, dropout: float) -> stream.Tokens | None:
+        """What the stream makes text of: captions to tokens; None without text."""
+        if self.tokenizer is None:
+            return None
+        return lambda captions, rng: self.tokenizer.choose(captions, dropout, rng)
+
+    def encode(self, source, start: int, stop: int) -> Iterator[dict]:
+        """Codes and features of examples start .. stop - 1 of a source, in order.
 
         Yields dicts of 'codes' int32 `[B, h, w, D]`, 'features' float32 `[B, h, w, C]`
-        (from which soft and stochastic codes are drawn in training) and 'label' `[B]`.
+        (from which soft and stochastic codes are drawn in training), 'label' `[B]` and
+        'captions', B tuples.
+
+        Args:
+          source: of images of the model's resolution, see `rq.data.stream.Variants`.
+          start, stop: of the examples.
         """
-        model, variables = self.rqvae.model, self.rqvae_variables
-
-        @jax.jit
-        def encode(variables, images):
-            z = model.apply(variables, to_float(images), method="encode")
-            codes = model.apply(variables, z, method="quantize")[1]
-            return codes, model.apply(variables, z, method="pack")
-
-        for batch in stream.eval_batches(source, self.config.data, batch_size):
+        batch_size = self.config.codes.batch_size
+        for first in range(start, stop, batch_size):
+            indices = range(first, min(first + batch_size, stop))
+            examples = [source[i] for i in indices]
+            images = np.stack([example["image"] for example in examples])
+            images = np.resize(images, (batch_size, *images.shape[1:]))  # one shape
             with sharding.context(self.mesh):
-                images = sharding.shard_batch({"image": batch["image"]}, self.mesh)
-                outputs = jax.device_get(encode(variables, images["image"]))
-            mask = batch["mask"]
+                images = sharding.shard_batch({"image": images}, self.mesh)["image"]
+                outputs = self._encode(self.rqvae_variables, images)
+                codes, features = jax.device_get(outputs)
             yield {
-                "codes": outputs[0][mask],
-                "features": outputs[1][mask],
-                "label": batch["label"][mask],
+                "codes": codes[: len(indices)],
+                "features": features[: len(indices)],
+                "label": np.stack([example["label"] for example in examples]),
+                "captions": [example.get("captions", ()) for example in examples],
             }
+
+    @functools.cached_property
+    def _encode(self):
+        model = self.rqvae.model
+        return jax.jit(
+            lambda variables, images: model.apply(
+                variables, to_float(images), method="codes_and_features"
+            )
+        )
 
     def sample(
         self,
         num_samples: int,
         classes: tuple[int, ...] = (),
+        texts: tuple[str, ...] = (),
         *,
         seed: int = 0,
         batch_size: int | None = None,
@@ -178,7 +231,8 @@ class Experiment:
 
         Args:
           num_samples: in all.
-          classes: of a class-conditional model; all of them where empty.
+          classes: where the model has classes; all of them where empty.
+          texts: where it has text; with classes as well, a class or a text for each.
           seed: sample i of a seed is the same whatever the batch size.
           batch_size: the config's where None.
           given: a code map of which a part stays, see `given`.
@@ -189,22 +243,20 @@ class Experiment:
             guidance_schedule; the config's where None.
 
         Returns:
-          images float32 `[N, R, R, C]` in [-1, 1]; labels int32 `[N]`, in order of
-          class (zeros without classes); codes int32 `[N, H, W, D]`.
+          images float32 `[N, R, R, C]` in [-1, 1]; labels int32 `[N]`, the class of
+          each, or the place of its text (zeros without either), in the order given;
+          codes int32 `[N, H, W, D]`.
 
         Raises:
-          ConfigError: on classes or filters that the model does not have, or a missing
-            classifier.
+          ConfigError: on classes, texts or filters that the model does not have, or a
+            missing classifier.
         """
-        labels = generate.labels_of(self.config, num_samples, classes)
+        wanted = generate.wanted(self, num_samples, classes, texts)
         options = dict(seed=seed, batch_size=batch_size, given=given, **changes)
         if keep == 1:
-            images, codes = generate.sample(self, labels, **options)
-        else:
-            images, labels, codes, _ = generate.sample_best(
-                self, labels, self.classifier, keep, **options
-            )
-        return images, labels, codes
+            images, codes = generate.sample(self, wanted, **options)
+            return images, wanted.labels, codes
+        return generate.sample_best(self, wanted, self.classifier, keep, **options)[:3]
 
     @functools.cached_property
     def classifier(self):

@@ -282,7 +282,7 @@ def test_models_follow_packing_condition_and_depth():
         ({"sampling.guidance": (2.0,)}, "condition_dropout above 0"),
         (
             {"transformer.condition": "none", "transformer.condition_dropout": 0.1},
-            "condition_dropout = 0.1: needs transformer.condition='class'",
+            "condition_dropout = 0.1: nothing to leave out",
         ),
         ({"transformer.loss.temperature": 0.0}, "temperature = 0.0: must be positive"),
     ],

@@ -1,20 +1,16 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data that is prepared, converted or stored under unlucky circumstances."""
+"""Data that is prepared or converted under unlucky circumstances."""
 
 import json
 import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from rq.config import default
 from rq.data import DataError, digits, images
-from rq.data import codes as stored_codes
-
-RQVAE = {"rqvae": "abc"}
 
 
 def section(**changes):
@@ -129,52 +125,3 @@ def test_tfrecords_need_conversion_and_a_converted_copy_is_read(data_dir, tmp_pa
 )
 def test_splits_are_added_and_cut(data_dir, split, size):
     assert len(images.source(section(dir=data_dir), split)) == size
-
-
-def batch_of_codes(n=4, **changes):
-    batch = {"codes": np.ones((n, 2, 2, 3), int), "features": np.ones((n, 2, 2, 4))}
-    return batch | changes
-
-
-def test_without_labels_they_are_zeros(tmp_path):
-    stored_codes.write(tmp_path, [batch_of_codes()], num_examples=4, fingerprint=RQVAE)
-    assert stored_codes.CodeSource(tmp_path, RQVAE)[3]["label"] == 0
-
-
-@pytest.mark.parametrize(
-    "second, message",
-    [
-        (batch_of_codes(codes=np.full((4, 2, 2, 3), -1)), "-1"),
-        (batch_of_codes(codes=np.full((4, 2, 2, 3), 65536)), "65536"),
-        (batch_of_codes(features=np.ones((4, 1, 1, 4))), r"features \(4, 1, 1, 4\)"),
-        (batch_of_codes(label=np.zeros(1)), r"labels \(1,\)"),
-    ],
-)
-def test_batches_that_would_be_stored_wrong_are_refused(tmp_path, second, message):
-    with pytest.raises(DataError, match=message):
-        stored_codes.write(
-            tmp_path, [batch_of_codes(), second], num_examples=8, fingerprint=RQVAE
-        )
-    assert not stored_codes.is_complete(tmp_path, RQVAE)
-
-
-def test_nothing_to_store_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="0 examples"):
-        stored_codes.write(tmp_path, [], num_examples=0, fingerprint=RQVAE)
-
-
-def test_a_fingerprint_may_hold_tuples(tmp_path):
-    fingerprint = {"code_shape": (8, 8, 4)}
-    stored_codes.write(
-        tmp_path, [batch_of_codes()], num_examples=4, fingerprint=fingerprint
-    )
-    assert stored_codes.is_complete(tmp_path, fingerprint)
-    stored_codes.CodeSource(tmp_path, fingerprint)
-
-
-def test_a_file_cut_short_is_found(tmp_path):
-    stored_codes.write(tmp_path, [batch_of_codes()], num_examples=4, fingerprint=RQVAE)
-    path = tmp_path / "features.npy"
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(DataError, match="features.npy"):
-        stored_codes.CodeSource(tmp_path, RQVAE)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data: the digits, augmentation, the order of examples, stored codes."""
+"""Data: the digits, augmentation, the order of examples."""
 
 import io
 import json
@@ -13,7 +13,6 @@ from PIL import Image
 
 from rq.config import default
 from rq.data import DataError, augment, digits, images, stream
-from rq.data import codes as stored_codes
 from rq.data.decode import DecodeError, decode
 
 
@@ -261,66 +260,6 @@ def test_evaluation_sees_everything_once_in_order():
     seen = np.concatenate([b["label"][b["mask"]] for b in batches])
     np.testing.assert_array_equal(seen, np.arange(10))
     assert len(list(stream.eval_batches(Numbers(10), section(), 4, limit=1))) == 1
-
-
-# Stored codes
-
-
-RQVAE = {"rqvae": "abc"}
-
-
-def store(folder, n=10, announced=None, fingerprint=RQVAE):
-    rng = np.random.default_rng(0)
-    data = {
-        "codes": rng.integers(0, 300, (n, 2, 2, 3)),
-        "features": rng.normal(size=(n, 2, 2, 4)).astype(np.float32),
-        "label": rng.integers(0, 5, n),
-    }
-    batches = ({k: v[i : i + 4] for k, v in data.items()} for i in range(0, n, 4))
-    stored_codes.write(
-        folder, batches, num_examples=announced or n, fingerprint=fingerprint
-    )
-    return data
-
-
-def test_stored_codes_come_back_exactly(tmp_path):
-    data = store(tmp_path / "codes")
-    source = stored_codes.CodeSource(tmp_path / "codes", RQVAE)
-    assert len(source) == 10
-    for i in range(10):
-        example = source[i]
-        np.testing.assert_array_equal(example["codes"], data["codes"][i])
-        np.testing.assert_array_equal(example["features"], data["features"][i])
-        assert example["label"] == data["label"][i]
-    assert source[0]["codes"].dtype == np.int32
-
-
-def test_an_interrupted_write_counts_for_nothing_and_is_redone(tmp_path):
-    with pytest.raises(DataError, match="announced"):
-        store(tmp_path, announced=11)
-    assert not stored_codes.is_complete(tmp_path, RQVAE)
-    with pytest.raises(DataError, match="--mode=encode"):
-        stored_codes.CodeSource(tmp_path, RQVAE)
-    store(tmp_path)
-    assert stored_codes.is_complete(tmp_path, RQVAE)
-
-
-def test_codes_of_another_rqvae_are_refused(tmp_path):
-    store(tmp_path)
-    assert not stored_codes.is_complete(tmp_path, {"rqvae": "other"})
-    with pytest.raises(DataError, match="abc.*other"):
-        stored_codes.CodeSource(tmp_path, {"rqvae": "other"})
-
-
-@pytest.mark.parametrize("name", ["codes", "features", "labels"])
-def test_damage_is_found_and_the_file_named(tmp_path, name):
-    store(tmp_path)
-    path = tmp_path / f"{name}.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=f"{name}.npy"):
-        stored_codes.CodeSource(tmp_path, RQVAE)
 
 
 def test_missing_digits_say_what_to_install(tmp_path, monkeypatch):

@@ -63,9 +63,48 @@ def place(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = rng.integers(0, 255, (5, 6, 3), np.uint8)
         Image.fromarray(coarse).resize((24, 20)).save(path)
+        path.with_suffix(".txt").write_text(f"{'ab'[k % 2]} picture {k}\n")
     (place / "images/a/broken.jpg").write_bytes(b"no image")
     (place / "config.py").write_text(CONFIG.replace("PLACE", str(place)))
     return place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("online", [False, True])
+def test_captions_condition_both_with_stored_codes_and_online(place, tmp_path, online):
+    """Tokenizer, codes of several variants, text with class, guidance: to samples."""
+    config, workdir = f"--config={place}/config.py", f"--workdir={tmp_path}/run"
+    run("--mode=prepare", config)
+    flags = [
+        f"--config.{name}"
+        for name in (
+            "stages=rqvae", "stages=codes", "stages=transformer",
+            "rqvae.loss.perceptual=none", "rqvae.adversarial.weight=0.0",
+            "codes.batch_size=8", "codes.variants=3", "codes.shard_size=40",
+            "transformer.batch_size=8", "transformer.steps=3",
+            "transformer.condition=class_text", "transformer.condition_dropout=0.1",
+            f"transformer.online={online}",
+            "transformer.text.vocab_size=300", "transformer.text.length=8",
+            "transformer.model.width=32",
+            "transformer.model.body.layers=1", "transformer.model.body.heads=2",
+            "transformer.model.head.layers=1", "transformer.model.head.heads=2",
+        )
+    ]  # fmt: skip
+    run("--mode=tokenizer", config, workdir, *flags)
+    assert (tmp_path / "run/tokenizer.json").exists()
+    run(config, workdir, *flags)
+    metrics = json.loads((tmp_path / "run/samples/evaluation.json").read_text())
+    assert metrics["transformer/bits_per_image"] > 0
+    if not online:
+        manifest = tmp_path / "run/codes/train/manifest.json"
+        assert json.loads(manifest.read_text())["num_examples"] == 3 * 34
+    sample = ("--mode=sample", workdir, "--num_samples=4", "--guidance=1.5")
+    run(*sample, "--text=a picture 3", "--text=grün 🙂", "--classes=1")
+    arrays = np.load(tmp_path / "run/samples/generated.npz")
+    np.testing.assert_array_equal(arrays["labels"], [1, 1, 1, 1])
+    assert arrays["arr_0"].shape == (4, 16, 16, 3)
+    output = run(*sample, status=1)
+    assert "--text" in output.splitlines()[-1] and "Traceback" not in output
 
 
 def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):

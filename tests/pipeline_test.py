@@ -152,12 +152,13 @@ def test_rejection_keeps_the_best_of_each_class(trained):
 
     experiment = Experiment(trained)
     options = dict(seed=5, batch_size=4)
-    labels = generate.labels_of(experiment.config, 5, (7, 3))
+    wanted = generate.wanted(experiment, 5, (7, 3))
     images, kept, codes, probabilities = generate.sample_best(
-        experiment, labels, classifier, 0.3, **options
+        experiment, wanted, classifier, 0.3, **options
     )
     np.testing.assert_array_equal(kept, [7, 7, 7, 3, 3])
     candidates = np.repeat([7, 3], [10, 7]).astype(np.int32)
+    candidates = generate.Wanted(candidates, candidates)
     every, every_codes = generate.sample(experiment, candidates, **options)
     brightness = every.mean((1, 2, 3))
     best = [*np.argsort(-brightness[:10])[:3], *(10 + np.argsort(brightness[10:])[:2])]
@@ -165,7 +166,7 @@ def test_rejection_keeps_the_best_of_each_class(trained):
     np.testing.assert_allclose(images, every[best], atol=1e-5)
     assert (np.diff(probabilities[:3]) <= 0).all() and probabilities[3] > 0.1
     with pytest.raises(ConfigError, match="--keep"):
-        generate.sample_best(experiment, labels, classifier, 0.0)
+        generate.sample_best(experiment, wanted, classifier, 0.0)
 
 
 def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path):

@@ -12,7 +12,9 @@ import pytest
 
 from rq import optim, sharding, train
 from rq.config import ConfigError
-from rq.stages import RQVAEStage, TransformerStage
+from rq.config.build import condition_sizes
+from rq.data.pixels import to_float
+from rq.stages import RQVAEStage, TransformerStage, conditions
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 8
@@ -219,12 +221,85 @@ def test_text_weighs_its_next_token_loss():
     config.transformer.text.length = 5
     stage, batch = make_stage("transformer", config, one_device())
     with pytest.raises(ValueError, match="'text'"):
-        stage.condition(batch)
+        conditions.make(config, batch)
     batch["text"] = np.zeros((BATCH, 5), np.int32)
     state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
     _, metrics = jax.jit(stage.train_step)(state, batch)
     expected = 0.9 * metrics["loss/image"] + 0.1 * metrics["loss/text"]
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def text_config(condition):
+    config = tiny()
+    config.transformer.condition = condition
+    config.transformer.condition_dropout = 0.5
+    config.transformer.text.vocab_size = 11
+    config.transformer.text.length = 5
+    return config
+
+
+def test_conditions_of_text_and_class():
+    """The class comes first, behind the text's vocabulary; none has its own value."""
+    batch = {"label": np.array([3, 0]), "text": np.array([[1, 2, 0, 0, 0]] * 2)}
+    config = text_config("class_text")
+    np.testing.assert_array_equal(
+        conditions.make(config, batch), [[14, 1, 2, 0, 0, 0], [11, 1, 2, 0, 0, 0]]
+    )
+    np.testing.assert_array_equal(conditions.null(config), [21, 0, 0, 0, 0, 0])
+    null = conditions.null(text_config("text"), np.full(5, 7))
+    np.testing.assert_array_equal(null, [7] * 5)
+    assert condition_sizes(config) == (22, 6)
+    assert conditions.null(tiny()) is None
+    cond = jnp.ones((2000, 3), jnp.int32)
+    left = conditions.leave_out(cond, np.array([5, 6, 7]), 0.3, jax.random.key(0))
+    gone = np.asarray(left[:, 0] == 5)
+    np.testing.assert_array_equal(left[gone], np.tile([5, 6, 7], (gone.sum(), 1)))
+    assert (left[~gone] == 1).all() and 0.25 < gone.mean() < 0.35
+
+
+@pytest.mark.parametrize("condition", ["text", "class_text"])
+def test_text_trains_and_samples_with_guidance(condition):
+    config = text_config(condition)
+    stage, batch = make_stage("transformer", config, one_device())
+    batch["text"] = np.ones((BATCH, 5), np.int32)
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    state, metrics = jax.jit(stage.train_step)(state, batch)
+    assert np.isfinite(metrics["loss/text"])
+    cond = conditions.make(config, batch)[:2]
+    options = stage.sampling_options(guidance=2.0)
+    _, codes = stage.sample(
+        state.model_variables(), cond, jax.random.key(1), options=options
+    )
+    assert codes.shape == (2, 4, 4, 2)
+
+
+def test_online_the_step_is_that_on_stored_codes():
+    """Images encoded in the step, against what the RQ-VAE made of them before."""
+    config = tiny()
+    stage, batch = make_stage("transformer", config, one_device())
+    image = np.random.default_rng(0).integers(0, 255, (BATCH, 32, 32, 1), np.uint8)
+    codes, features = stage.rqvae.apply(
+        stage.rqvae_variables, to_float(image), method="codes_and_features"
+    )
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    stored = batch | {"codes": codes, "features": features}
+    stored, metrics = jax.jit(stage.train_step)(state, stored)
+
+    config.transformer.online = True
+    stage, _ = make_stage("transformer", config, one_device())
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    batch = {"image": image, "label": batch["label"]}
+    online, online_metrics = jax.jit(stage.train_step)(state, batch)
+    np.testing.assert_allclose(online_metrics["loss"], metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(
+        online_metrics["gradient_norm"], metrics["gradient_norm"], rtol=1e-4
+    )
+    for a, b in zip(
+        jax.tree.leaves(online.frozen["rqvae"]),
+        jax.tree.leaves(stage.rqvae_variables),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_weight_decay_takes_kernels_alone():

@@ -6,7 +6,7 @@ A config file in `configs/` starts from `default()` and says only what differs. 
 are `ConfigError`s of one line that name the field and its value.
 """
 
-from rq.config.build import null_class, rqvae_model, transformer_model
+from rq.config.build import rqvae_model, transformer_model
 from rq.config.command_line import flags_parser
 from rq.config.schema import STAGES, ConfigError, choose_variant, default
 from rq.config.stored import PRACTICAL, differences, from_json, to_json
@@ -21,7 +21,6 @@ __all__ = [
     "differences",
     "flags_parser",
     "from_json",
-    "null_class",
     "rqvae_model",
     "to_json",
     "transformer_model",

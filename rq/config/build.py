@@ -26,10 +26,19 @@ def rqvae_model(config: ConfigDict) -> RQVAE:
     )
 
 
-def null_class(config: ConfigDict) -> int | None:
-    """The class that stands for no condition; None where none is ever left out."""
-    left_out = config.transformer.condition_dropout > 0
-    return config.data.num_classes if left_out else None
+def condition_sizes(config: ConfigDict) -> tuple[int, int]:
+    """Entries of the condition's embedding, and how many of them an image has.
+
+    See `rq.stages.conditions` for what they are.
+    """
+    text, dropped = config.transformer.text, config.transformer.condition_dropout > 0
+    classes = config.data.num_classes + dropped
+    return {
+        "none": (1, 1),
+        "class": (classes, 1),
+        "text": (text.vocab_size, text.length),
+        "class_text": (text.vocab_size + classes, 1 + text.length),
+    }[config.transformer.condition]
 
 
 def transformer_model(config: ConfigDict) -> RQTransformer:
@@ -37,12 +46,7 @@ def transformer_model(config: ConfigDict) -> RQTransformer:
     from rq.models import RQTransformer, StackConfig
 
     rqvae = rqvae_model(config)
-    text = config.transformer.text
-    num_conditions, condition_length = {
-        "none": (1, 1),
-        "class": (config.data.num_classes + (null_class(config) is not None), 1),
-        "text": (text.vocab_size, text.length),
-    }[config.transformer.condition]
+    num_conditions, condition_length = condition_sizes(config)
     settings = dict(config.transformer.model)
     settings["body"] = StackConfig(**settings["body"])
     settings["head"] = StackConfig(**settings["head"])

@@ -145,15 +145,24 @@ def default() -> ConfigDict:
             ),
             optimizer=_optimizer(),
         ),
-        codes=dict(batch_size=64),  # images encoded at once, global
+        codes=dict(
+            batch_size=64,  # images encoded at once, global
+            variants=1,  # of each training image: its centre, then augmented ones
+            shard_size=8192,  # images in a file
+        ),
         transformer=dict(  # stage 2
             batch_size=2048,  # global, images a step
             steps=62_500,
             accumulate=1,
-            condition="none",  # 'none' (start token), 'class' or 'text'
+            condition="none",  # 'none' (a start token), 'class', 'text', 'class_text'
             condition_dropout=0.0,  # share of images trained without it, for guidance
-            text=dict(  # for condition 'text'
+            online=False,  # encodes images in each step, without stored codes
+            text=dict(  # for conditions 'text' and 'class_text'
+                # Of the library `tokenizers`: its .json, or a folder with vocabulary
+                # and merges; '': trained on the captions of the training split.
+                tokenizer="",
                 vocab_size=16384,
+                dropout=0.1,  # of merges, in training
                 length=32,  # tokens in front of the codes
                 weight=0.1,  # of the text's loss; the codes' has the rest
             ),

@@ -102,10 +102,14 @@ LIMITS: dict[str, Limit] = {
     "warmup_steps": _NOT_NEGATIVE,
     "min_learning_rate": _NOT_NEGATIVE,
     "ema": _PART,
-    "condition": _one_of("none", "class", "text"),
+    "condition": _one_of("none", "class", "text", "class_text"),
     "condition_dropout": _PART,
     "vocab_size": _POSITIVE,
     "text.length": (lambda x: x > 1, "must be 2 tokens or more"),
+    "text.tokenizer": _ANY,
+    "text.dropout": _PART,
+    "variants": _POSITIVE,
+    "shard_size": _POSITIVE,
     "weight": _SHARE,
     "width": _POSITIVE,
     "layers": _POSITIVE,
@@ -286,13 +290,14 @@ def _check_transformer(config: ConfigDict) -> None:
         problem = f"does not divide transformer.model.width {model.width}"
         divides = model.width % model[stack].heads == 0
         _require(config, divides, f"transformer.model.{stack}.heads", problem)
-    labelled = config.transformer.condition != "class" or config.data.num_classes > 0
+    condition = config.transformer.condition
+    labelled = "class" not in condition or config.data.num_classes > 0
     problem = "needs labels, but data.num_classes is 0"
     _require(config, labelled, "transformer.condition", problem)
     dropout = config.transformer.condition_dropout
-    droppable = not dropout or config.transformer.condition == "class"
     name = "transformer.condition_dropout"
-    _require(config, droppable, name, "needs transformer.condition='class'")
+    problem = "nothing to leave out, transformer.condition is 'none'"
+    _require(config, not dropout or condition != "none", name, problem)
     possible = set(config.sampling.guidance) == {1.0} or dropout > 0
     problem = "needs training with transformer.condition_dropout above 0"
     _require(config, possible, "sampling.guidance", problem)

@@ -22,7 +22,8 @@ TRIES = 100  # images that cannot be decoded, one after another, before it is an
 class ImageSource:
     """One split of a prepared TFDS set, decoded to `channels` channels.
 
-    By index it gives {'image': uint8 `[H, W, channels]`, 'label': int32}. An image that
+    By index it gives {'image': uint8 `[H, W, channels]`, 'label': int32, 'captions': a
+    tuple of texts}: of the set's 'caption', a line each, or 'captions'. An image that
     cannot be decoded is replaced by the next one, which is logged and counted, so that
     what index i gives does not depend on what was read before.
 
@@ -46,7 +47,8 @@ class ImageSource:
             except DecodeError as error:
                 self._replace(at, error)
                 continue
-            return {"image": image, "label": np.int32(record.get("label", 0))}
+            label = np.int32(record.get("label", 0))
+            return {"image": image, "label": label, "captions": _captions(record)}
         raise DataError(f"{self._name}: no image from {index} on can be decoded")
 
     def _replace(self, index, error):
@@ -61,15 +63,18 @@ class ImageSource:
             )
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions of an image: of its 'caption', a line each, or 'captions'."""
-        record = self._records[index]
-        if "caption" in record:
-            text = record["caption"]
-            lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
-        else:
-            lines = record.get("captions", ())
-            lines = lines["text"] if isinstance(lines, dict) else lines
-        return tuple(x.decode() if isinstance(x, bytes) else str(x) for x in lines)
+        """The captions of an image, which is not decoded."""
+        return _captions(self._records[index])
+
+
+def _captions(record) -> tuple[str, ...]:
+    if "caption" in record:
+        text = record["caption"]
+        lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
+    else:
+        lines = record.get("captions", ())
+        lines = lines["text"] if isinstance(lines, dict) else lines
+    return tuple(x.decode() if isinstance(x, bytes) else str(x) for x in lines)
 
 
 class FileSource:

@@ -238,6 +238,11 @@ class RQVAE(nn.Module):
         """Images `[B, R, R, channels]` in [-1, 1] to codes int32 `[B, h, w, D]`."""
         return self.quantize(self.encode(images))[1]
 
+    def codes_and_features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Also what was quantized, `[B, h, w, code_dim]`: all that stage 2 needs."""
+        z = self.encode(images)
+        return self.quantize(z)[1], self.pack(z)
+
     def pack(self, z: jax.Array) -> jax.Array:
         """Features to code resolution: `[..., H, W, E]` to `[..., h, w, code_dim]`."""
         return quantizer.pack(z, *self.code_shape[:2])

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq import losses, sampling, sharding, visualize
-from rq.config import ConfigError, null_class, rqvae_model, transformer_model
+from rq.config import ConfigError, rqvae_model, transformer_model
+from rq.data.pixels import to_float
 from rq.models import quantizer
 from rq.models.transformer import unroll
+from rq.stages import conditions
 from rq.stages.stage import Stage
 from rq.state import TrainState
 
@@ -29,15 +31,24 @@ class TransformerStage(Stage):
 
     name = "transformer"
 
-    def __init__(self, config, mesh, eval_batches, rqvae_variables):
-        """See `Stage`; also takes the variables of the trained RQ-VAE.
+    def __init__(self, config, mesh, eval_batches, rqvae_variables, null_text=None):
+        """See `Stage`.
 
-        Evaluation batches have 'codes', 'features', 'label' and 'mask'.
+        Batches have 'codes' and 'features', or 'image', and 'label' and 'text' as the
+        condition needs them; those of evaluation 'mask'.
+
+        Args:
+          config, mesh, eval_batches: see `Stage`.
+          rqvae_variables: of the trained RQ-VAE.
+          null_text: see `conditions.null`.
         """
         super().__init__(config, mesh, eval_batches)
         self.model = transformer_model(config)
-        self.null_class = null_class(config)
+        self.null_cond = conditions.null(config, null_text)
         self.rqvae, self.rqvae_variables = rqvae_model(config), rqvae_variables
+        self._frozen = {}
+        if config.transformer.online:  # to encode images in each step
+            self._frozen = {"rqvae": rqvae_variables}
         self._eval_step = jax.jit(self._cross_entropy)
         self._decode = jax.jit(
             lambda variables, codes: self.rqvae.apply(
@@ -52,24 +63,18 @@ class TransformerStage(Stage):
         codes = jnp.zeros((1, *self.model.code_shape), jnp.int32)
         embedding = codebook["state"].embedding
         variables = self.model.init(init_key, codes, None, embedding)
-        return self.new_state(variables["params"], codebook, state_key)
+        return self.new_state(
+            variables["params"], codebook, state_key, frozen=self._frozen
+        )
 
-    def condition(self, batch):
-        """What the model is conditioned on, of a batch: None, classes or text tokens.
-
-        Raises:
-          ValueError: where the data has no such thing.
-        """
-        kind = self.config.transformer.condition
-        if kind == "none":
-            return None
-        name = {"class": "label", "text": "text"}[kind]
-        if name not in batch:
-            raise ValueError(
-                f"transformer.condition={kind!r} needs {name!r} in the stored codes; "
-                f"they have {sorted(batch)}"
-            )
-        return batch[name]
+    def encoded(self, frozen, batch) -> dict:
+        """The batch with 'codes' and 'features', encoded now where it has images."""
+        if "image" not in batch:
+            return batch
+        codes, features = self.rqvae.apply(
+            frozen["rqvae"], to_float(batch["image"]), method="codes_and_features"
+        )
+        return batch | {"codes": codes, "features": features}
 
     def targets(self, codebook, batch, key):
         """Codes to predict, and soft targets (None: the codes are the targets).
@@ -92,6 +97,7 @@ class TransformerStage(Stage):
 
     def gradients(self, state: TrainState, batch, key):
         """Gradients of a batch, the state as it is, metrics."""
+        batch = self.encoded(state.frozen, batch)
         grads, metrics = jax.grad(self.loss, has_aux=True)(
             state.params, state.codebook, batch, key
         )
@@ -101,13 +107,12 @@ class TransformerStage(Stage):
         """Loss of a batch in nats a code, with metrics."""
         target_key, dropout_key = jax.random.split(key)
         codes, soft = self.targets(codebook, batch, target_key)
-        cond = self.condition(batch)
-        if self.null_class is not None:
+        cond = conditions.make(self.config, batch)
+        if self.null_cond is not None:
             share = self.config.transformer.condition_dropout
             cond_key = jax.random.fold_in(key, 2)
-            left_out = jax.random.bernoulli(cond_key, share, cond.shape)
-            cond = jnp.where(left_out, self.null_class, cond)
-        text = self.config.transformer.condition == "text"
+            cond = conditions.leave_out(cond, self.null_cond, share, cond_key)
+        text = self.model.condition_length > 1
         logits = self.model.apply(
             {"params": params},
             codes,
@@ -134,12 +139,13 @@ class TransformerStage(Stage):
         metrics["loss"] = loss
         return loss, metrics
 
-    def _cross_entropy(self, variables, batch):
+    def _cross_entropy(self, variables, frozen, batch):
         """Cross entropy and hits of nearest codes: sums over images, by depth `[D]`."""
+        batch = self.encoded(frozen, batch)
         logits = self.model.apply(
             {"params": variables["params"]},
             batch["codes"],
-            self.condition(batch),
+            conditions.make(self.config, batch),
             variables["codebook"]["state"].embedding,
         )
         by_code = losses.cross_entropy(logits, batch["codes"])
@@ -157,7 +163,7 @@ class TransformerStage(Stage):
         for batch in self._eval_batches():
             with sharding.context(self.mesh):
                 sharded = sharding.shard_batch(batch, self.mesh)
-                sums = jax.device_get(self._eval_step(variables, sharded))
+                sums = jax.device_get(self._eval_step(variables, self._frozen, sharded))
             total, correct = total + sums[0], correct + sums[1]
             images += int(batch["mask"].sum())
         total, correct = total / images, correct / images
@@ -193,10 +199,10 @@ class TransformerStage(Stage):
             raise ConfigError(str(error)) from None
         if (guidance == 1).all():
             return filters, None
-        if self.null_class is None:
+        if self.null_cond is None:
             raise ConfigError(
-                f"guidance {options['guidance']} needs a class-conditional model that "
-                "was trained with transformer.condition_dropout above 0"
+                f"guidance {options['guidance']} needs a model that was trained with "
+                "transformer.condition_dropout above 0"
             )
         return filters, guidance
 
@@ -234,7 +240,7 @@ class TransformerStage(Stage):
             batch=batch,
             filters=filters,
             guidance=guidance,
-            null_cond=self.null_class,
+            null_cond=self.null_cond,
             first_index=first_index,
             codes=codes,
             keep=keep,

@@ -1,0 +1,193 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Captions to tokens: byte-pair encoding with dropout (Provilkov et al. 2020).
+
+Normalising, splitting and merging is the library `tokenizers`'. Dropout is ours: the
+library's cannot be seeded, so that resumed training would see other tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from rq.data import DataError
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+FILE = "tokenizer.json"
+
+
+class TextTokenizer:
+    """Captions to token sequences of one length, padded at the end or cut there.
+
+    Attributes:
+      length: S.
+      vocab_size: tokens there are, padding included.
+      null: the tokens of no text at all, padding alone, int32 `[S]`.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, length: int):
+        """Takes the library's tokenizer, of a BPE model."""
+        tokenizer.add_special_tokens([PAD])
+        self._pad = tokenizer.token_to_id(PAD)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer, self.length = tokenizer, length
+        self.vocab_size = tokenizer.get_vocab_size()
+        self.null = np.full(length, self._pad, np.int32)
+
+    def __call__(
+        self, text: str, dropout: float = 0.0, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """Tokens of a caption, int32 `[S]`.
+
+        Args:
+          text: any Unicode, also none.
+          dropout: probability that a merge is left out, where it could be made.
+          rng: of the dropout.
+        """
+        if dropout:
+            tokens = self._with_dropout(text, dropout, rng)
+        else:
+            tokens = self._tokenizer.encode(text, add_special_tokens=False).ids
+        padded = self.null.copy()
+        padded[: len(tokens)] = tokens[: self.length]
+        return padded
+
+    def choose(
+        self, captions: Sequence[str], dropout: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Tokens of one of several captions, drawn; of none, `null`."""
+        if not captions:
+            return self.null
+        return self(captions[rng.integers(len(captions))], dropout, rng)
+
+    def save(self, path) -> None:
+        """Writes it as one file, which `load` reads."""
+        path = pathlib.Path(path)
+        temporary = path.with_suffix(".tmp")
+        self._tokenizer.save(str(temporary))
+        temporary.replace(path)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, up to what the tokenizer normalises away."""
+        kept = [int(token) for token in tokens if token != self._pad]
+        return self._tokenizer.decode(kept)
+
+    @functools.cached_property
+    def _model(self):
+        """Ranks of merges, tokens, the mark at a word's end, and the unknown token."""
+        model = json.loads(self._tokenizer.to_str())["model"]
+        pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        ranks = {tuple(pair): rank for rank, pair in enumerate(pairs)}
+        unknown = model["vocab"].get(model.get("unk_token"))
+        return ranks, model["vocab"], model.get("end_of_word_suffix") or "", unknown
+
+    def _with_dropout(self, text, dropout, rng) -> list[int]:
+        normalizer = self._tokenizer.normalizer
+        if normalizer is not None:
+            text = normalizer.normalize_str(text)
+        words = self._tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        return [i for word, _ in words for i in self._merge(word, dropout, rng)]
+
+    def _merge(self, word, dropout, rng) -> list[int]:
+        """One word: at each turn the first merge of those that are not left out."""
+        ranks, vocab, suffix, unknown = self._model
+        parts = [*word[:-1], word[-1] + suffix]
+        # A character that the vocabulary lacks takes no part in merges.
+        while len(parts) > 1:
+            found = [
+                (ranks[pair], place)
+                for place, pair in enumerate(zip(parts, parts[1:], strict=False))
+                if pair in ranks and rng.random() >= dropout
+            ]
+            if not found:
+                break
+            _, place = min(found)
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        tokens = [vocab.get(part, unknown) for part in parts]
+        return [token for token in tokens if token is not None]
+
+
+def load(path, length: int) -> TextTokenizer:
+    """A tokenizer from files.
+
+    Args:
+      path: a `tokenizer.json` of the library; or a folder with that, or with one
+        `*vocab.json` and one `*merges.txt` in the authors' format (words of characters
+        that end in '</w>', lower case, unknown token '[UNK]').
+      length: S, tokens of a caption.
+
+    Raises:
+      DataError: where there is no such file, or it is something else.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.is_dir() and not (path / FILE).exists():
+        vocab, merges = (
+            sorted(path.glob("*vocab.json")),
+            sorted(path.glob("*merges.txt")),
+        )
+        if len(vocab) != 1 or len(merges) != 1:
+            raise DataError(
+                f"{path} has neither {FILE} nor one *vocab.json and one *merges.txt"
+            )
+        made = tokenizers.CharBPETokenizer.from_file(
+            str(vocab[0]), str(merges[0]), unk_token=UNKNOWN, lowercase=True
+        )
+        return TextTokenizer(tokenizers.Tokenizer.from_str(made.to_str()), length)
+    file = path / FILE if path.is_dir() else path
+    if not file.exists():
+        raise DataError(
+            f"{file} is missing; python -m rq.main --mode=tokenizer, with the same "
+            "--config and --workdir, trains one on the captions"
+        )
+    try:
+        made = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more specific
+        raise DataError(f"{file} is no tokenizer: {error}") from error
+    if not isinstance(made.model, models.BPE):
+        raise DataError(f"{file} holds a {type(made.model).__name__}, not a BPE")
+    return TextTokenizer(made, length)
+
+
+def train(captions: Iterable[str], vocab_size: int, path) -> int:
+    """Trains a BPE of bytes on captions, in lower case, and writes it to `path`.
+
+    Of bytes, so that no script and no emoji is ever unknown.
+
+    Returns:
+      the size of its vocabulary: `vocab_size`, or less where the captions have no more.
+
+    Raises:
+      DataError: where there are no captions, or `vocab_size` cannot hold all bytes.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size <= len(alphabet):
+        raise DataError(
+            f"transformer.text.vocab_size = {vocab_size}: must be above "
+            f"{len(alphabet)}, one for each byte and one of padding"
+        )
+    captions = list(captions)
+    if not any(captions):
+        raise DataError("the training set has no captions to train a tokenizer on")
+    made = tokenizers.Tokenizer(models.BPE())
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase()]
+    )
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    made.train_from_iterator(captions, trainer)
+    TextTokenizer(made, length=1).save(path)
+    return made.get_vocab_size()

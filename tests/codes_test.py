@@ -1,0 +1,199 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stored codes: exact, resumable, and never silently damaged or another model's."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rq.data import DataError, stream
+from rq.data import codes as stored_codes
+
+RQVAE = {"rqvae": "abc"}
+N, SHARD = 10, 4
+
+
+def examples(n=N):
+    rng = np.random.default_rng(0)
+    return {
+        "codes": rng.integers(0, 300, (n, 2, 2, 3)),
+        "features": rng.normal(size=(n, 2, 2, 4)).astype(np.float32),
+        "label": rng.integers(0, 5, n),
+        "captions": [("é", "two \N{GRINNING FACE}")[: i % 3] for i in range(n)],
+    }
+
+
+class Encoder:
+    """Gives examples in batches of three and remembers what it was asked for."""
+
+    def __init__(self, stop_at=None, **changes):
+        self.data = examples() | changes
+        self.asked, self.stop_at = [], stop_at
+
+    def __call__(self, start, stop):
+        self.asked.append((start, stop))
+        for first in range(start, stop, 3):
+            if self.stop_at is not None and first >= self.stop_at:
+                raise KeyboardInterrupt
+            last = min(first + 3, stop)
+            yield {name: values[first:last] for name, values in self.data.items()}
+
+
+def store(folder, encode=None, n=N, fingerprint=RQVAE, **options):
+    encode = encode or Encoder()
+    part = dict(num_examples=n, fingerprint=fingerprint, shard_size=SHARD)
+    stored_codes.clear(folder, **part)
+    stored_codes.write(folder, encode, **part, **options)
+    return encode
+
+
+def assert_stored(folder):
+    source, data = stored_codes.CodeSource(folder, RQVAE), examples()
+    assert len(source) == N
+    for i in range(N):
+        example = source[i]
+        np.testing.assert_array_equal(example["codes"], data["codes"][i])
+        np.testing.assert_array_equal(example["features"], data["features"][i])
+        assert example["label"] == data["label"][i]
+        assert example["captions"] == data["captions"][i]
+        assert example["codes"].dtype == np.int32
+        assert example["features"].dtype == np.float32
+
+
+def test_stored_codes_come_back_exactly(tmp_path):
+    store(tmp_path)
+    assert_stored(tmp_path)
+    assert len(list(tmp_path.glob("*-of-00003.array_record"))) == 3
+
+
+def test_they_are_batched_with_text_and_without(tmp_path):
+    store(tmp_path)
+    source = stored_codes.CodeSource(tmp_path, RQVAE)
+    (batch,) = stream.eval_batches(source, _section(), N)
+    assert "text" not in batch and "captions" not in batch
+    assert batch["codes"].shape == (N, 2, 2, 3)
+    tokens = lambda captions, rng: np.array([len(captions)])  # noqa: E731
+    (batch,) = stream.eval_batches(source, _section(), N, tokens=tokens)
+    np.testing.assert_array_equal(batch["text"][:, 0], np.arange(N) % 3)
+
+
+def _section():
+    from rq.config import default
+
+    return default().data
+
+
+def test_an_interrupted_write_keeps_its_whole_shards(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        store(tmp_path, Encoder(stop_at=7))
+    assert not stored_codes.is_complete(tmp_path, RQVAE)
+    with pytest.raises(DataError, match="--mode=encode"):
+        stored_codes.CodeSource(tmp_path, RQVAE)
+    assert store(tmp_path).asked == [(4, 8), (8, 10)]
+    assert_stored(tmp_path)
+    assert store(tmp_path).asked == []
+
+
+def test_processes_share_the_shards(tmp_path):
+    asked = [store(tmp_path, process=k, processes=2).asked for k in (1, 0)]
+    assert asked == [[(4, 8)], [(0, 4), (8, 10)]]
+    assert_stored(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"n": 9}, {"fingerprint": {"rqvae": "other"}}])
+def test_what_does_not_belong_is_made_anew(tmp_path, changes):
+    store(tmp_path, **changes)
+    assert len(store(tmp_path).asked) == 3
+    assert_stored(tmp_path)
+
+
+def test_codes_of_another_rqvae_are_refused(tmp_path):
+    store(tmp_path)
+    assert not stored_codes.is_complete(tmp_path, {"rqvae": "other"})
+    with pytest.raises(DataError, match="abc.*other"):
+        stored_codes.CodeSource(tmp_path, {"rqvae": "other"})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, seed):
+    """Anywhere in the second shard: opening it or reading its records tells."""
+    store(tmp_path)
+    path = sorted(tmp_path.glob("*.array_record"))[1]
+    content, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    # Only bytes that mean something: the format pads with zeros.
+    place = rng.choice(np.flatnonzero(np.frombuffer(bytes(content), np.uint8)))
+    content[place] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+    try:
+        source = stored_codes.CodeSource(tmp_path, RQVAE)
+        found = [source[i] for i in range(N)]
+    except DataError as error:
+        assert path.name in str(error)
+        return
+    data = examples()  # a bit that only says how the file was written
+    for i, example in enumerate(found):
+        np.testing.assert_array_equal(example["codes"], data["codes"][i])
+        np.testing.assert_array_equal(example["features"], data["features"][i])
+
+
+def test_a_flipped_bit_in_a_record_is_found_by_its_checksum():
+    data, shapes = examples(), {"codes": [2, 2, 3], "features": [2, 2, 4]}
+    row = (data["codes"][0], data["features"][0], np.asarray(3, np.int32), ("a",))
+    record = stored_codes._pack(*row)
+    assert stored_codes._unpack(record, shapes)["label"] == 3
+    for place in range(len(record)):
+        damaged = bytearray(record)
+        damaged[place] ^= 4
+        with pytest.raises(ValueError, match="checksum"):
+            stored_codes._unpack(bytes(damaged), shapes)
+
+
+def test_a_file_cut_short_is_found(tmp_path):
+    store(tmp_path)
+    path = sorted(tmp_path.glob("*.array_record"))[2]
+    path.write_bytes(path.read_bytes()[:-80])
+    with pytest.raises(DataError, match=path.name):
+        source = stored_codes.CodeSource(tmp_path, RQVAE)
+        [source[i] for i in range(N)]
+
+
+def test_without_labels_and_captions_there_are_none(tmp_path):
+    def encode(start, stop):
+        data = examples()
+        yield {name: data[name][start:stop] for name in ("codes", "features")}
+
+    store(tmp_path, encode)
+    example = stored_codes.CodeSource(tmp_path, RQVAE)[3]
+    assert example["label"] == 0 and example["captions"] == ()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"codes": np.full((N, 2, 2, 3), -1)}, "-1"),
+        ({"codes": np.full((N, 2, 2, 3), 65536)}, "65536"),
+        ({"features": np.ones((N - 9, 2, 2, 4))}, "batches of"),
+        ({"label": np.zeros(1)}, "1 labels"),
+    ],
+)
+def test_batches_that_would_be_stored_wrong_are_refused(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        store(tmp_path, Encoder(**changes))
+    assert not stored_codes.is_complete(tmp_path, RQVAE)
+
+
+def test_fewer_examples_than_announced_are_an_error(tmp_path):
+    with pytest.raises(DataError, match="announced"):
+        store(tmp_path, n=12)
+    with pytest.raises(DataError, match="no examples"):
+        store(tmp_path, n=0)
+
+
+def test_a_fingerprint_may_hold_tuples(tmp_path):
+    fingerprint = {"code_shape": (8, 8, 4)}
+    store(tmp_path, fingerprint=fingerprint)
+    assert stored_codes.is_complete(tmp_path, fingerprint)
+    stored_codes.CodeSource(tmp_path, fingerprint)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["shapes"] == {"codes": [2, 2, 3], "features": [2, 2, 4]}

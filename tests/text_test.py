@@ -1,0 +1,128 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Captions to tokens, of any script, with dropout that can be repeated."""
+
+import hypothesis
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import strategies as st
+
+from rq.data import DataError, text
+
+CAPTIONS = [
+    "a red heart", "a blue heart", "the flag of France", "grinning face with big eyes",
+    "a grinning cat", "cat with wry smile", "broken heart", "flag: Réunion",
+    "日本の旗", "Der große Käse", "два красных сердца",
+] * 3  # fmt: skip
+TEXTS = st.text(max_size=40) | st.sampled_from(CAPTIONS)
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / text.FILE
+    assert 257 < text.train(CAPTIONS, 320, path) <= 320
+    return text.load(path, LENGTH)
+
+
+@pytest.fixture(scope="module")
+def authors(tmp_path_factory):
+    """Files in the authors' format, of a vocabulary made here."""
+    folder = tmp_path_factory.mktemp("bpe")
+    made = tokenizers.CharBPETokenizer(lowercase=True, unk_token="[UNK]")
+    made.train_from_iterator(
+        CAPTIONS[:8], 90, special_tokens=["[UNK]"], min_frequency=1
+    )
+    made.save_model(str(folder), "bpe-16k")
+    return text.load(folder, LENGTH), made
+
+
+def test_shape_padding_and_truncation(trained):
+    short, long = trained("cat"), trained("cat heart " * 9)
+    assert short.shape == long.shape == (LENGTH,) and short.dtype == np.int32
+    pad = trained.null[0]
+    used = np.flatnonzero(short != pad)
+    np.testing.assert_array_equal(used, np.arange(len(used)))
+    assert 0 < len(used) < LENGTH and (long != pad).all()
+    np.testing.assert_array_equal(trained(""), trained.null)
+    np.testing.assert_array_equal(trained("CAT"), short)
+
+
+@pytest.mark.parametrize(
+    "line", ["日本", "ñandú", "👨‍👩‍👧 family", "Ελλάδα", "a\tb", "  "]
+)
+def test_nothing_is_unknown_to_bytes(trained, line):
+    whole = text.TextTokenizer(trained._tokenizer, 100)
+    assert whole.decode(whole(line)).strip() == line.lower().strip()
+
+
+@hypothesis.given(TEXTS)
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_our_merges_without_dropout_are_the_librarys(trained, line):
+    merged = trained._with_dropout(line, 0.0, np.random.default_rng(0))
+    assert merged == trained._tokenizer.encode(line).ids
+
+
+@hypothesis.given(TEXTS)
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_the_authors_files_give_the_librarys_tokens(authors, line):
+    ours, made = authors
+    expected = made.encode(line).ids
+    assert ours._with_dropout(line, 0.0, np.random.default_rng(0)) == expected
+    np.testing.assert_array_equal(ours(line)[: len(expected)], expected[:LENGTH])
+
+
+def test_dropout_splits_more_the_more_there_is_of_it(trained):
+    line = "grinning face with big eyes"
+
+    def tokens(dropout, seed=0):
+        return trained._with_dropout(line, dropout, np.random.default_rng(seed))
+
+    lengths = [
+        np.mean([len(tokens(p, seed)) for seed in range(50)]) for p in (0, 0.1, 0.5, 1)
+    ]
+    assert (np.diff(lengths) > 0).all() and lengths[-1] == len(line) + 1
+    assert tokens(0.5, 3) == tokens(0.5, 3) and tokens(0.5, 3) != tokens(0.5, 4)
+    for seed in range(5):
+        assert trained.decode(tokens(0.5, seed)).strip() == line
+
+
+def test_one_of_several_captions_is_drawn(trained):
+    captions = ("cat", "heart")
+    drawn = {
+        tuple(trained.choose(captions, 0.0, np.random.default_rng(seed)))
+        for seed in range(20)
+    }
+    assert drawn == {tuple(trained("cat")), tuple(trained("heart"))}
+    none = trained.choose((), 0.1, np.random.default_rng(0))
+    np.testing.assert_array_equal(none, trained.null)
+
+
+def test_a_saved_tokenizer_is_the_same(authors, tmp_path):
+    ours, _ = authors
+    ours.save(tmp_path / text.FILE)
+    again = text.load(tmp_path, LENGTH)
+    assert again.vocab_size == ours.vocab_size
+    for line in CAPTIONS:
+        np.testing.assert_array_equal(again(line), ours(line))
+        a, b = (t(line, 0.5, np.random.default_rng(1)) for t in (again, ours))
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_cannot_be_loaded_or_trained_is_told(tmp_path):
+    with pytest.raises(DataError, match="--mode=tokenizer"):
+        text.load(tmp_path / text.FILE, LENGTH)
+    with pytest.raises(DataError, match="merges.txt"):
+        text.load(tmp_path, LENGTH)
+    (tmp_path / text.FILE).write_text("{}")
+    with pytest.raises(DataError, match="no tokenizer"):
+        text.load(tmp_path, LENGTH)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
+    words.save(str(tmp_path / text.FILE))
+    with pytest.raises(DataError, match="WordLevel"):
+        text.load(tmp_path, LENGTH)
+    with pytest.raises(DataError, match="no captions"):
+        text.train(["", ""], 300, tmp_path / "new.json")
+    with pytest.raises(DataError, match="above 256"):
+        text.train(CAPTIONS, 256, tmp_path / "new.json")
