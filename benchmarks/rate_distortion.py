@@ -236,9 +236,11 @@ def plot(results: dict[str, dict]) -> np.ndarray:
         below = letter == "num_codes"
         for r, bits, score in zip(points, x, y, strict=True):
             text = f"{'K' if below else 'D'} = {r[letter]:,}"
-            offset = (0, -14) if below else (0, 8)
+            last = below and r is points[-1]  # beside it, the others are close below
+            offset = (8, -3) if last else (0, -14) if below else (0, 8)
             axis.annotate(text, (bits, score), offset, textcoords="offset points",
-                          ha="center", fontsize=9, color=color)  # fmt: skip
+                          ha="left" if last else "center", fontsize=9,
+                          color=color)  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.margins(0.08, 0.15)

@@ -69,6 +69,24 @@ def wanted(experiment, num_samples: int, classes=(), texts=()) -> Wanted:
     return Wanted(np.resize(labels, number)[rows], cond[rows])
 
 
+def shown(experiment, rows: int) -> tuple[tuple, tuple, list[str]]:
+    """What to picture a model by: classes, texts, and a name for each row.
+
+    The first classes; of a model with text the first captions of the evaluation split,
+    with their classes.
+    """
+    config = experiment.config
+    needs = conditions.NEEDS[config.transformer.condition]
+    if "text" in needs:
+        source = experiment.code_source(config.data.eval_split)
+        some = [i for i in range(min(rows, len(source))) if source.captions(i)]
+        texts = tuple(source.captions(i)[0] for i in some)
+        classes = tuple(int(source[i]["label"]) for i in some)
+        return classes if "label" in needs else (), texts, list(texts)
+    classes = tuple(range(min(config.data.num_classes, rows))) if needs else ()
+    return classes, (), [str(label) for label in classes]
+
+
 def draw(
     experiment,
     cond: np.ndarray | None,

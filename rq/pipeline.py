@@ -15,7 +15,7 @@ import pathlib
 import jax
 from absl import logging
 
-from rq import checkpoint, sharding, train, visualize
+from rq import checkpoint, generate, sharding, train, visualize
 from rq import workdir as workdirs
 from rq.config import ConfigError, differences, from_json, to_json
 from rq.convert import lpips
@@ -24,7 +24,7 @@ from rq.data import images, stream, text
 from rq.models.lpips import own_distance
 from rq.stages import FeaturesStage, RQVAEStage
 
-SAMPLES_A_ROW = 10
+ROWS, SAMPLES_A_ROW = 10, 10  # of the picture of samples, at most
 TRAINED = ("features", "rqvae", "transformer")  # stages with steps and checkpoints
 
 
@@ -229,8 +229,8 @@ def _fit(stage, data, config, path, mesh) -> None:
 def write_pictures(experiment, directory: pathlib.Path) -> None:
     """What a finished training is looked at by; pictures that exist are kept.
 
-    samples.png: a row for each class (of ten at most), reconstructions.png: by depth
-    beside the originals, code_usage.png, evaluation.json.
+    samples.png: a row for each class or caption (of ten at most), reconstructions.png:
+    by depth beside the originals, code_usage.png, evaluation.json.
     """
     if jax.process_index() != 0:
         return
@@ -245,17 +245,11 @@ def write_pictures(experiment, directory: pathlib.Path) -> None:
             visualize.save_png(directory / "code_usage.png", picture)
     if experiment.finished("transformer"):
         if not (directory / "samples.png").exists():
-            if config.transformer.condition == "class":
-                classes = tuple(range(min(config.data.num_classes, 10)))
-            else:
-                classes = ()
-            rows = max(len(classes), 1)
+            classes, texts, names = generate.shown(experiment, ROWS)
             samples, _, _ = experiment.sample(
-                num_samples=rows * SAMPLES_A_ROW, classes=classes, seed=config.seed
+                max(len(names), 1) * SAMPLES_A_ROW, classes, texts, seed=config.seed
             )
-            picture = visualize.sample_grid(
-                samples, SAMPLES_A_ROW, [str(label) for label in classes] or None
-            )
+            picture = visualize.sample_grid(samples, SAMPLES_A_ROW, names or None)
             visualize.save_png(directory / "samples.png", picture)
     _write_evaluation(experiment, directory / "evaluation.json")
     logging.info("pictures are in %s", directory)

@@ -56,7 +56,7 @@ def assert_stored(folder):
         np.testing.assert_array_equal(example["codes"], data["codes"][i])
         np.testing.assert_array_equal(example["features"], data["features"][i])
         assert example["label"] == data["label"][i]
-        assert example["captions"] == data["captions"][i]
+        assert source.captions(i) == data["captions"][i]
         assert example["codes"].dtype == np.int32
         assert example["features"].dtype == np.float32
 
@@ -141,7 +141,7 @@ def test_a_flipped_bit_in_a_record_is_found_by_its_checksum():
     data, shapes = examples(), {"codes": [2, 2, 3], "features": [2, 2, 4]}
     row = (data["codes"][0], data["features"][0], np.asarray(3, np.int32), ("a",))
     record = stored_codes._pack(*row)
-    assert stored_codes._unpack(record, shapes)["label"] == 3
+    assert stored_codes._unpack(record, shapes)[0]["label"] == 3
     for place in range(len(record)):
         damaged = bytearray(record)
         damaged[place] ^= 4
@@ -164,8 +164,8 @@ def test_without_labels_and_captions_there_are_none(tmp_path):
         yield {name: data[name][start:stop] for name in ("codes", "features")}
 
     store(tmp_path, encode)
-    example = stored_codes.CodeSource(tmp_path, RQVAE)[3]
-    assert example["label"] == 0 and example["captions"] == ()
+    source = stored_codes.CodeSource(tmp_path, RQVAE)
+    assert source[3]["label"] == 0 and source.captions(3) == ()
 
 
 @pytest.mark.parametrize(

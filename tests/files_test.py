@@ -9,6 +9,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from rq.config import default
@@ -306,8 +307,13 @@ def test_five_hundred_odd_and_damaged_files_are_all_accounted_for(tmp_path):
 # Damage that shows while training
 
 
+FEATURES = tfds.features.FeaturesDict(
+    {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=9)}
+)
+
+
 class Records:
-    """Records of which some are damaged."""
+    """Serialized examples, of which some have damaged images."""
 
     def __init__(self, damaged, number=6):
         self.damaged, self.number = damaged, number
@@ -317,16 +323,17 @@ class Records:
 
     def __getitem__(self, index):
         content = b"x" if index in self.damaged else encoded(index)
-        return {"image": content, "label": index}
+        example = {"image": io.BytesIO(content), "label": index}
+        return FEATURES.serialize_example(FEATURES.encode_example(example))
 
 
 def test_an_image_damaged_later_is_replaced_by_the_next_and_counted():
-    source = images.ImageSource(Records({2, 3, 5}), "set train", 3)
+    source = images.ImageSource(Records({2, 3, 5}), FEATURES, "set train", 3)
     labels = [int(source[i]["label"]) for i in (0, 2, 3, 5, 2)]
     assert labels == [0, 4, 4, 0, 4]
     assert source.replaced == {2, 3, 5}
     with pytest.raises(DataError, match="no image from 1"):
-        images.ImageSource(Records(set(range(6))), "set train", 3)[1]
+        images.ImageSource(Records(set(range(6))), FEATURES, "set train", 3)[1]
 
 
 # One's own images for evaluation

@@ -10,10 +10,10 @@ A folder for each split:
 A record is one image: a checksum, codes (uint16 `[H, W, D]`), features (float32
 `[H, W, C]`, what was quantized), label (int32) and captions (UTF-8, a line each).
 
-The features are there because soft targets and stochastic codes are drawn by distances to
-them (paper section 3.2.3), which the nearest codes do not tell: with them both are made
-anew in every step, exactly as if the images had been encoded then. They are most of the
-66 kB that an image of the paper's models takes.
+The features are there because soft targets and stochastic codes are drawn by distances
+to them (paper section 3.2.3), which the nearest codes do not tell: with them both are
+made anew in every step, exactly as if the images had been encoded then. They are most
+of the 66 kB that an image of the paper's models takes.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _pack(codes, features, label, captions) -> bytes:
     return zlib.crc32(content).to_bytes(CHECKSUM, "little") + content
 
 
-def _unpack(record: bytes, shapes) -> dict:
+def _unpack(record: bytes, shapes) -> tuple[dict, tuple[str, ...]]:
     content = memoryview(record)[CHECKSUM:]
     if zlib.crc32(content).to_bytes(CHECKSUM, "little") != record[:CHECKSUM]:
         raise ValueError("a record's checksum is wrong")
@@ -166,8 +166,7 @@ def _unpack(record: bytes, shapes) -> dict:
         .reshape(shapes["codes"]),
         "features": np.frombuffer(parts[1], "<f4").reshape(shapes["features"]),
         "label": np.frombuffer(parts[2], "<i4")[0],
-        "captions": tuple(captions.split("\n")) if captions else (),
-    }
+    }, tuple(captions.split("\n")) if captions else ()
 
 
 def _read_manifest(directory) -> dict:
@@ -196,7 +195,7 @@ def is_complete(directory, fingerprint: Mapping) -> bool:
 
 
 class CodeSource:
-    """Random access: 'codes' int32, 'features' float32, 'label' int32, 'captions'."""
+    """Random access: {'codes' int32, 'features' float32, 'label' int32}; captions."""
 
     def __init__(self, directory, fingerprint: Mapping):
         """Opens a folder and checks it against the RQ-VAE at hand.
@@ -235,6 +234,13 @@ class CodeSource:
 
     def __getitem__(self, index: int) -> dict:
         """Raises DataError, naming the file, where a record is damaged."""
+        return self._read(index)[0]
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions of an image; raises as indexing does."""
+        return self._read(index)[1]
+
+    def _read(self, index):
         try:
             return _unpack(self._records[index], self._manifest["shapes"])
         except Exception as error:  # the library's own, of damaged chunks, or ours

@@ -42,7 +42,7 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
       DecodeError: on bytes that are no image, and on a JPEG that was cut short, of
         which the libraries would return half.
     """
-    if encoded.startswith(JPEG_START):
+    if encoded.startswith(JPEG_START) and not encoded.endswith(JPEG_END):
         if encoded.find(JPEG_END, len(encoded) // 2) < 0:
             raise DecodeError("a JPEG without its end")
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
@@ -53,7 +53,7 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
     if image is None:  # CMYK JPEG, some GIF: Pillow reads more
         mode = "L" if channels == 1 else "RGB"
         image = np.asarray(_opened(encoded).convert(mode))
-    return image.reshape(*image.shape[:2], channels)
+    return image if image.ndim == 3 else image[..., None]
 
 
 def _opened(encoded: bytes) -> Image.Image:

@@ -22,8 +22,7 @@ TRIES = 100  # images that cannot be decoded, one after another, before it is an
 class ImageSource:
     """One split of a prepared TFDS set, decoded to `channels` channels.
 
-    By index it gives {'image': uint8 `[H, W, channels]`, 'label': int32, 'captions': a
-    tuple of texts}: of the set's 'caption', a line each, or 'captions'. An image that
+    By index it gives {'image': uint8 `[H, W, channels]`, 'label': int32}. An image that
     cannot be decoded is replaced by the next one, which is logged and counted, so that
     what index i gives does not depend on what was read before.
 
@@ -31,8 +30,16 @@ class ImageSource:
       replaced: indices that were replaced so far.
     """
 
-    def __init__(self, records, name: str, channels: int):
+    def __init__(self, records, features, name: str, channels: int):
+        """Takes records of serialized examples, and the set's TFDS features.
+
+        Of these only those are parsed that are asked for: it takes time.
+        """
         self._records, self._name, self._channels = records, name, channels
+        self._pixels, self._texts = (
+            tfds.features.FeaturesDict({k: features[k] for k in names if k in features})
+            for names in (("image", "label"), ("caption", "captions"))
+        )
         self.replaced: set[int] = set()
 
     def __len__(self) -> int:
@@ -41,14 +48,16 @@ class ImageSource:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         for offset in range(min(TRIES, len(self))):
             at = (index + offset) % len(self)
-            record = self._records[at]
+            record = self._pixels.deserialize_example_np(
+                self._records[at], decoders={"image": tfds.decode.SkipDecoding()}
+            )
             try:
                 image = decode(record["image"], self._channels)
             except DecodeError as error:
                 self._replace(at, error)
                 continue
             label = np.int32(record.get("label", 0))
-            return {"image": image, "label": label, "captions": _captions(record)}
+            return {"image": image, "label": label}
         raise DataError(f"{self._name}: no image from {index} on can be decoded")
 
     def _replace(self, index, error):
@@ -63,18 +72,15 @@ class ImageSource:
             )
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """The captions of an image, which is not decoded."""
-        return _captions(self._records[index])
-
-
-def _captions(record) -> tuple[str, ...]:
-    if "caption" in record:
-        text = record["caption"]
-        lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
-    else:
-        lines = record.get("captions", ())
-        lines = lines["text"] if isinstance(lines, dict) else lines
-    return tuple(x.decode() if isinstance(x, bytes) else str(x) for x in lines)
+        """Captions of an image: of the set's 'caption', a line each, or 'captions'."""
+        record = self._texts.deserialize_example_np(self._records[index])
+        if "caption" in record:
+            text = record["caption"]
+            lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
+        else:
+            lines = record.get("captions", ())
+            lines = lines["text"] if isinstance(lines, dict) else lines
+        return tuple(x.decode() if isinstance(x, bytes) else str(x) for x in lines)
 
 
 class FileSource:
@@ -138,10 +144,11 @@ def source(data, split: str) -> ImageSource:
     _check(builder, data, split)
     records = builder.as_data_source(
         split,
-        decoders={"image": tfds.decode.SkipDecoding()},
         file_format="array_record",
+        deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
     )
-    return ImageSource(records, f"{name} {split}", data.channels)
+    features = builder.info.features
+    return ImageSource(records, features, f"{name} {split}", data.channels)
 
 
 def _builder(name, folder):

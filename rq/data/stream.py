@@ -9,8 +9,9 @@ many processes share it.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import grain.python as grain
 import jax
@@ -28,8 +29,7 @@ class _Batches:
         self._source, self._data, self._seed = source, data, seed
         self._batch, self._local = batch_size, batch_size // processes
         self._first = process * self._local
-        # A permutation for each epoch, computed by index: no list of them is held.
-        self._order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
         self._augment, _ = transforms(data)
         self._tokens = tokens
 
@@ -38,15 +38,26 @@ class _Batches:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         first = int(step) * self._batch + self._first
-        return _stack([self._example(first + k) for k in range(self._local)])
+        examples = (self._example(first + k) for k in range(self._local))
+        return _stack(examples, self._local)
 
     def _example(self, place):
-        example = self._source[int(self._order[place])]
-        rng = np.random.default_rng((self._seed, place))
+        epoch, place_in_epoch = divmod(place, len(self._source))
+        index = int(self._order(epoch)[place_in_epoch])
+        example = self._source[index]
+        rng = _generator(self._seed, place)
         if "image" in example:
             image = self._augment(example["image"], self._data.resolution, rng)
             example["image"] = image
-        return _with_text(example, self._tokens, rng)
+        return _with_text(example, self._source, index, self._tokens, rng)
+
+    def _permutation(self, epoch):
+        return np.random.default_rng((self._seed, epoch)).permutation(len(self._source))
+
+
+def _generator(seed: int, place: int) -> np.random.Generator:
+    """Of the augmentation of one example; a counter-based one is made in no time."""
+    return np.random.Generator(np.random.Philox(key=[seed, place]))
 
 
 class Variants:
@@ -67,23 +78,35 @@ class Variants:
     def __getitem__(self, index: int) -> dict:
         image, variant = divmod(index, self._variants)
         example = self._source[image]
+        example["captions"] = self._source.captions(image)
         augment, center = transforms(self._data)
         transform = augment if variant else center
-        rng = np.random.default_rng((self._seed, index))
+        rng = _generator(self._seed, index)
         example["image"] = transform(example["image"], self._data.resolution, rng)
         return example
 
 
-def _with_text(example, tokens, rng):
-    """The example with 'text' for 'captions', where text is asked for."""
-    captions = example.pop("captions", ())
+def _with_text(example, source, index, tokens, rng):
+    """The example, with 'text' of its captions where that is asked for."""
     if tokens is not None:
-        example["text"] = tokens(captions, rng)
+        example["text"] = tokens(source.captions(index), rng)
     return example
 
 
-def _stack(examples):
-    return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+def _stack(examples: Iterable[dict], number: int) -> dict[str, np.ndarray]:
+    """A batch of `number` examples.
+
+    Each is copied as soon as it is made: its memory, still in the cache, serves the
+    next one. Together they would be pages that the kernel has to find for every batch.
+    """
+    batch = {}
+    for row, example in enumerate(examples):
+        for name, value in example.items():
+            if name not in batch:
+                value = np.asarray(value)
+                batch[name] = np.empty((number, *value.shape), value.dtype)
+            batch[name][row] = value
+    return batch
 
 
 def train_iterator(
@@ -147,12 +170,12 @@ def eval_batches(
     batches = -(-len(source) // batch_size)
     for batch in range(min(batches, limit) if limit else batches):
         indices = np.arange(batch * batch_size, (batch + 1) * batch_size)
-        examples = []
-        for index in np.minimum(indices, len(source) - 1):
-            example = source[int(index)]
+
+        def example_of(index):
+            example = source[index]
             if "image" in example:
-                image = transform(example["image"], data.resolution, None)
-                example["image"] = image
-            rng = np.random.default_rng(int(index))
-            examples.append(_with_text(example, tokens, rng))
-        yield _stack(examples) | {"mask": indices < len(source)}
+                example["image"] = transform(example["image"], data.resolution, None)
+            return _with_text(example, source, index, tokens, _generator(0, index))
+
+        examples = (example_of(int(i)) for i in np.minimum(indices, len(source) - 1))
+        yield _stack(examples, batch_size) | {"mask": indices < len(source)}

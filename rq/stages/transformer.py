@@ -19,7 +19,7 @@ from rq.stages import conditions
 from rq.stages.stage import Stage
 from rq.state import TrainState
 
-PICTURED = 8  # samples of each class that are shown, of ten classes at most
+ROWS, PICTURED = 10, 8  # conditions that are shown at most, samples of each
 
 
 class TransformerStage(Stage):
@@ -256,14 +256,14 @@ class TransformerStage(Stage):
         return {**variables, "params": unroll(self.model, variables["params"])[1]}
 
     def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
-        """A grid of samples, a row for each class, of at most ten."""
-        condition = self.config.transformer.condition
-        if condition == "text":
-            return {}
+        """A grid of samples, a row for each class or evaluation caption."""
         cond, rows = None, 1
-        if condition == "class":
-            rows = min(self.config.data.num_classes, 10)
-            cond = jnp.repeat(jnp.arange(rows, dtype=jnp.int32), PICTURED)
+        if self.config.transformer.condition == "class":
+            cond = np.arange(min(self.config.data.num_classes, ROWS), dtype=np.int32)
+        elif self.config.transformer.condition != "none":
+            cond = conditions.make(self.config, next(iter(self._eval_batches())))[:ROWS]
+        if cond is not None:
+            rows, cond = len(cond), jnp.repeat(jnp.asarray(cond), PICTURED, axis=0)
         variables, key = state.model_variables(), jax.random.key(self.config.seed)
         with sharding.context(self.mesh):
             images, _ = self.sample(variables, cond, key, batch=rows * PICTURED)
