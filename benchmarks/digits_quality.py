@@ -12,6 +12,8 @@
    digits, which are real and unseen (novelty 1). The samples closest to training digits
    are drawn beside them in WORKDIR/samples/nearest_training_digits.png.
 3. Does each depth improve the reconstruction, and is the codebook in use?
+4. Is the generator a classifier? The class under which a validation digit's codes are
+   most likely, against its label (reported, no target).
 
 Exits with 1 where a target is missed. Distances are Euclidean, pixels in [0, 1].
 """
@@ -30,7 +32,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
-from rq import visualize
+from rq import likelihood, visualize
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
 from rq.workdir import Experiment
@@ -194,6 +196,17 @@ def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
     path = experiment.path / "samples" / "nearest_training_digits.png"
     visualize.save_png(path, picture)
 
+    source = experiment.code_source(data.eval_split)
+    examples = [source[i] for i in range(len(source))]
+    scores = likelihood.rank(
+        experiment.transformer.model,
+        experiment.transformer_state.model_variables()["params"],
+        experiment.rqvae_variables["codebook"]["state"].embedding,
+        np.stack([example["codes"] for example in examples]),
+        np.arange(NUM_CLASSES),
+    )
+    truth = np.stack([example["label"] for example in examples])
+
     evaluation = experiment.evaluate()
     depth = experiment.config.rqvae.model.code_shape[-1]
     return {
@@ -213,6 +226,7 @@ def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
         "psnr_by_depth": [
             float(evaluation[f"rqvae/psnr/depth_{d + 1}"]) for d in range(depth)
         ],
+        "likelihood_accuracy": float(np.mean(np.argmax(scores, axis=1) == truth)),
         "used": float(evaluation["rqvae/usage/all"]),
         "sampling_seconds": seconds,
         "picture": str(path),

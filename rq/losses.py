@@ -80,3 +80,11 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return -jnp.sum(jax.lax.stop_gradient(targets) * log_probs, axis=-1)
+
+
+def z_loss(logits: jax.Array) -> jax.Array:
+    """Mean square of the logits' log-normaliser, `[..., K]` to a scalar.
+
+    Keeps logits from drifting, which cross entropy does not see (PaLM, section 5).
+    """
+    return jnp.mean(jax.nn.logsumexp(_wide(logits), axis=-1) ** 2)

@@ -14,6 +14,7 @@ from rq import sampling
 from rq.models import RQTransformer, StackConfig
 from rq.models.transformer import unroll
 
+NORMED = StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)
 few = hypothesis.settings(max_examples=30, deadline=None)
 
 
@@ -98,6 +99,7 @@ def test_nan_logits_are_never_drawn():
         dict(shared_classifier=False, cumulative_head=False),
         dict(condition_length=3),
         dict(dtype="bfloat16"),
+        dict(body=NORMED, head=NORMED),
     ],
     ids=lambda changes: ",".join(changes) or "paper",
 )

@@ -118,6 +118,44 @@ def test_logits_are_float32_in_bfloat16_compute():
         assert leaf.dtype == jnp.float32
 
 
+def test_rms_norms_have_no_bias_and_heads_are_normalised_each():
+    stack = StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)
+    _, variables, _ = make(body=stack)
+    body = variables["params"]["body_stack"]["blocks"]
+    assert set(body["norm1"]) == {"scale"}
+    assert body["attention"]["query_norm"]["scale"].shape == (2, 8)  # [L, F]
+    assert "query_norm" not in variables["params"]["head_stack"]["blocks"]["attention"]
+
+
+def test_queries_and_keys_of_any_size_give_the_same_attention():
+    """With `qk_norm` scaling both by a hundred changes nothing."""
+    stack = StackConfig(layers=1, heads=2, qk_norm=True)
+    model, variables, inputs = make(body=stack, head=stack)
+
+    def scale(path, x):
+        names = [part.key for part in path]
+        large = {"query", "key"} & set(names)
+        return 100 * x if large else x
+
+    scaled = jax.tree_util.tree_map_with_path(scale, variables)
+    forward = jax.jit(model.apply)
+    expected = forward(variables, *inputs)
+    np.testing.assert_allclose(forward(scaled, *inputs), expected, 1e-3, 1e-4)
+
+
+def test_scaled_initialisation_makes_what_layers_add_smaller():
+    stack = StackConfig(layers=8, heads=2, scaled_init=True)
+    _, plain, _ = make(body=StackConfig(layers=8, heads=2))
+    _, scaled, _ = make(body=stack)
+    plain, scaled = (v["params"]["body_stack"]["blocks"] for v in (plain, scaled))
+    for part in ("attention.proj", "mlp_out"):
+        a, b = plain, scaled
+        for name in part.split("."):
+            a, b = a[name], b[name]
+        np.testing.assert_allclose(b["kernel"], a["kernel"] / 4, rtol=1e-5)
+    np.testing.assert_array_equal(scaled["mlp_in"]["kernel"], plain["mlp_in"]["kernel"])
+
+
 def test_codes_that_a_smaller_codebook_lacks_have_no_probability():
     model, variables, (codes, cond, _) = make(
         num_codes=(6, 3, 2), shared_classifier=False

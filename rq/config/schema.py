@@ -45,6 +45,9 @@ def _stack(layers: int) -> dict[str, Any]:
         attention_dropout=0.0,  # of attention weights
         attention_bias=True,
         mlp_bias=True,
+        norm="layer",  # 'layer' or 'rms'
+        qk_norm=False,  # of queries and keys, for stability at scale
+        scaled_init=False,  # what layers add starts smaller, by 1 / sqrt(2 layers)
     )
 
 
@@ -183,6 +186,7 @@ def default() -> ConfigDict:
                 soft_targets=True,  # otherwise the nearest codes
                 stochastic_codes=True,  # otherwise the nearest codes are the input
                 temperature=0.5,  # tau of both
+                z_weight=0.0,  # keeps the logits' normaliser near 1; 1e-4 where used
             ),
             optimizer=_optimizer(
                 name="adamw",

@@ -115,6 +115,8 @@ LIMITS: dict[str, Limit] = {
     "layers": _POSITIVE,
     "heads": _POSITIVE,
     "gelu": _one_of("exact", "quick"),
+    "norm": _one_of("layer", "rms"),
+    "z_weight": _NOT_NEGATIVE,
     "residual_dropout": _PART,
     "attention_dropout": _PART,
     "embedding_dropout": _PART,

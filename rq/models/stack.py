@@ -30,6 +30,11 @@ class StackConfig:
       residual_dropout: after the attention's and the MLP's output projection.
       attention_dropout: of attention weights.
       attention_bias, mlp_bias: whether their matrices have biases.
+      norm: 'layer' (the paper's), or 'rms' (no mean, no bias).
+      qk_norm: normalises queries and keys of each head, which bounds the attention's
+        logits in long training of large models (Dehghani et al. 2023).
+      scaled_init: initialises what attention and MLP add by 1 / sqrt(2 L) of the usual,
+        so that the sum over L layers does not grow with L (as GPT-2 does).
     """
 
     layers: int
@@ -39,6 +44,14 @@ class StackConfig:
     attention_dropout: float = 0.0
     attention_bias: bool = True
     mlp_bias: bool = True
+    norm: str = "layer"
+    qk_norm: bool = False
+    scaled_init: bool = False
+
+    @property
+    def output_scale(self) -> float:
+        """Of the initial matrices whose products are added to the residual stream."""
+        return (2 * self.layers) ** -0.5 if self.scaled_init else 1.0
 
 
 class Cache(NamedTuple):
@@ -48,9 +61,11 @@ class Cache(NamedTuple):
     values: jax.Array
 
 
-def linear(features, axes, dtype, bias=True, fan_in=None, name=None) -> nn.Dense:
-    """A dense layer initialised as PyTorch's, with named axes."""
-    init = uniform_fan_in(fan_in)
+def linear(
+    features, axes, dtype, bias=True, fan_in=None, name=None, scale=1.0
+) -> nn.Dense:
+    """A dense layer initialised as PyTorch's, times `scale`, with named axes."""
+    init = uniform_fan_in(fan_in / scale**2)
     return nn.Dense(
         features,
         use_bias=bias,
@@ -73,6 +88,18 @@ def layer_norm(name=None) -> nn.LayerNorm:
     )
 
 
+def norm(kind: str, axis: str | None = "embed", name=None) -> nn.Module:
+    """The normalisation of a stack, 'layer' or 'rms', in float32."""
+    if kind == "layer":
+        return layer_norm(name)
+    return nn.RMSNorm(
+        epsilon=1e-5,
+        dtype=jnp.float32,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, (axis,)),
+        name=name,
+    )
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention, on a whole sequence or on a cache."""
 
@@ -91,6 +118,11 @@ class Attention(nn.Module):
             return layer(x_BTM).reshape(batch, length, heads, width // heads)
 
         q_BTNF, k_BSNF, v_BSNF = project("query"), project("key"), project("value")
+        if self.config.qk_norm:
+            q_BTNF, k_BSNF = (
+                norm("rms", None, name)(x).astype(self.dtype)
+                for x, name in ((q_BTNF, "query_norm"), (k_BSNF, "key_norm"))
+            )
         if cache is not None:
             start = (0, index, 0, 0)
             cache = Cache(
@@ -110,7 +142,9 @@ class Attention(nn.Module):
         x_BTM = jnp.einsum("bnts,bsnf->btnf", weights_BNTS, v_BSNF)
         x_BTM = x_BTM.reshape(batch, length, width)
         axes, bias = ("heads", "embed"), self.config.attention_bias
-        return linear(width, axes, self.dtype, bias, width, "proj")(x_BTM), cache
+        scale = self.config.output_scale
+        proj = linear(width, axes, self.dtype, bias, width, "proj", scale)
+        return proj(x_BTM), cache
 
 
 class Block(nn.Module):
@@ -129,18 +163,20 @@ class Block(nn.Module):
         attention = Attention(
             self.config, self.dtype, self.deterministic, name="attention"
         )
-        y_BTM = layer_norm("norm1")(x_BTM).astype(self.dtype)
+        y_BTM = norm(self.config.norm, name="norm1")(x_BTM).astype(self.dtype)
         y_BTM, cache = attention(y_BTM, cache, index)
         x_BTM += dropout(y_BTM)
 
-        y_BTM = layer_norm("norm2")(x_BTM).astype(self.dtype)
+        y_BTM = norm(self.config.norm, name="norm2")(x_BTM).astype(self.dtype)
         axes = ("embed", "mlp")
         y = linear(4 * width, axes, self.dtype, bias, width, "mlp_in")(y_BTM)
         if self.config.gelu == "exact":
             y = nn.gelu(y, approximate=False)
         else:
             y = y * nn.sigmoid(1.702 * y)
-        y = linear(width, axes[::-1], self.dtype, bias, 4 * width, "mlp_out")(y)
+        scale = self.config.output_scale
+        out = linear(width, axes[::-1], self.dtype, bias, 4 * width, "mlp_out", scale)
+        y = out(y)
         x_BTM += dropout(y)
         return nn.with_logical_constraint(x_BTM, ("batch", None, None)), cache
 

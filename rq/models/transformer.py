@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from rq.models import quantizer
 from rq.models.autoencoder import uniform_fan_in
-from rq.models.stack import Cache, Stack, StackConfig, layer_norm, linear
+from rq.models.stack import Cache, Stack, StackConfig, linear, norm
 
 MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
 
@@ -131,7 +131,7 @@ class RQTransformer(nn.Module):
         self.head_stack = Stack(self.head, **stack)
         self.input_dropout = nn.Dropout(self.embedding_dropout)
 
-        self.classifier_norm = layer_norm()
+        self.classifier_norm = norm(self.head.norm)
         if self.shared_classifier:
             init = uniform_fan_in(width)
             shape, axes = (width, num_codes), ("embed", "vocab")
@@ -149,7 +149,7 @@ class RQTransformer(nn.Module):
             )
         self.classifier_kernel = parameter("classifier_kernel", init, shape, axes)
         if self.condition_length > 1:
-            self.condition_norm = layer_norm()
+            self.condition_norm = norm(self.body.norm)
             self.condition_classifier = linear(
                 self.num_conditions, ("embed", "vocab"), jnp.float32, fan_in=width
             )

@@ -136,6 +136,11 @@ class TransformerStage(Stage):
             metrics |= {"loss/image": loss, "loss/text": text_loss}
             weight = self.config.transformer.text.weight
             loss = (1 - weight) * loss + weight * text_loss
+        z_weight = self.config.transformer.loss.z_weight
+        if z_weight:
+            z_loss = losses.z_loss(logits)
+            metrics["loss/z"] = z_loss
+            loss += z_weight * z_loss
         metrics["loss"] = loss
         return loss, metrics
 
