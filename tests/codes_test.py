@@ -56,7 +56,7 @@ def assert_stored(folder):
         np.testing.assert_array_equal(example["codes"], data["codes"][i])
         np.testing.assert_array_equal(example["features"], data["features"][i])
         assert example["label"] == data["label"][i]
-        assert source.captions(i) == data["captions"][i]
+        assert source.read(i)[1] == data["captions"][i]
         assert example["codes"].dtype == np.int32
         assert example["features"].dtype == np.float32
 
@@ -165,7 +165,7 @@ def test_without_labels_and_captions_there_are_none(tmp_path):
 
     store(tmp_path, encode)
     source = stored_codes.CodeSource(tmp_path, RQVAE)
-    assert source[3]["label"] == 0 and source.captions(3) == ()
+    assert source[3]["label"] == 0 and source.read(3)[1] == ()
 
 
 @pytest.mark.parametrize(

@@ -308,7 +308,11 @@ def test_five_hundred_odd_and_damaged_files_are_all_accounted_for(tmp_path):
 
 
 FEATURES = tfds.features.FeaturesDict(
-    {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=9)}
+    {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(num_classes=9),
+        "caption": tfds.features.Text(),
+    }
 )
 
 
@@ -323,7 +327,8 @@ class Records:
 
     def __getitem__(self, index):
         content = b"x" if index in self.damaged else encoded(index)
-        example = {"image": io.BytesIO(content), "label": index}
+        caption = f"image {index}"
+        example = {"image": io.BytesIO(content), "label": index, "caption": caption}
         return FEATURES.serialize_example(FEATURES.encode_example(example))
 
 
@@ -332,6 +337,8 @@ def test_an_image_damaged_later_is_replaced_by_the_next_and_counted():
     labels = [int(source[i]["label"]) for i in (0, 2, 3, 5, 2)]
     assert labels == [0, 4, 4, 0, 4]
     assert source.replaced == {2, 3, 5}
+    example, captions = source.read(2)
+    assert example["label"] == 4 and captions == ("image 4",)
     with pytest.raises(DataError, match="no image from 1"):
         images.ImageSource(Records(set(range(6))), FEATURES, "set train", 3)[1]
 

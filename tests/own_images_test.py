@@ -69,6 +69,40 @@ def place(tmp_path_factory):
     return place
 
 
+def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):
+    config, workdir = f"--config={place}/config.py", f"--workdir={place}/run"
+    output = run(config, workdir, status=1)
+    assert "--mode=prepare" in output.splitlines()[-1] and "Traceback" not in output
+
+    output = run("--mode=prepare", config)  # TFDS prints as well
+    report = json.loads(output[output.index("{\n") :])
+    assert report["splits"] == {"train": 34, "validation": 6}
+    assert list(report["files_left_out"]) == ["a/broken.jpg"]
+
+    run(config, workdir)
+    metrics = json.loads((place / "run/samples/evaluation.json").read_text())
+    assert {"rqvae/psnr/depth_4", "rqvae/ssim/depth_4"} <= set(metrics)
+    assert metrics["rqvae/feature_distance/depth_4"] > 0
+    for folder in ("features/3", "rqvae/3"):
+        assert (place / "run" / folder).is_dir()
+
+    out = tmp_path / "one.json"
+    images = f"--images={place}/images/b"
+    run("--mode=eval", workdir, images, f"--out={out}")
+    other = json.loads(out.read_text())
+    assert set(other) == {n for n in metrics if n.startswith("rqvae/")}
+    assert other["rqvae/psnr/depth_4"] != metrics["rqvae/psnr/depth_4"]
+
+    picture = tmp_path / "one.png"
+    image = f"--images={place}/images/a/0.png"
+    run("--mode=reconstruct", workdir, image, f"--out={picture}")
+    one = Image.open(picture).size
+    run("--mode=reconstruct", workdir, images, "--num_images=3", f"--out={picture}")
+    assert Image.open(picture).size[1] > one[1] and one[0] > one[1]
+    output = run("--mode=eval", workdir, f"--images={place}/gone", status=1)
+    assert "gone" in output.splitlines()[-1] and "Traceback" not in output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("online", [False, True])
 def test_captions_condition_both_with_stored_codes_and_online(place, tmp_path, online):
@@ -105,37 +139,3 @@ def test_captions_condition_both_with_stored_codes_and_online(place, tmp_path, o
     assert arrays["arr_0"].shape == (4, 16, 16, 3)
     output = run(*sample, status=1)
     assert "--text" in output.splitlines()[-1] and "Traceback" not in output
-
-
-def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):
-    config, workdir = f"--config={place}/config.py", f"--workdir={place}/run"
-    output = run(config, workdir, status=1)
-    assert "--mode=prepare" in output.splitlines()[-1] and "Traceback" not in output
-
-    output = run("--mode=prepare", config)  # TFDS prints as well
-    report = json.loads(output[output.index("{\n") :])
-    assert report["splits"] == {"train": 34, "validation": 6}
-    assert list(report["files_left_out"]) == ["a/broken.jpg"]
-
-    run(config, workdir)
-    metrics = json.loads((place / "run/samples/evaluation.json").read_text())
-    assert {"rqvae/psnr/depth_4", "rqvae/ssim/depth_4"} <= set(metrics)
-    assert metrics["rqvae/feature_distance/depth_4"] > 0
-    for folder in ("features/3", "rqvae/3"):
-        assert (place / "run" / folder).is_dir()
-
-    out = tmp_path / "one.json"
-    images = f"--images={place}/images/b"
-    run("--mode=eval", workdir, images, f"--out={out}")
-    other = json.loads(out.read_text())
-    assert set(other) == {n for n in metrics if n.startswith("rqvae/")}
-    assert other["rqvae/psnr/depth_4"] != metrics["rqvae/psnr/depth_4"]
-
-    picture = tmp_path / "one.png"
-    image = f"--images={place}/images/a/0.png"
-    run("--mode=reconstruct", workdir, image, f"--out={picture}")
-    one = Image.open(picture).size
-    run("--mode=reconstruct", workdir, images, "--num_images=3", f"--out={picture}")
-    assert Image.open(picture).size[1] > one[1] and one[0] > one[1]
-    output = run("--mode=eval", workdir, f"--images={place}/gone", status=1)
-    assert "gone" in output.splitlines()[-1] and "Traceback" not in output

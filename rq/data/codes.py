@@ -95,7 +95,7 @@ def _announced(num_examples, fingerprint, shard_size) -> dict:
     return {
         "num_examples": num_examples,
         "shard_size": shard_size,
-        "fingerprint": json.loads(json.dumps(dict(fingerprint))),  # lists for tuples
+        "fingerprint": _as_stored(fingerprint),
     }
 
 
@@ -182,8 +182,13 @@ def _shards(directory, manifest) -> list[pathlib.Path]:
     ]
 
 
+def _as_stored(fingerprint: Mapping) -> dict:
+    """As JSON gives it back, with lists for tuples."""
+    return json.loads(json.dumps(dict(fingerprint)))
+
+
 def _is_of(manifest, fingerprint) -> bool:
-    return manifest["fingerprint"] == json.loads(json.dumps(dict(fingerprint)))
+    return manifest["fingerprint"] == _as_stored(fingerprint)
 
 
 def is_complete(directory, fingerprint: Mapping) -> bool:
@@ -234,13 +239,10 @@ class CodeSource:
 
     def __getitem__(self, index: int) -> dict:
         """Raises DataError, naming the file, where a record is damaged."""
-        return self._read(index)[0]
+        return self.read(index)[0]
 
-    def captions(self, index: int) -> tuple[str, ...]:
-        """The captions of an image; raises as indexing does."""
-        return self._read(index)[1]
-
-    def _read(self, index):
+    def read(self, index: int) -> tuple[dict, tuple[str, ...]]:
+        """An example and its captions, read once; raises as indexing does."""
         try:
             return _unpack(self._records[index], self._manifest["shapes"])
         except Exception as error:  # the library's own, of damaged chunks, or ours

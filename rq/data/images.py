@@ -46,10 +46,24 @@ class ImageSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self._find(index)[0]
+
+    def read(self, index: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """An example and its captions: those of the image that is in it."""
+        example, serialized = self._find(index)
+        return example, self._captions_of(serialized)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Captions of an image: of the set's 'caption', a line each, or 'captions'."""
+        return self._captions_of(self._records[index])
+
+    def _find(self, index):
+        """The example at `index`, or the next whole one, and its serialized record."""
         for offset in range(min(TRIES, len(self))):
             at = (index + offset) % len(self)
+            serialized = self._records[at]
             record = self._pixels.deserialize_example_np(
-                self._records[at], decoders={"image": tfds.decode.SkipDecoding()}
+                serialized, decoders={"image": tfds.decode.SkipDecoding()}
             )
             try:
                 image = decode(record["image"], self._channels)
@@ -57,7 +71,7 @@ class ImageSource:
                 self._replace(at, error)
                 continue
             label = np.int32(record.get("label", 0))
-            return {"image": image, "label": label}
+            return {"image": image, "label": label}, serialized
         raise DataError(f"{self._name}: no image from {index} on can be decoded")
 
     def _replace(self, index, error):
@@ -71,9 +85,8 @@ class ImageSource:
                 len(self.replaced),
             )
 
-    def captions(self, index: int) -> tuple[str, ...]:
-        """Captions of an image: of the set's 'caption', a line each, or 'captions'."""
-        record = self._texts.deserialize_example_np(self._records[index])
+    def _captions_of(self, serialized) -> tuple[str, ...]:
+        record = self._texts.deserialize_example_np(serialized)
         if "caption" in record:
             text = record["caption"]
             lines = (text.decode() if isinstance(text, bytes) else text).splitlines()

@@ -44,12 +44,12 @@ class _Batches:
     def _example(self, place):
         epoch, place_in_epoch = divmod(place, len(self._source))
         index = int(self._order(epoch)[place_in_epoch])
-        example = self._source[index]
         rng = _generator(self._seed, place)
+        example = _read(self._source, index, self._tokens, rng)
         if "image" in example:
             image = self._augment(example["image"], self._data.resolution, rng)
             example["image"] = image
-        return _with_text(example, self._source, index, self._tokens, rng)
+        return example
 
     def _permutation(self, epoch):
         return np.random.default_rng((self._seed, epoch)).permutation(len(self._source))
@@ -71,26 +71,26 @@ class Variants:
         """Takes a source of images and the `data` section of a config."""
         self._source, self._data = source, data
         self._variants, self._seed = variants, seed
+        self._augment, self._center = transforms(data)
 
     def __len__(self) -> int:
         return len(self._source) * self._variants
 
     def __getitem__(self, index: int) -> dict:
         image, variant = divmod(index, self._variants)
-        example = self._source[image]
-        example["captions"] = self._source.captions(image)
-        augment, center = transforms(self._data)
-        transform = augment if variant else center
+        example, captions = self._source.read(image)
+        transform = self._augment if variant else self._center
         rng = _generator(self._seed, index)
-        example["image"] = transform(example["image"], self._data.resolution, rng)
-        return example
+        pixels = transform(example["image"], self._data.resolution, rng)
+        return example | {"image": pixels, "captions": captions}
 
 
-def _with_text(example, source, index, tokens, rng):
-    """The example, with 'text' of its captions where that is asked for."""
-    if tokens is not None:
-        example["text"] = tokens(source.captions(index), rng)
-    return example
+def _read(source, index, tokens, rng):
+    """An example, with 'text' of its captions where that is asked for."""
+    if tokens is None:
+        return source[index]
+    example, captions = source.read(index)
+    return example | {"text": tokens(captions, rng)}
 
 
 def _stack(examples: Iterable[dict], number: int) -> dict[str, np.ndarray]:
@@ -172,10 +172,10 @@ def eval_batches(
         indices = np.arange(batch * batch_size, (batch + 1) * batch_size)
 
         def example_of(index):
-            example = source[index]
+            example = _read(source, index, tokens, _generator(0, index))
             if "image" in example:
                 example["image"] = transform(example["image"], data.resolution, None)
-            return _with_text(example, source, index, tokens, _generator(0, index))
+            return example
 
         examples = (example_of(int(i)) for i in np.minimum(indices, len(source) - 1))
         yield _stack(examples, batch_size) | {"mask": indices < len(source)}
