@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq import sharding
+from rq.classifier import Classifier
 from rq.config import ConfigError
 from rq.editing import Given
 from rq.stages import conditions
@@ -79,9 +80,9 @@ def shown(experiment, rows: int) -> tuple[tuple, tuple, list[str]]:
     needs = conditions.NEEDS[config.transformer.condition]
     if "text" in needs:
         source = experiment.code_source(config.data.eval_split)
-        some = [i for i in range(min(rows, len(source))) if source.captions(i)]
-        texts = tuple(source.captions(i)[0] for i in some)
-        classes = tuple(int(source[i]["label"]) for i in some)
+        some = [source.read(i) for i in range(min(rows, len(source)))]
+        texts = tuple(captions[0] for _, captions in some if captions)
+        classes = tuple(int(example["label"]) for example, lines in some if lines)
         return classes if "label" in needs else (), texts, list(texts)
     classes = tuple(range(min(config.data.num_classes, rows))) if needs else ()
     return classes, (), [str(label) for label in classes]
@@ -145,7 +146,7 @@ def sample(experiment, wanted: Wanted, **options) -> tuple[np.ndarray, np.ndarra
 def sample_best(
     experiment,
     wanted: Wanted,
-    classifier: Callable[[jax.Array], jax.Array],
+    classifier: Classifier,
     keep: float,
     **options,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -156,7 +157,7 @@ def sample_best(
     Args:
       experiment: see `draw`.
       wanted: samples, of a model with classes.
-      classifier: images `[B, R, R, C]` in [-1, 1] to log-probabilities of the classes.
+      classifier: see `rq.classifier`.
       keep: the share of each class's candidates that is kept, above 0, at most 1.
       **options: of `draw`.
 
@@ -182,8 +183,8 @@ def sample_best(
 
     codes, scores = [], []
     for batch, found in draw(experiment, cond, len(candidates), **options):
-        first = len(codes) * len(found)
-        own = candidates[np.arange(first, first + len(found)) % len(candidates)]
+        begin = len(codes) * len(found)
+        own = candidates[np.arange(begin, begin + len(found)) % len(candidates)]
         codes.append(found)
         scores.append(jnp.take_along_axis(classifier(batch), own[:, None], 1)[:, 0])
     codes, scores = (

@@ -22,7 +22,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rq import checkpoint, editing, pipeline, sharding, train, visualize
+from rq import checkpoint, classifier, editing, pipeline, sharding, train, visualize
 from rq import config as configs
 from rq.data import DataError, images
 from rq.sampling import SCHEDULES
@@ -48,6 +48,9 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float(
     "keep", 1.0, "sample: share of samples kept, the best by a classifier; 1: off."
+)
+flags.DEFINE_string(
+    "classifier", None, "keep: file of `python -m rq.convert resnet`; none: stage 0's."
 )
 flags.DEFINE_string("complete", None, "sample: an image file, or codes, to complete.")
 flags.DEFINE_string(
@@ -106,6 +109,10 @@ def sample_mode() -> None:
     given = None
     if FLAGS.complete is not None:
         given = experiment.given(FLAGS.complete, FLAGS.mask, FLAGS.keep_depth)
+    judge = None
+    if FLAGS.classifier is not None:
+        known = experiment.config.data.num_classes
+        judge = classifier.from_file(FLAGS.classifier, known)
     images, labels, codes = experiment.sample(
         FLAGS.num_samples,
         _numbers("classes", int) or (),
@@ -114,6 +121,7 @@ def sample_mode() -> None:
         batch_size=FLAGS.batch_size,
         given=given,
         keep=FLAGS.keep,
+        judge=judge,
         **options,
     )
     columns = int(np.ceil(np.sqrt(len(images))))

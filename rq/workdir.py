@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq import checkpoint, editing, generate, sharding, visualize
-from rq.config import ConfigError, from_json
+from rq import checkpoint, classifier, editing, generate, sharding, visualize
+from rq.config import from_json
 from rq.data import DataError, stream, text
 from rq.data import codes as stored_codes
 from rq.data import images as image_data
 from rq.data.pixels import to_float
 from rq.editing import Given
 from rq.evaluation import codes as code_metrics
-from rq.stages import FeaturesStage, RQVAEStage, TransformerStage
+from rq.stages import RQVAEStage, TransformerStage
 from rq.state import TrainState
 
 CONFIG = "config.json"
@@ -78,6 +78,11 @@ class Experiment:
     def rqvae_state(self) -> TrainState:
         """The trained RQ-VAE."""
         return self._state("rqvae")
+
+    @functools.cached_property
+    def features_state(self) -> TrainState:
+        """The trained feature network."""
+        return self._state("features")
 
     @property
     def rqvae_variables(self) -> dict:
@@ -225,6 +230,7 @@ class Experiment:
         batch_size: int | None = None,
         given: Given | None = None,
         keep: float = 1.0,
+        judge: classifier.Classifier | None = None,
         **changes,
     ):
         """Generates images.
@@ -236,8 +242,9 @@ class Experiment:
           seed: sample i of a seed is the same whatever the batch size.
           batch_size: the config's where None.
           given: a code map of which a part stays, see `given`.
-          keep: share of each class that is kept, by how sure `classifier` is of the
+          keep: share of each class that is kept, by how sure a classifier is of the
             class: rejection sampling, where below 1.
+          judge: that classifier, see `rq.classifier`; `classifier` where None.
           **changes: of other fields of the config's section `sampling`: temperature,
             top_k, top_p, min_p, guidance (a number, or one for each depth) and
             guidance_schedule; the config's where None.
@@ -256,30 +263,13 @@ class Experiment:
         if keep == 1:
             images, codes = generate.sample(self, wanted, **options)
             return images, wanted.labels, codes
-        return generate.sample_best(self, wanted, self.classifier, keep, **options)[:3]
+        judge = judge or self.classifier
+        return generate.sample_best(self, wanted, judge, keep, **options)[:3]
 
     @functools.cached_property
-    def classifier(self):
-        """Images `[B, R, R, C]` to log-probabilities of the classes, by stage 0.
-
-        Raises:
-          ConfigError: where there is none that learned the classes.
-        """
-        config = self.config
-        if not self.finished("features") or config.features.objective != "class":
-            raise ConfigError(
-                f"{self.path} has no classifier to rank samples with; train one: the "
-                "command that trained it, with --config.stages=features"
-            )
-        stage = FeaturesStage(config, self.mesh, lambda: iter([]))
-        params = self._state("features").model_variables()["params"]
-
-        @jax.jit
-        def classify(params, images):
-            logits = stage.model.apply({"params": params}, images)
-            return jax.nn.log_softmax(logits)
-
-        return functools.partial(classify, params)
+    def classifier(self) -> classifier.Classifier:
+        """The own one, of stage 0, see `rq.classifier.own`."""
+        return classifier.own(self)
 
     def given(self, path, mask: str = "bottom", keep_depth: int = 0) -> Given:
         """What `sample` completes: the codes of an image, and which of them stay.

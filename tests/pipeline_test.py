@@ -14,10 +14,12 @@ import time
 
 import numpy as np
 import pytest
+import resnet_test
 from PIL import Image
 
-from rq import checkpoint, generate
+from rq import checkpoint, classifier, generate
 from rq.config import ConfigError
+from rq.convert import resnet
 from rq.workdir import Experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -168,6 +170,23 @@ def test_rejection_keeps_the_best_of_each_class(trained):
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
     with pytest.raises(ConfigError, match="--keep"):
         generate.sample_best(experiment, wanted, classifier, 0.0)
+
+
+def test_rejection_by_a_named_resnet(trained, tmp_path):
+    shapes = resnet_test.golden("basic")[0]
+    state = resnet_test.make.weights(shapes)
+    module, params = resnet.from_torch(state)
+    file = tmp_path / "resnet.npz"
+    resnet.save(module, params, file)
+    flags = [f"--workdir={trained}", f"--classifier={file}", "--keep=0.5"]
+    run("--mode=sample", "--num_samples=4", *flags, f"--out={tmp_path}/best.png")
+    with np.load(tmp_path / "best.npz") as found:
+        judge = classifier.from_file(file, 10)
+        images, labels, codes = Experiment(trained).sample(4, keep=0.5, judge=judge)
+        np.testing.assert_array_equal(found["codes"], codes)
+        np.testing.assert_array_equal(found["labels"], labels)
+    with pytest.raises(ConfigError, match="knows 10 classes"):
+        classifier.from_file(file, 1000)
 
 
 def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path):

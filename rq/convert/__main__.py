@@ -1,8 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Converts weights of frozen networks to files that configs name.
+"""Converts weights of frozen networks to files that configs and flags name.
 
 python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz
+python -m rq.convert resnet --weights=resnet101-63fe2227.pth --out=resnet101.npz
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rq.convert import lpips
+from rq.convert import lpips, resnet
 
 
 def main(args=None) -> None:
     """Runs one conversion; mistakes are told in a line, with status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m rq.convert",
-        description="Converts weights of frozen networks to files that configs name.",
+        description="Converts weights of frozen networks to files.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
     part = kinds.add_parser("lpips", help="VGG16 and heads, for rqvae.lpips_weights")
@@ -25,10 +26,17 @@ def main(args=None) -> None:
     part.add_argument(
         "--heads", help="weights/v0.1/vgg.pth of the package lpips (its own if absent)"
     )
-    part.add_argument("--out", required=True, help="the .npz to write")
+    part.set_defaults(
+        run=lambda given: lpips.convert(given.vgg, given.heads, given.out)
+    )
+    part = kinds.add_parser("resnet", help="for --classifier of --mode=sample")
+    part.add_argument("--weights", required=True, help="torchvision's resnet*.pth")
+    part.set_defaults(run=lambda given: resnet.convert(given.weights, given.out))
+    for part in kinds.choices.values():
+        part.add_argument("--out", required=True, help="the .npz to write")
     given = parser.parse_args(args)
     try:
-        lpips.convert(given.vgg, given.heads, given.out)
+        given.run(given)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
