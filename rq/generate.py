@@ -88,6 +88,13 @@ def shown(experiment, rows: int) -> tuple[tuple, tuple, list[str]]:
     return classes, (), [str(label) for label in classes]
 
 
+def _batch_size(experiment, number: int, wanted: int | None = None) -> int:
+    """Images at once: no more than needed, rounded up to divide over the devices."""
+    size = min(wanted or experiment.config.sampling.batch_size, number)
+    parts = sharding.batch_parts(experiment.mesh)
+    return -(-size // parts) * parts
+
+
 def draw(
     experiment,
     cond: np.ndarray | None,
@@ -110,7 +117,7 @@ def draw(
     """
     stage = experiment.transformer
     options = stage.sampling_options(**changes)
-    batch_size = min(batch_size or experiment.config.sampling.batch_size, number)
+    batch_size = _batch_size(experiment, number, batch_size)
     variables = stage.unrolled(experiment.transformer_state.model_variables())
     codes = keep = None
     if given is not None:
@@ -198,11 +205,9 @@ def sample_best(
         best.append(start + order[:kept])
         start += number
     best = np.concatenate(best)
-    batch_size = min(len(best), experiment.config.sampling.batch_size)
-    images = [
-        np.asarray(experiment.transformer.decode(codes[np.resize(part, batch_size)]))[
-            : len(part)
-        ]
-        for part in np.split(best, np.arange(batch_size, len(best), batch_size))
-    ]
+    batch_size = _batch_size(experiment, len(best))
+    rows, images = sharding.batch_sharding(experiment.mesh), []
+    for part in np.split(best, np.arange(batch_size, len(best), batch_size)):
+        batch = jax.device_put(codes[np.resize(part, batch_size)], rows)
+        images.append(np.asarray(experiment.transformer.decode(batch))[: len(part)])
     return np.concatenate(images), candidates[best], codes[best], np.exp(scores[best])

@@ -107,6 +107,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts the devices divide a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def partition_spec(
     names: Sequence[str | None], shape: Sequence[int], mesh: Mesh
 ) -> PartitionSpec:
@@ -218,7 +223,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
       MeshError: where the rows do not divide over the devices.
     """
     sharding = batch_sharding(mesh)
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    parts = batch_parts(mesh)
     arrays = {}
     for name, rows in batch.items():
         size = len(rows) * jax.process_count()

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import resnet_test
 from PIL import Image
 
-from rq import checkpoint, classifier, generate
+from rq import checkpoint, classifier, generate, sharding
 from rq.config import ConfigError
 from rq.convert import resnet
 from rq.workdir import Experiment
@@ -144,9 +145,21 @@ def test_completing_an_image_and_codes(trained, tmp_path):
     assert (again[..., 1] != codes[0, ..., 1]).any()
 
 
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_samples_do_not_depend_on_devices_or_batches(trained, sizes):
+    one = Experiment(trained, sharding.make_mesh(devices=jax.devices()[:1]))
+    several = Experiment(trained, sharding.make_mesh(*sizes))
+    wanted = generate.wanted(one, 13, (1, 8))
+    images, codes = generate.sample(one, wanted, seed=2)
+    other, other_codes = generate.sample(several, wanted, seed=2, batch_size=5)
+    np.testing.assert_array_equal(other_codes, codes)
+    np.testing.assert_allclose(other, images, atol=1e-5)
+    batch, _ = next(generate.draw(several, wanted.cond, 13, batch_size=5))
+    assert batch.sharding.is_equivalent_to(sharding.batch_sharding(several.mesh), 4)
+
+
 def test_rejection_keeps_the_best_of_each_class(trained):
     """By any classifier: here how bright an image is, dark ones being of class 3."""
-    import jax
 
     def classifier(images):
         bright = images.mean((1, 2, 3))[:, None]
