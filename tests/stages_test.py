@@ -3,6 +3,7 @@
 """Both stages' training steps: one device or eight, whole batches or pieces."""
 
 import importlib.util
+import math
 import pathlib
 
 import jax
@@ -182,6 +183,44 @@ def test_targets_of_every_kind(soft, stochastic):
         np.testing.assert_allclose(jnp.sum(targets, -1), 1, rtol=1e-5)
     else:
         assert targets is None
+
+
+@pytest.mark.parametrize("temperature", [2.0, 0.5])
+@pytest.mark.parametrize("stochastic", [True, False])
+def test_soft_loss_is_that_of_enumerating_every_code(stochastic, temperature):
+    """The mean over codes k, drawn by exp(-|r - e_k|^2 / tau), of -log p(k)."""
+    config = tiny()
+    config.transformer.loss.temperature = temperature
+    config.transformer.loss.stochastic_codes = stochastic
+    for stack in (config.transformer.model.body, config.transformer.model.head):
+        stack.residual_dropout = 0.0
+    stage, batch = make_stage("transformer", config, one_device())
+    codebook = stage.rqvae_variables["codebook"]
+    key = jax.random.key(7)
+    codes, _ = stage.targets(codebook, batch, jax.random.split(key)[0])
+    params = sharding.unbox(jax.jit(stage.init)(jax.random.key(0))).params
+    vectors = np.asarray(codebook["state"].embedding, np.float64)
+    logits = stage.model.apply(
+        {"params": params}, codes, batch["label"], codebook["state"].embedding
+    )
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    total = np.zeros(codes.shape[-1])
+    for place in np.ndindex(*codes.shape[:-1]):
+        residual = np.asarray(batch["features"], np.float64)[place]
+        for depth, chosen in enumerate(np.asarray(codes)[place]):
+            masses = [
+                math.exp(-np.sum((residual - vector) ** 2) / temperature)
+                for vector in vectors
+            ]
+            for k, mass in enumerate(masses):
+                share = mass / sum(masses)
+                total[depth] -= share * log_p[(*place, depth, k)]
+            residual = residual - vectors[chosen]
+    by_depth = total / math.prod(codes.shape[:-1])
+    loss, metrics = stage.loss(params, codebook, batch, key)
+    np.testing.assert_allclose(loss, by_depth.mean(), rtol=1e-5)
+    for depth, expected in enumerate(by_depth, 1):
+        np.testing.assert_allclose(metrics[f"loss/depth_{depth}"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
