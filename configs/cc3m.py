@@ -19,6 +19,9 @@ Stage 2, 654,061,568 parameters: batch 2,048, 100 epochs = 144,042 steps, cosine
 without warm-up. Images are cropped a little at random, as DALL-E's, and not flipped,
 since captions say left and right.
 
+Expected on 64 v5e chips (counted by benchmarks/training_cost.py, not measured): 20
+minutes for stage 1 at 25 % of their peak, 10 hours for stage 2 at 40 %.
+
 FID of the paper: 12.33, with top-k 16,384 (all) and top-p 0.7.
 
 Variant `coco`, not trained on in the paper: the same stage 1 and a smaller transformer

@@ -16,6 +16,9 @@ warm-up of 5 epochs.
 Stage 2, 355,393,536 parameters: batch 128, 200 epochs = 93,750 steps, cosine to 0
 without warm-up.
 
+Expected on 8 A100 (counted by benchmarks/training_cost.py, not measured): 5 hours for
+stage 1 at 25 % of their bfloat16 peak, 1 hour for stage 2 at 40 %.
+
 FID of the paper: 10.38, with top-k 250 and top-p 1.
 
 Variant `celeba_hq`, not of the paper: the same with TFDS `celeb_a_hq/256`, 30,000

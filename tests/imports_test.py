@@ -9,23 +9,15 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-BENCHMARKS = [
-    f"benchmarks.{p.stem}" for p in sorted((ROOT / "benchmarks").glob("*.py"))
-]
+BENCHMARKS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py"))
+MODULES = ("models", "sampling", "sharding", "convert", "workdir", "train")
 
 
 @pytest.mark.parametrize(
-    "module",
-    [
-        "rq.models",
-        "rq.sampling",
-        "rq.sharding",
-        "rq.convert",
-        "rq.workdir",
-        "rq.train",
-        *BENCHMARKS,
-    ],
+    "module, folder",
+    [(f"rq.{name}", ROOT) for name in MODULES]
+    + [(name, ROOT / "benchmarks") for name in BENCHMARKS],
 )
-def test_importing_needs_no_tensorflow(module):
+def test_importing_needs_no_tensorflow(module, folder):
     code = f"import sys, {module}; assert 'tensorflow' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, timeout=120)
