@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,12 +31,35 @@ class Wanted(NamedTuple):
     cond: np.ndarray | None
 
 
-def wanted(experiment, num_samples: int, classes=(), texts=()) -> Wanted:
-    """Samples spread evenly over classes and texts, in the order given.
+class Conditions(NamedTuple):
+    """What a model may be told, N different things.
+
+    Attributes:
+      cond: int32 `[N]` classes or `[N, S]`; None of an unconditional model (N = 1).
+      labels: int32 `[N]`, the class of each, or its place where there are no classes.
+      names: of each, 'class' and 'text' as the model has them.
+    """
+
+    cond: np.ndarray | None
+    labels: np.ndarray
+    names: list[dict]
+
+    def ranked(self, by_depth: np.ndarray, positions: int) -> list[dict]:
+        """Of one image, from log p by condition and depth `[N, D]` in nats."""
+        total = by_depth.sum(axis=1)
+        bits = -by_depth / (positions * math.log(2))
+        return [
+            self.names[i]
+            | {"log_likelihood": float(total[i]), "bits_per_code": bits[i].tolist()}
+            for i in np.argsort(-total, kind="stable")
+        ]
+
+
+def conditions_of(experiment, classes=(), texts=()) -> Conditions:
+    """Classes and texts as a model takes them.
 
     Args:
       experiment: a `rq.workdir.Experiment`.
-      num_samples: N.
       classes: of a model that has them; all where empty.
       texts: of a model that has text. With classes too, as many or one of either.
 
@@ -48,12 +72,13 @@ def wanted(experiment, num_samples: int, classes=(), texts=()) -> Wanted:
         if given and conditions.FIELDS[name] not in conditions.NEEDS[kind]:
             raise ConfigError(f"{name} {given} of a model whose condition is {kind!r}")
     if kind == "none":
-        return Wanted(np.zeros(num_samples, np.int32), None)
-    batch, number = {}, len(texts)
+        return Conditions(None, np.zeros(1, np.int32), [{}])
+    batch, number, names = {}, len(texts), {}
     if "text" in conditions.NEEDS[kind]:
         if not texts:
             raise ConfigError("this model is conditioned on text: give --text=...")
         batch["text"] = np.stack([experiment.tokenizer(line) for line in texts])
+        names["text"] = list(texts)
     if "label" in conditions.NEEDS[kind]:
         known = config.data.num_classes
         classes = tuple(classes) or tuple(range(known))
@@ -63,11 +88,29 @@ def wanted(experiment, num_samples: int, classes=(), texts=()) -> Wanted:
             raise ConfigError(f"{len(classes)} classes for {len(texts)} texts")
         number = max(len(classes), number)
         batch["label"] = np.asarray(classes, np.int32)
+        names["class"] = list(classes)
     labels = batch.get("label", np.arange(number, dtype=np.int32))
-    rows = np.sort(np.resize(np.arange(number), num_samples))
     batch = {name: np.resize(x, (number, *x.shape[1:])) for name, x in batch.items()}
-    cond = np.asarray(conditions.make(config, batch))
-    return Wanted(np.resize(labels, number)[rows], cond[rows])
+    return Conditions(
+        np.asarray(conditions.make(config, batch)),
+        np.resize(labels, number),
+        [{name: x[i % len(x)] for name, x in names.items()} for i in range(number)],
+    )
+
+
+def wanted(experiment, num_samples: int, classes=(), texts=()) -> Wanted:
+    """Samples spread evenly over classes and texts, in the order given.
+
+    Args:
+      experiment, classes, texts: see `conditions_of`.
+      num_samples: N.
+
+    Raises:
+      ConfigError: as `conditions_of`.
+    """
+    cond, labels, _ = conditions_of(experiment, classes, texts)
+    rows = np.sort(np.resize(np.arange(len(labels)), num_samples))
+    return Wanted(labels[rows], None if cond is None else cond[rows])
 
 
 def shown(experiment, rows: int) -> tuple[tuple, tuple, list[str]]:

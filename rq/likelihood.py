@@ -30,28 +30,32 @@ def log_likelihood(
     return -losses.cross_entropy(logits, codes)
 
 
-def rank(model, params, codebook, codes: jax.Array, conds: jax.Array) -> jax.Array:
+def rank(model, params, codebook, codes: jax.Array, conds) -> jax.Array:
     """log p of each image under each of several conditions, float32 `[B, N]`.
 
     With equal priors `argmax` over them is Bayes' choice of the condition: a classifier
     that was never trained as one.
 
     Args:
+      model, params, codebook, codes, conds: as in `by_condition`.
+    """
+    return jnp.sum(by_condition(model, params, codebook, codes, conds), axis=-1)
+
+
+def by_condition(model, params, codebook, codes: jax.Array, conds) -> jax.Array:
+    """log p of each image's codes by condition and depth, float32 `[B, N, D]`.
+
+    Args:
       model, params, codebook: as in `log_likelihood`.
       codes: int32 `[B, H, W, D]`.
-      conds: int32 `[N]` classes or `[N, S]` texts.
+      conds: int32 `[N]` classes or `[N, S]` texts; None: the start token alone, N = 1.
     """
-    scores = [
-        jnp.sum(
-            log_likelihood(
-                model,
-                params,
-                codebook,
-                codes,
-                jnp.broadcast_to(cond, (len(codes), *cond.shape)),
-            ),
-            axis=(1, 2, 3),
-        )
-        for cond in jnp.asarray(conds)
-    ]
-    return jnp.stack(scores, axis=1)
+
+    def under(cond):
+        if cond is not None:
+            cond = jnp.broadcast_to(cond, (len(codes), *cond.shape))
+        by_code = log_likelihood(model, params, codebook, codes, cond)
+        return jnp.sum(by_code, axis=(1, 2))
+
+    each = [None] if conds is None else jnp.asarray(conds)
+    return jnp.stack([under(cond) for cond in each], axis=1)

@@ -6,6 +6,7 @@
     python -m rq.main --mode=sample --workdir=runs/digits --num_samples=64 --classes=3,7
     python -m rq.main --mode=reconstruct --workdir=runs/digits
     python -m rq.main --mode=eval --workdir=runs/digits
+    python -m rq.main --mode=rank --workdir=runs/digits --images=FILE_OR_FOLDER
     python -m rq.main --mode=prepare --config=configs/folder.py --config.data.path=DIR
 
 Modes other than `train` and `prepare` need the workdir alone.
@@ -33,11 +34,13 @@ config_flags.DEFINE_config_file(
     "config", None, "Config file, with a variant after a colon.", lock_config=True
 )
 flags.DEFINE_string("workdir", None, "Folder of the experiment: all that it makes.")
-MODES = ("train", "prepare", "tokenizer", "encode", "eval", "sample", "reconstruct")
+MODES = (
+    "train", "prepare", "tokenizer", "encode", "eval", "rank", "sample", "reconstruct"
+)  # fmt: skip
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_integer("num_samples", 64, "sample: images in all.", lower_bound=1)
-flags.DEFINE_list("classes", [], "sample: classes, comma-separated; none: all.")
-flags.DEFINE_multi_string("text", [], "sample: a text; several by repeating the flag.")
+flags.DEFINE_list("classes", [], "sample, rank: comma-separated; none: all classes.")
+flags.DEFINE_multi_string("text", [], "sample, rank: a text; repeat it for several.")
 flags.DEFINE_list("temperature", None, "sample: one, or one for each depth.")
 flags.DEFINE_list("top_k", None, "sample: one, or one for each depth; 0: off.")
 flags.DEFINE_list("top_p", None, "sample: one, or one for each depth; 1: off.")
@@ -62,7 +65,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("seed", 0, "sample: random seed.")
 flags.DEFINE_integer("batch_size", None, "sample: images at once.", lower_bound=1)
 flags.DEFINE_string(
-    "images", None, "eval, reconstruct: an image file or a folder of them."
+    "images", None, "eval, rank, reconstruct: an image file or a folder of them."
 )
 flags.DEFINE_integer("num_images", 8, "reconstruct: images shown.", lower_bound=1)
 flags.DEFINE_string("out", None, "Output, a .png; sample writes an .npz beside it.")
@@ -153,6 +156,18 @@ def eval_mode() -> None:
     print(results)
 
 
+def rank_mode() -> None:
+    """Prints how likely images are under classes or texts, and writes it as JSON."""
+    if FLAGS.images is None:
+        raise configs.ConfigError("--mode=rank needs --images=FILE_OR_FOLDER")
+    out = _output("ranking.json", suffix=".json")
+    classes = _numbers("classes", int) or ()
+    ranking = Experiment(FLAGS.workdir).rank(FLAGS.images, classes, tuple(FLAGS.text))
+    text = json.dumps(ranking, indent=2)
+    out.write_text(text + "\n")
+    print(text)
+
+
 def _of_images() -> str:
     """In front of names, so that training's own pictures and metrics stay."""
     return "" if FLAGS.images is None else "images_"
@@ -200,6 +215,7 @@ def main(argv) -> None:
         "sample": sample_mode,
         "reconstruct": reconstruct_mode,
         "eval": eval_mode,
+        "rank": rank_mode,
     }[FLAGS.mode]
     try:
         if FLAGS.workdir is None and FLAGS.mode != "prepare":

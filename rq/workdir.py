@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq import checkpoint, classifier, editing, generate, sharding, visualize
+from rq import (
+    checkpoint,
+    classifier,
+    editing,
+    generate,
+    likelihood,
+    sharding,
+    visualize,
+)
 from rq.config import from_json
 from rq.data import DataError, stream, text
 from rq.data import codes as stored_codes
@@ -109,10 +117,15 @@ class Experiment:
         Raises:
           DataError: where there is no image that can be read.
         """
+        return self._rqvae_over_files(self._files(images))
+
+    def _files(self, images):
+        return image_data.FileSource(images, self.config.data.channels)
+
+    def _rqvae_over_files(self, source) -> RQVAEStage:
         with self.config.data.unlocked():
             data = self.config.data.copy_and_resolve_references()
         data.augment = "center"
-        source = image_data.FileSource(images, data.channels)
         return self._rqvae_over(lambda: source, data)
 
     def _rqvae_over(self, open_source, data) -> RQVAEStage:
@@ -270,6 +283,45 @@ class Experiment:
     def classifier(self) -> classifier.Classifier:
         """The own one, of stage 0, see `rq.classifier.own`."""
         return classifier.own(self)
+
+    def rank(self, images, classes=(), texts=()) -> list[dict]:
+        """Exact likelihoods of image files, under each of several conditions.
+
+        Args:
+          images: a file or folder; cropped at the centre.
+          classes, texts: the conditions, as in `sample`.
+
+        Returns:
+          for each file 'file' and 'conditions', the likeliest first: 'class' and
+          'text' as the model has them, 'log_likelihood' of all codes in nats, and
+          'bits_per_code', by depth.
+
+        Raises:
+          ConfigError: on conditions that the model does not have.
+          DataError: where there is no image that can be read.
+        """
+        source, stage = self._files(images), self.transformer
+        asked = generate.conditions_of(self, classes, texts)
+        variables = self.transformer_state.model_variables()
+        codes = self._rqvae_over_files(source).codes(self.rqvae_state)
+        batch_size = min(self.config.sampling.batch_size, len(codes))
+        found = []
+        for start in range(0, len(codes), batch_size):
+            part = codes[start : start + batch_size]
+            found.append(
+                likelihood.by_condition(
+                    stage.model,
+                    variables["params"],
+                    variables["codebook"]["state"].embedding,
+                    np.resize(part, (batch_size, *part.shape[1:])),  # one shape
+                    asked.cond,
+                )[: len(part)]
+            )
+        found = np.concatenate([np.asarray(part) for part in found])
+        return [
+            {"file": str(path), "conditions": asked.ranked(one, stage.model.positions)}
+            for path, one in zip(source.paths, found, strict=True)
+        ]
 
     def given(self, path, mask: str = "bottom", keep_depth: int = 0) -> Given:
         """What `sample` completes: the codes of an image, and which of them stay.

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The emoji benchmark: what it draws, what it judges by, and which targets it misses."""
+"""The emoji benchmark: what it draws, what it judges by, which targets it misses."""
 
 import pathlib
 import sys

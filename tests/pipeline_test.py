@@ -3,6 +3,7 @@
 """The whole program on its smallest config, as real processes."""
 
 import json
+import math
 import os
 import pathlib
 import random
@@ -18,7 +19,7 @@ import pytest
 import resnet_test
 from PIL import Image
 
-from rq import checkpoint, classifier, generate, sharding
+from rq import checkpoint, classifier, generate, likelihood, sharding
 from rq.config import ConfigError
 from rq.convert import resnet
 from rq.workdir import Experiment
@@ -200,6 +201,40 @@ def test_rejection_by_a_named_resnet(trained, tmp_path):
         np.testing.assert_array_equal(found["labels"], labels)
     with pytest.raises(ConfigError, match="knows 10 classes"):
         classifier.from_file(file, 1000)
+
+
+def test_classes_are_ranked_by_exact_likelihood(trained, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        image = rng.integers(0, 255, (40, 32), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    flags = (f"--images={tmp_path}", "--classes=4,0,7", f"--out={tmp_path}/rank.json")
+    run("--mode=rank", f"--workdir={trained}", *flags)
+    ranking = json.loads((tmp_path / "rank.json").read_text())
+    assert [pathlib.Path(one["file"]).name for one in ranking] == ["a.png", "b.png"]
+
+    experiment = Experiment(trained)
+    codes = experiment.given(tmp_path / "b.png", "all").codes[None]
+    variables = experiment.transformer_state.model_variables()
+    expected = {
+        label: likelihood.log_likelihood(
+            experiment.transformer.model,
+            variables["params"],
+            variables["codebook"]["state"].embedding,
+            codes,
+            np.array([label]),
+        )[0]
+        for label in (4, 0, 7)
+    }
+    found = ranking[1]["conditions"]
+    totals = {label: float(x.sum()) for label, x in expected.items()}
+    assert [one["class"] for one in found] == sorted(totals, key=totals.get)[::-1]
+    for one in found:
+        assert one["log_likelihood"] == pytest.approx(totals[one["class"]], rel=1e-5)
+        bits = -expected[one["class"]].mean((0, 1)) / math.log(2)
+        np.testing.assert_allclose(one["bits_per_code"], bits, rtol=1e-4)
+    error = run("--mode=rank", f"--workdir={trained}", status=1)
+    assert "--images" in error.splitlines()[-1] and "Traceback" not in error
 
 
 def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path):

@@ -100,6 +100,9 @@ class FileSource:
     """Image files of one's own, read as they are; 'label' is 0.
 
     What cannot be decoded is left out, with a warning.
+
+    Attributes:
+      paths: of the files that can.
     """
 
     def __init__(self, path, channels: int):
@@ -115,15 +118,15 @@ class FileSource:
         if path.is_dir():
             files = sorted(path.rglob("*"))
             found = [file for file in files if file.suffix.lower() in SUFFIXES]
-        self._paths = [file for file in found if self._is_readable(file)]
-        if not self._paths:
+        self.paths = [file for file in found if self._is_readable(file)]
+        if not self.paths:
             raise DataError(f"--images={path}: none of {len(found)} files is an image")
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        image = decode(self._paths[index].read_bytes(), self._channels)
+        image = decode(self.paths[index].read_bytes(), self._channels)
         return {"image": image, "label": np.int32(0)}
 
     def _is_readable(self, path):
