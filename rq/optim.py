@@ -78,17 +78,31 @@ def is_matrix(params):
     return jax.tree_util.tree_map_with_path(check, params)
 
 
+OPTIMIZERS = {  # b1, b2, eps to what gradients are turned into
+    "adam": optax.scale_by_adam,
+    "adamw": optax.scale_by_adam,
+    "lion": lambda b1, b2, eps: optax.scale_by_lion(b1, b2),
+    # With a mean of gradients and without the size of parameters, as in scaled ViTs.
+    "adafactor": lambda b1, b2, eps: optax.chain(
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.ema(b1, debias=False),
+    ),
+    "sgd": lambda b1, b2, eps: optax.trace(b1),
+}
+
+
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """An `optimizer` section of the config to an Optax chain.
 
-    'adam' adds decay to the gradient (L2), 'adamw' to the update, as PyTorch's do.
+    'adam' adds decay to the gradient (L2), all others to the update, as PyTorch's do.
     """
     mask = is_matrix if config.decay_matrices_only else None
     decay = optax.add_decayed_weights(config.weight_decay, mask)
-    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    rule = OPTIMIZERS[config.name](config.b1, config.b2, config.eps)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm or jnp.inf),
-        *([decay, adam] if config.name == "adam" else [adam, decay]),
+        *([decay, rule] if config.name == "adam" else [rule, decay]),
         optax.scale_by_learning_rate(schedule),
     )
 

@@ -175,6 +175,8 @@ def state_shardings(abstract_boxed: Any, mesh: Mesh) -> Any:
         if not _is_box(x):
             return replicated(mesh)
         value = x.unbox(apply_constraint=False)
+        if value.ndim != len(x.names):  # Adafactor's sums over rows and columns
+            return replicated(mesh)
         return NamedSharding(mesh, partition_spec(x.names, value.shape, mesh))
 
     return jax.tree.map(one, abstract_boxed, is_leaf=_is_box)

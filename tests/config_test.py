@@ -180,7 +180,7 @@ def test_models_follow_packing_condition_and_depth():
         ({"data.augment": "crop"}, "data.augment = 'crop': must be one of 'none', "),
         ({"data.channels": 2}, "data.channels = 2: must be one of 1, 3"),
         ({"rqvae.loss.reconstruction": "l2"}, "must be one of 'mse', 'l1'"),
-        ({"rqvae.optimizer.name": "sgd"}, "must be one of 'adam', 'adamw'"),
+        ({"rqvae.optimizer.name": "adan"}, "must be one of 'adam', 'adamw', 'lion'"),
         ({"rqvae.model.dtype": "float16"}, "must be one of 'float32', 'bfloat16'"),
         ({"transformer.condition": "label"}, "must be one of 'none', 'class', 'text'"),
         ({"transformer.model.body.gelu": "v1"}, "must be one of 'exact', 'quick'"),

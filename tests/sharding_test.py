@@ -6,11 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax.core import meta
 from jax.sharding import PartitionSpec as P
 
-from rq import sharding
+from rq import optim, sharding
+from rq.config import default
 from rq.models import RQVAE, RQTransformer, StackConfig
 
 NAMES = dict(sharding.RULES)
@@ -108,6 +110,28 @@ def test_parameters_and_optimizer_state_are_divided(name):
 def test_names_become_axes_of_the_mesh(names, shape, spec):
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     assert sharding.partition_spec(names, shape, mesh) == spec
+
+
+def test_adafactors_factored_statistics_are_on_every_device():
+    """They are small, and have fewer axes than the parameters they are of."""
+    config = default().transformer.optimizer
+    config.name = "adafactor"
+    tx = optim.make_optimizer(config, optax.constant_schedule(1e-3))
+
+    def init():
+        kernel = nn.LogicallyPartitioned(jnp.ones((256, 512)), ("embed", "mlp"))
+        bias = nn.LogicallyPartitioned(jnp.ones(512), ("mlp",))
+        return tx.init({"kernel": kernel, "bias": bias})
+
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    shardings = sharding.state_shardings(jax.eval_shape(init), mesh)
+    state = jax.jit(lambda: sharding.unbox(init()), out_shardings=shardings)()
+    # Of the chain: clipping, [factored sums, clipping, mean], decay, learning rate.
+    factored, _, mean = state[1]
+    assert factored.v_row["kernel"].size + factored.v_col["kernel"].size == 256 + 512
+    assert factored.v_row["kernel"].sharding.is_fully_replicated
+    assert mean.ema["kernel"].sharding.spec == P("fsdp", "tensor")
+    assert factored.v["bias"].sharding.spec == P("tensor")
 
 
 def test_an_unknown_name_is_an_error():

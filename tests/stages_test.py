@@ -141,6 +141,28 @@ def test_the_loss_falls_on_one_batch(name):
     assert last["loss"] < 0.9 * first["loss"]
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "adafactor",
+        "lion",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in sorted(optim.OPTIMIZERS.keys() - {"adafactor", "lion"})
+        ),
+    ],
+)
+def test_every_optimizer_learns_a_batch_on_several_devices(optimizer):
+    config = tiny()
+    rates = {"sgd": 0.3, "lion": 1e-3}
+    config.transformer.optimizer.name = optimizer
+    config.transformer.optimizer.learning_rate = rates.get(optimizer, 1e-2)
+    mesh = sharding.make_mesh(2, 2, 2)
+    _, first = run("transformer", mesh, config, steps=1)
+    _, last = run("transformer", mesh, config, steps=12)
+    assert last["loss"] < first["loss"] - 0.1
+
+
 def test_the_moving_average_follows_the_parameters():
     config = tiny()
     config.transformer.optimizer.ema = 0.5

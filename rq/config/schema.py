@@ -21,7 +21,9 @@ class ConfigError(ValueError):
 
 def _optimizer(**changes) -> dict[str, Any]:
     settings = dict(
-        name="adam",  # 'adam' (decay added to gradients) or 'adamw' (to updates)
+        # 'adam' (decay added to gradients), 'adamw' (to updates, as in the others),
+        # 'lion', 'adafactor' (by b1 alone; little memory), 'sgd' (with momentum b1).
+        name="adam",
         learning_rate=4e-5,  # after the warm-up
         b1=0.5,  # decay of the mean of gradients
         b2=0.9,  # decay of the mean of their squares
