@@ -55,6 +55,7 @@ EXTRAS = {
         "scikit-image>=0.24",  # SSIM to compare with
         "scikit-learn>=1.5",
     ],
+    "aot": ["libtpu>=0.0.40"],  # the compiler alone, for `python -m rq.aot`
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
 }

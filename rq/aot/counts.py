@@ -1,0 +1,211 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a program does, counted: operations of its matrix products, bytes it sends.
+
+XLA's own cost analysis counts the body of a loop once, however often it runs. These
+multiply by the number of turns.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+
+def operations(jaxpr) -> float:
+    """Operations of all matrix products and convolutions, a product and a sum each.
+
+    Those of the whole program, over all devices; recomputation is in them. A loop
+    without a known number of turns counts once, of branches the dearest.
+
+    Args:
+      jaxpr: of a traced program: `jax.jit(f).trace(...).jaxpr`.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            total += _dot(equation)
+        elif name == "conv_general_dilated":
+            total += _convolution(equation)
+        elif name == "scan":
+            total += params["length"] * operations(params["jaxpr"])
+        elif name == "cond":
+            total += max(operations(branch) for branch in params["branches"])
+        else:
+            total += sum(operations(inner) for inner in _inner(params))
+    return total
+
+
+def _inner(params):
+    """The programs among an equation's parameters."""
+    for value in params.values():
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if hasattr(getattr(one, "jaxpr", one), "eqns"):
+                yield one
+
+
+def _dot(equation) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, out = equation.invars[0].aval, equation.outvars[0].aval
+    return 2 * out.size * math.prod(left.shape[axis] for axis in contracted)
+
+
+def _convolution(equation) -> float:
+    kernel, out = equation.invars[1].aval, equation.outvars[0].aval
+    out_axis = equation.params["dimension_numbers"].rhs_spec[0]
+    return 2 * out.size * kernel.size / kernel.shape[out_axis]
+
+
+class Collectives(NamedTuple):
+    """Of one kind, on one device, in one run of the program.
+
+    Attributes:
+      count: how many run.
+      bytes: that they leave or make, whichever is more: the size of the data.
+      wire: bytes that a device must send where they are done in a ring.
+    """
+
+    count: int
+    bytes: float
+    wire: float
+
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+)
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TURNS = re.compile(r'"?known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)"?\}')
+_CONSTANT = re.compile(r"= s32\[\][^ ]* constant\((\d+)\)")
+_LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+_BITS = {"pred": 8, "bf16": 16}
+
+
+def collectives(text: str, devices: int) -> dict[str, Collectives]:
+    """Collectives by kind, from a compiled program's text (`compiled.as_text()`).
+
+    Those in the bodies of loops count as often as the loop turns.
+
+    Args:
+      text: of the program, which is that of each device.
+      devices: of the whole mesh, the group where none is written.
+    """
+    bodies, entry = _computations(text)
+    found = {kind: np.zeros(3) for kind in KINDS}
+    memory: dict[str, dict] = {}
+
+    def count(name):
+        if name not in memory:
+            total = collections.defaultdict(lambda: np.zeros(3))
+            for line in bodies.get(name, ()):
+                for kind, values in one_line(line):
+                    total[kind] = total[kind] + values
+            memory[name] = dict(total)
+        return memory[name]
+
+    def one_line(line):
+        operation = _operation(line)
+        kind = operation.removesuffix("-start")
+        if kind in KINDS:
+            yield kind, _measure(kind, line, devices)
+        if operation.endswith(("-done", "-update")):
+            return  # what they name was counted at the start
+        turns = 1
+        called = _CALLED.findall(line)
+        if operation == "while":
+            turns = _turns(line, bodies)
+        for group in _BRANCHES.findall(line):
+            called += [name.strip().lstrip("%") for name in group.split(",")]
+        for name in called:
+            for kind, values in count(name).items():
+                yield kind, turns * values
+
+    for kind, values in count(entry).items():
+        found[kind] = found[kind] + values
+    return {
+        kind: Collectives(int(values[0]), float(values[1]), float(values[2]))
+        for kind, values in found.items()
+        if values[0]
+    }
+
+
+def _computations(text):
+    """Lines of each computation by its name, and the name of the entry."""
+    bodies, entry, current = {}, None, None
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if header:
+            current = bodies.setdefault(header[2], [])
+            if header[1]:
+                entry = header[2]
+        elif line.startswith("}"):
+            current = None
+        elif current is not None:
+            current.append(line)
+    return bodies, entry
+
+
+_OPERATION = re.compile(r" = (?:\([^=]*?\)|[^ ]+) ([\w\-]+)\(")
+
+
+def _operation(line: str) -> str:
+    found = _OPERATION.search(line)
+    return found[1] if found else ""
+
+
+def _turns(line, bodies) -> int:
+    known = _TURNS.search(line)
+    if known:
+        return int(known[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", line)
+    lines = bodies.get(condition[1], ()) if condition else ()
+    constants = [int(x) for one in lines for x in _CONSTANT.findall(one)]
+    return max(constants, default=1)
+
+
+def _measure(kind: str, line: str, devices: int) -> np.ndarray:
+    """(1, bytes, bytes on the wire) of one collective."""
+    result = line.split(f" {kind}", 1)[0].split(" = ", 1)[1]
+    sizes = [_bytes(*array) for array in _ARRAY.findall(result)]
+    if f" {kind}-start(" in line and len(sizes) > 1:
+        # Operands and results: the results are the second half.
+        sizes = sizes[len(sizes) // 2 :] if len(sizes) % 2 == 0 else [max(sizes)]
+    size, group = sum(sizes), _group(line, devices)
+    share = (group - 1) / group
+    if kind == "reduce-scatter":
+        size *= group
+    wire = {
+        "all-reduce": 2 * share * size,
+        "collective-permute": size,
+    }.get(kind, share * size)
+    return np.array([1, size, wire])
+
+
+def _bytes(dtype: str, shape: str) -> float:
+    bits = _BITS.get(dtype) or int(re.sub(r"^[a-z]+", "", dtype).split("e")[0] or 0)
+    return math.prod(int(n) for n in shape.split(",") if n) * bits / 8
+
+
+def _group(line: str, devices: int) -> int:
+    iota = _IOTA.search(line)
+    if iota:
+        return int(iota[2])
+    listed = _LISTED.search(line)
+    if listed and listed[1]:
+        return len(listed[1].split(","))
+    return devices

@@ -1,0 +1,149 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The real programs for abstract inputs: train steps of both stages, and the sampler.
+
+Nothing is allocated but the codebook and, in stage 1, the frozen network of the loss.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from rq import sampling, sharding, train
+from rq.config import ConfigError, rqvae_model
+from rq.models.lpips import PerceptualDistance, own_distance
+from rq.stages import FeaturesStage, RQVAEStage, TransformerStage, conditions
+
+PROGRAMS = ("features", "rqvae", "transformer", "sample")
+
+
+def _zeros(abstract):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract)
+
+
+def _perceptual(config):
+    """The frozen network of stage 1's loss, of zeros."""
+    kind, data = config.rqvae.loss.perceptual, config.data
+    if kind == "none":
+        return None
+    images = jnp.zeros((1, data.resolution, data.resolution, data.channels))
+    if kind == "lpips":
+        module = PerceptualDistance()
+        boxed = jax.eval_shape(module.init, jax.random.key(0), images, images)
+        return module, _zeros(sharding.unbox(boxed["params"]))
+    stage = FeaturesStage(config, None, lambda: iter([]))
+    boxed = jax.eval_shape(stage.model.init, jax.random.key(0), images)
+    params = _zeros(sharding.unbox(boxed["params"]["network"]))
+    model = config.features.model
+    return own_distance(params, model.widths, model.convs, data.channels)
+
+
+def make_stage(config, name: str, mesh):
+    """A stage as training makes it, with zeros for what it takes from earlier ones."""
+
+    def nothing():
+        return iter([])
+
+    if name == "features":
+        return FeaturesStage(config, mesh, nothing)
+    if name == "rqvae":
+        return RQVAEStage(config, mesh, nothing, _perceptual(config))
+    rqvae = rqvae_model(config)
+    shape = (1, rqvae.resolution, rqvae.resolution, rqvae.image_channels)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    abstract = sharding.unbox(jax.eval_shape(rqvae.init, jax.random.key(0), images))
+    params = _zeros(abstract["params"]) if config.transformer.online else {}
+    variables = {"params": params, "codebook": _zeros(abstract["codebook"])}
+    return TransformerStage(config, mesh, nothing, variables)
+
+
+def example(config, stage) -> dict:
+    """Shape and dtype of everything that one example of a batch has, by name."""
+    data = config.data
+    image = ((data.resolution, data.resolution, data.channels), jnp.uint8)
+    label = ((), jnp.int32)
+    if stage.name != "transformer":
+        return {"image": image, "label": label}
+    found = {"label": label, "text": ((config.transformer.text.length,), jnp.int32)}
+    if config.transformer.online:
+        return found | {"image": image}
+    rqvae = stage.rqvae
+    features = (*rqvae.code_shape[:2], rqvae.code_dim)
+    return found | {
+        "codes": (rqvae.code_shape, jnp.int32),
+        "features": (features, jnp.float32),
+    }
+
+
+def arguments(config, stage, mesh):
+    """A step's abstract state and batch with their shardings: (state, batch, both)."""
+    boxed = jax.eval_shape(stage.init, jax.random.key(0))
+    place = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((stage.batch_size, *shape), dtype, sharding=place)
+        for name, (shape, dtype) in example(config, stage).items()
+    }
+    shardings = sharding.state_shardings(boxed, mesh)
+    return sharding.abstract_state(boxed, mesh), batch, shardings
+
+
+def train_step(config, name: str, mesh) -> jax.stages.Traced:
+    """The train step of a stage on a mesh, traced; `.lower().compile()` goes on.
+
+    Raises:
+      MeshError: where the batch does not divide over the mesh.
+    """
+    part = config[name]
+    sharding.check_batch(part.batch_size, mesh, part.accumulate)
+    stage = make_stage(config, name, mesh)
+    state, batch, shardings = arguments(config, stage, mesh)
+    step = train.compiled(stage.train_step, shardings, mesh)
+    with sharding.context(mesh):
+        return step.trace(state, batch)
+
+
+def sampler(config, mesh) -> jax.stages.Traced:
+    """The sampling program of one batch (`config.sampling`), traced: codes of classes.
+
+    Raises:
+      ConfigError: where the batch does not divide over the mesh.
+    """
+    number, parts = config.sampling.batch_size, sharding.batch_parts(mesh)
+    if number % parts:
+        raise ConfigError(
+            f"sampling.batch_size={number} does not divide by data x fsdp = {parts}"
+        )
+    stage = make_stage(config, "transformer", mesh)
+    boxed = jax.eval_shape(stage.init, jax.random.key(0))
+    params = sharding.abstract_state(boxed, mesh).params
+    filters, guidance = stage.sampling_options()
+    place = sharding.batch_sharding(mesh)
+    fields = {
+        name: jax.ShapeDtypeStruct((number, *shape), dtype)
+        for name, (shape, dtype) in example(config, stage).items()
+    }
+    cond = jax.eval_shape(lambda batch: conditions.make(config, batch), fields)
+    if cond is not None:
+        cond = jax.ShapeDtypeStruct(cond.shape, cond.dtype, sharding=place)
+
+    def sample(params, codebook, cond, key):
+        return sampling.sample(
+            stage.model,
+            params,
+            codebook,
+            cond,
+            key,
+            batch=number,
+            filters=filters,
+            guidance=guidance,
+            null_cond=stage.null_cond,
+        )
+
+    embedding = stage.rqvae_variables["codebook"]["state"].embedding
+    codebook = jax.ShapeDtypeStruct(
+        embedding.shape, embedding.dtype, sharding=sharding.replicated(mesh)
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with sharding.context(mesh):
+        return jax.jit(sample).trace(params, codebook, cond, key)

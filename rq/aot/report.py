@@ -1,0 +1,170 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Memory, operations, communication and the time they allow, of a compiled program."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import jax
+
+from rq import sharding
+from rq.aot import chips, counts, programs
+from rq.aot.chips import GIB
+
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+_NEEDED = re.compile(r"\(([\d.]+)([KMGT])\) exceeds|[Uu]sed ([\d.]+)([KMGT]) of")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def make(config, program: str, topology: str, slices: int = 1) -> dict:
+    """Compiles a program of a config for a topology.
+
+    Args:
+      config: its `mesh` says how the chips are used.
+      program: one of `rq.aot.programs.PROGRAMS`.
+      topology, slices: see `rq.aot.chips.find`.
+
+    Returns:
+      all figures, JSON; 'fits' is False, and those of the compiled program are missing,
+      where it needs more memory than the chip has.
+
+    Raises:
+      ConfigError, MeshError, TopologyError: where the three do not fit together.
+    """
+    chip, devices = chips.find(topology, slices)
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    start = time.perf_counter()
+    if program == "sample":
+        traced, size = programs.sampler(config, mesh), config.sampling.batch_size
+    else:
+        traced = programs.train_step(config, program, mesh)
+        size = config[program].batch_size
+    result = {
+        "program": program,
+        "topology": topology if slices == 1 else f"{slices} x {topology}",
+        "chips": len(devices),
+        "mesh": dict(mesh.shape),
+        "batch_size": size,
+        "operations": counts.operations(traced.jaxpr),
+        "model_operations": _model_operations(config, program, mesh, traced),
+        "hbm": chip.hbm,
+    }
+    with sharding.context(mesh):
+        lowered = traced.lower()
+    middle = time.perf_counter()
+    result["lowering_seconds"] = middle - start
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if OUT_OF_MEMORY not in str(error):
+            raise
+        return result | {"fits": False, "needed": _needed(str(error))}
+    result["compile_seconds"] = time.perf_counter() - middle
+    memory = compiled.memory_analysis()
+    result |= {
+        "fits": memory.peak_memory_in_bytes <= chip.hbm,
+        "memory": {
+            "arguments": memory.argument_size_in_bytes,
+            "outputs": memory.output_size_in_bytes,
+            "aliased": memory.alias_size_in_bytes,
+            "temporaries": memory.temp_size_in_bytes,
+            "code": memory.generated_code_size_in_bytes,
+            "peak": memory.peak_memory_in_bytes,
+        },
+        "collectives": {
+            kind: found._asdict()
+            for kind, found in counts.collectives(
+                compiled.as_text(), len(devices)
+            ).items()
+        },
+    }
+    return result | {"estimate": estimate(result, chip)}
+
+
+def _model_operations(config, program, mesh, traced) -> float:
+    """Operations that the model needs, without those that recomputation repeats."""
+    if program != "transformer" or config.transformer.model.remat == "none":
+        return counts.operations(traced.jaxpr)
+    with config.unlocked():
+        plain = config.copy_and_resolve_references()
+    plain.transformer.model.remat = "none"
+    return counts.operations(programs.train_step(plain, program, mesh).jaxpr)
+
+
+def _needed(message: str) -> float | None:
+    """Bytes that the compiler says the program needs."""
+    found = _NEEDED.search(message)
+    if not found:
+        return None
+    number, unit = [part for part in found.groups() if part is not None]
+    return float(number) * _UNITS[unit]
+
+
+def estimate(result: dict, chip: chips.Chip) -> dict:
+    """The least time that a step can take, from what each part of a chip must do.
+
+    Operations over the peak; arguments read, outputs written and temporaries written
+    and read once, over the memory's bandwidth; what collectives send, over that of the
+    links. None is reached in practice and they overlap only in part, so the greatest is
+    a lower bound, and the share of the peak that it leaves for the model's own
+    operations is an upper bound of MFU.
+    """
+    memory, devices = result["memory"], result["chips"]
+    moved = memory["arguments"] + memory["outputs"] + 2 * memory["temporaries"]
+    sent = sum(kind["wire"] for kind in result["collectives"].values())
+    seconds = {
+        "compute": result["operations"] / devices / chip.flops,
+        "memory": moved / chip.hbm_bandwidth,
+        "communication": sent / chip.ici_bandwidth,
+    }
+    limit = max(seconds, key=seconds.get)
+    ideal = result["model_operations"] / devices / chip.flops
+    return {
+        "seconds": seconds,
+        "limit": limit,
+        "step_seconds": seconds[limit],
+        "images_per_second": result["batch_size"] / seconds[limit],
+        "mfu_at_most": ideal / seconds[limit],
+    }
+
+
+def _size(number: float) -> str:
+    for unit, size in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:.0f} B"
+
+
+def text(result: dict) -> str:
+    """The report for people."""
+    mesh = " x ".join(f"{name}={size}" for name, size in result["mesh"].items())
+    lines = [
+        f"{result['program']} on {result['topology']}: {result['chips']} chips, "
+        f"{mesh}, batch {result['batch_size']}",
+        f"operations   {result['operations']:.3e} a step, "
+        f"{result['model_operations']:.3e} without recomputation",
+    ]
+    if "memory" not in result:
+        needed = result["needed"]
+        said = "more" if needed is None else f"{_size(needed)} or more"
+        lines.append(f"DOES NOT FIT {said}, of {_size(result['hbm'])} a chip")
+        return "\n".join(lines)
+    sizes = ", ".join(f"{k} {_size(v)}" for k, v in result["memory"].items())
+    fits = "fits" if result["fits"] else "DOES NOT FIT"
+    lines.append(f"memory       {sizes}; {fits} into {_size(result['hbm'])} a chip")
+    for kind, found in result["collectives"].items():
+        lines.append(
+            f"{kind:12s} {found['count']} a step, data {_size(found['bytes'])}, "
+            f"sent by each chip {_size(found['wire'])}"
+        )
+    guess = result["estimate"]
+    parts = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in guess["seconds"].items())
+    lines += [
+        f"at the least {parts}: limited by {guess['limit']}",
+        f"so at most   {guess['images_per_second']:.0f} images/s, "
+        f"MFU {100 * guess['mfu_at_most']:.0f} %",
+        f"compiled in  {result['compile_seconds']:.0f} s",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,271 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Programs for absent machines: what they do is counted right, and what they need."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rq import sharding
+from rq.aot import chips, counts, programs, report
+from rq.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAYERS = 3
+
+
+def tiny(**changes):
+    """The shipped config `digits.py:tiny`, with other fields by dotted name."""
+    spec = importlib.util.spec_from_file_location("digits", ROOT / "configs/digits.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("tiny")
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
+    return config
+
+
+def traced_and_xla(f, *args):
+    """Operations as we count them, and as XLA does."""
+    traced = jax.jit(f).trace(*args)
+    return counts.operations(traced.jaxpr), traced.lower().cost_analysis()["flops"]
+
+
+def test_products_and_convolutions_are_counted_as_xla_does():
+    x, w = jnp.ones((8, 16, 32)), jnp.ones((32, 64))
+    ours, xla = traced_and_xla(lambda x, w: jnp.einsum("bti,io->bto", x, w), x, w)
+    assert ours == xla == 2 * 8 * 16 * 32 * 64
+    image, kernel = jnp.ones((2, 16, 16, 8)), jnp.ones((1, 1, 8, 24))
+
+    def conv(image, kernel):
+        return jax.lax.conv_general_dilated(
+            image, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    ours, xla = traced_and_xla(conv, image, kernel)
+    assert ours == xla == 2 * 2 * 8 * 8 * 8 * 24
+
+
+def test_loops_count_as_often_as_they_turn():
+    """XLA counts their bodies once; unrolled, both agree."""
+    w = jnp.ones((LAYERS, 64, 64))
+
+    def run(unroll):
+        def f(x, w):
+            return jax.lax.scan(lambda x, w: (x @ w, None), x, w, unroll=unroll)[0]
+
+        return traced_and_xla(f, jnp.ones((16, 64)), w)
+
+    expected = LAYERS * 2 * 16 * 64 * 64
+    ours, xla = run(unroll=1)
+    assert ours == expected and xla < expected
+    ours, xla = run(unroll=LAYERS)
+    assert ours == expected and xla == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["transformer", "rqvae"])
+def test_a_whole_train_step_is_counted_as_xla_counts_it_without_loops(name):
+    """But for element-wise operations, which it adds, and padding, which it skips."""
+    config = tiny(**{
+        "transformer.model.width": 128,
+        "transformer.model.body.heads": 4,
+        "transformer.model.head.heads": 4,
+        "rqvae.model.ch": 64,
+    })  # fmt: skip
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    traced = programs.train_step(config, name, mesh)
+    with sharding.context(mesh):
+        xla = traced.lower().cost_analysis()["flops"]
+    ours = counts.operations(traced.jaxpr)
+    assert 0.75 * xla < ours < 1.1 * xla
+
+
+def test_recomputation_is_counted_and_told_apart():
+    config = tiny(**{"transformer.model.remat": "full"})
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    traced = programs.train_step(config, "transformer", mesh)
+    whole = counts.operations(traced.jaxpr)
+    needed = report._model_operations(config, "transformer", mesh, traced)
+    assert 1.1 * needed < whole < 1.34 * needed
+
+
+def compiled_text(f, *args):
+    return jax.jit(f).lower(*args).compile().as_text()
+
+
+@pytest.fixture
+def on_eight():
+    mesh = sharding.make_mesh(fsdp=8, data=1)
+
+    def put(shape, *axes):
+        return jax.ShapeDtypeStruct(
+            shape, jnp.float32, sharding=NamedSharding(mesh, P(*axes))
+        )
+
+    return mesh, put
+
+
+def test_collectives_of_a_program_are_found_with_their_bytes(on_eight):
+    mesh, put = on_eight
+
+    def f(x, w):  # a batch over devices, weights over devices: gathered
+        w = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P()))
+        y = x @ w
+        return jnp.sum(y, axis=0)
+
+    text = compiled_text(f, put((16, 64), "fsdp"), put((64, 128), "fsdp"))
+    found = counts.collectives(text, 8)
+    assert set(found) == {"all-gather", "all-reduce"}
+    gather, reduce = found["all-gather"], found["all-reduce"]
+    assert gather == (1, 64 * 128 * 4, 64 * 128 * 4 * 7 / 8)
+    assert reduce == (1, 128 * 4, 2 * 128 * 4 * 7 / 8)
+
+
+def test_collectives_in_loops_count_as_often_as_they_turn(on_eight):
+    mesh, put = on_eight
+
+    def layer(x, w):
+        w = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P()))
+        return jnp.tanh(x @ w), None
+
+    def f(x, w):
+        return jax.lax.scan(layer, x, w)[0]
+
+    args = put((16, 64), "fsdp"), put((LAYERS, 64, 64), None, "fsdp")
+    found = counts.collectives(compiled_text(f, *args), 8)["all-gather"]
+    assert found.count == LAYERS
+    assert found.bytes == LAYERS * 64 * 64 * 4
+
+
+TEXT = """HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %r = f32[] add(%a, %b)
+}
+
+%wrapped (p: bf16[4,8]) -> bf16[32,8] {
+  ROOT %g = bf16[32,8]{1,0} all-gather(%p), replica_groups=[2,8]<=[16], dimensions={0}
+}
+
+%condition (c: (s32[], f32[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(42)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+%body (c: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %start = ((bf16[4,8]), bf16[32,8], u32[]) async-start(%p), calls=%wrapped
+  %done = bf16[32,8]{1,0} async-done(%start), calls=%wrapped
+  %scatter = f32[4]{0} reduce-scatter(%x), replica_groups={{0,1},{2,3}}, to_apply=%add
+  ROOT %t = (s32[], f32[8]) tuple(%i, %x)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %loop = (s32[], f32[8]{0}) while(%init), condition=%condition, body=%body
+  %two = (f32[8]{0}, f32[8]{0}) all-gather-start(%x), replica_groups={{0,1}}
+  %send = f32[8]{0} collective-permute(%y), source_target_pairs={{0,1},{1,0}}
+  ROOT %out = f32[8]{0} all-reduce(%z), replica_groups={}, to_apply=%add
+}
+"""
+
+
+def test_text_of_other_compilers_is_read_too():
+    found = counts.collectives(TEXT, 4)
+    gathered, half = 42 * 32 * 8 * 2, 32
+    assert found["all-gather"] == (43, gathered + 32, gathered * 7 / 8 + half / 2)
+    assert found["reduce-scatter"] == (42, 42 * 32, 42 * 16)
+    assert found["collective-permute"] == (1, 32, 32)
+    assert found["all-reduce"] == (1, 32, 2 * 32 * 3 / 4)
+
+
+def test_the_estimate_is_what_limits():
+    chip = chips.Chip(hbm=1e9, flops=1e12, hbm_bandwidth=1e11, ici_bandwidth=1e10)
+    result = {
+        "operations": 8e12,
+        "model_operations": 6e12,
+        "chips": 4,
+        "batch_size": 64,
+        "memory": {"arguments": 1e10, "outputs": 1e10, "temporaries": 4e10},
+        "collectives": {"all-gather": {"wire": 4e10}, "all-reduce": {"wire": 1e10}},
+    }
+    found = report.estimate(result, chip)
+    assert found["seconds"] == {"compute": 2.0, "memory": 1.0, "communication": 5.0}
+    assert found["limit"] == "communication" and found["images_per_second"] == 64 / 5
+    assert found["mfu_at_most"] == pytest.approx(1.5 / 5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"transformer.condition_dropout": 0.1}])
+def test_the_sampler_traces_on_a_mesh(changes):
+    config = tiny(**changes, **{"sampling.batch_size": 16})
+    if changes:
+        config.sampling.guidance = (2.0,)
+    traced = programs.sampler(config, sharding.make_mesh(2, 2, 2))
+    (codes,) = jax.tree.leaves(traced.out_info)
+    assert codes.shape == (16, 4, 4, 2) and codes.dtype == jnp.int32
+    with pytest.raises(ConfigError, match="sampling.batch_size"):
+        programs.sampler(tiny(), sharding.make_mesh(8, 1, 1))
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:3x3"])
+def test_unknown_topologies_are_told(topology):
+    with pytest.raises(chips.TopologyError, match=topology):
+        chips.find(topology)
+
+
+def aot(*flags, status=0):
+    """`python -m rq.aot`; what it printed, and the JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rq.aot", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == status, (done.stdout + done.stderr)[-3000:]
+    return done.stdout + done.stderr
+
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu"
+)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["transformer", "sample"])
+def test_the_smallest_config_compiles_for_four_chips(program, tmp_path):
+    out = tmp_path / "aot.json"
+    printed = aot(
+        "--config=configs/digits.py:tiny",
+        "--topology=v5e:2x2",
+        f"--program={program}",
+        "--config.mesh.fsdp=4",
+        "--config.sampling.batch_size=8",
+        f"--out={out}",
+    )
+    result = json.loads(out.read_text())
+    assert result["fits"] and "fits into 16.00 GiB" in printed
+    assert 0 < result["memory"]["peak"] < 2**30
+    assert result["estimate"]["images_per_second"] > 0
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_what_does_not_fit_is_reported_with_status_1():
+    printed = aot("--config=configs/imagenet.py:3.8B", "--topology=v5e:4x4", status=1)
+    assert "DOES NOT FIT" in printed and "of 16.00 GiB a chip" in printed
+    assert "Traceback" not in printed
+
+
+def test_wrong_flags_are_told_in_a_line():
+    printed = aot("--config=configs/digits.py:tiny", "--topology=x", status=1)
+    assert "Traceback" not in printed and "--topology=x" in printed.splitlines()[-1]
