@@ -1,5 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 #
 # Sourced by the other scripts: use_environment EXTRA leaves a virtual environment with
 # rq and the given extra of setup.py in $VENV, and the clone as working directory.
@@ -50,7 +51,7 @@ absolute() {
 use_environment() {
   local extra=$1 stamp key
   VENV=$(absolute "$VENV")
-  cd "$ROOT"
+  cd "$ROOT" || fail "no $ROOT"
 
   # pip comes last when an environment is made, so one without it is unfinished.
   if ! "$VENV/bin/python" -c 'import pip' >/dev/null 2>&1; then
