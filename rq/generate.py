@@ -171,7 +171,7 @@ def draw(
         with sharding.context(experiment.mesh):
             yield stage.sample(
                 variables,
-                None if cond is None else jnp.asarray(cond[indices]),
+                None if cond is None else cond[indices],
                 jax.random.key(seed),
                 first_index=start,
                 options=options,
@@ -187,7 +187,7 @@ def sample(experiment, wanted: Wanted, **options) -> tuple[np.ndarray, np.ndarra
     # All are dispatched before one is read.
     batches = list(draw(experiment, wanted.cond, number, **options))
     images, codes = (
-        np.concatenate([np.asarray(part) for part in parts])[:number]
+        np.concatenate([sharding.to_host(part) for part in parts])[:number]
         for parts in zip(*batches, strict=True)
     )
     return images, codes
@@ -238,7 +238,7 @@ def sample_best(
         codes.append(found)
         scores.append(jnp.take_along_axis(classifier(batch), own[:, None], 1)[:, 0])
     codes, scores = (
-        np.concatenate([np.asarray(part) for part in parts])[: len(candidates)]
+        np.concatenate([sharding.to_host(part) for part in parts])[: len(candidates)]
         for parts in (codes, scores)
     )
 
@@ -249,8 +249,10 @@ def sample_best(
         start += number
     best = np.concatenate(best)
     batch_size = _batch_size(experiment, len(best))
-    rows, images = sharding.batch_sharding(experiment.mesh), []
+    images = []
     for part in np.split(best, np.arange(batch_size, len(best), batch_size)):
-        batch = jax.device_put(codes[np.resize(part, batch_size)], rows)
-        images.append(np.asarray(experiment.transformer.decode(batch))[: len(part)])
+        batch = {"codes": codes[np.resize(part, batch_size)]}
+        batch = sharding.shard_batch(batch, experiment.mesh, whole=True)["codes"]
+        decoded = experiment.transformer.decode(batch)
+        images.append(sharding.to_host(decoded)[: len(part)])
     return np.concatenate(images), candidates[best], codes[best], np.exp(scores[best])

@@ -23,7 +23,16 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rq import checkpoint, classifier, editing, pipeline, sharding, train, visualize
+from rq import (
+    checkpoint,
+    classifier,
+    distributed,
+    editing,
+    pipeline,
+    sharding,
+    train,
+    visualize,
+)
 from rq import config as configs
 from rq.data import DataError, images
 from rq.sampling import SCHEDULES
@@ -68,6 +77,14 @@ flags.DEFINE_string(
     "images", None, "eval, rank, reconstruct: an image file or a folder of them."
 )
 flags.DEFINE_integer("num_images", 8, "reconstruct: images shown.", lower_bound=1)
+flags.DEFINE_string(
+    "coordinator", None, "Several processes: host:port of the first, in all of them."
+)
+flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+flags.DEFINE_integer("process_id", None, "Several processes: which this is, from 0.")
+flags.DEFINE_bool(
+    "distributed", False, "Several processes, which JAX is to find: on TPU pods."
+)
 flags.DEFINE_string("out", None, "Output, a .png; sample writes an .npz beside it.")
 
 
@@ -91,8 +108,9 @@ def prepare_mode() -> None:
 def tokenizer_mode() -> None:
     """Trains a tokenizer on the config's captions, or copies the one that it names."""
     config, path = _config(), pathlib.Path(FLAGS.workdir).absolute()
-    pipeline.claim(path, config)
-    pipeline.make_tokenizer(config, path)
+    with distributed.first_alone("the tokenizer"):
+        pipeline.claim(path, config)
+        pipeline.make_tokenizer(config, path)
 
 
 def encode_mode() -> None:
@@ -127,6 +145,8 @@ def sample_mode() -> None:
         judge=judge,
         **options,
     )
+    if not distributed.is_first():
+        return
     columns = int(np.ceil(np.sqrt(len(images))))
     visualize.save_png(out, visualize.grid(images, columns))
     np.savez(
@@ -143,17 +163,16 @@ def reconstruct_mode() -> None:
     out = _output(f"{_of_images()}reconstructions.png")
     experiment = Experiment(FLAGS.workdir)
     picture = experiment.reconstructions(FLAGS.num_images, FLAGS.images)
-    visualize.save_png(out, picture)
-    print(f"wrote {out}")
+    if distributed.is_first():
+        visualize.save_png(out, picture)
+        print(f"wrote {out}")
 
 
 def eval_mode() -> None:
     """Prints metrics of both stages, and writes them as JSON."""
     experiment = Experiment(FLAGS.workdir)
-    results = json.dumps(experiment.evaluate(FLAGS.images), indent=2)
     out = _output(f"{_of_images()}evaluation.json", suffix=".json")
-    out.write_text(results + "\n")
-    print(results)
+    _write_json(out, experiment.evaluate(FLAGS.images))
 
 
 def rank_mode() -> None:
@@ -162,10 +181,15 @@ def rank_mode() -> None:
         raise configs.ConfigError("--mode=rank needs --images=FILE_OR_FOLDER")
     out = _output("ranking.json", suffix=".json")
     classes = _numbers("classes", int) or ()
-    ranking = Experiment(FLAGS.workdir).rank(FLAGS.images, classes, tuple(FLAGS.text))
-    text = json.dumps(ranking, indent=2)
-    out.write_text(text + "\n")
-    print(text)
+    experiment = Experiment(FLAGS.workdir)
+    _write_json(out, experiment.rank(FLAGS.images, classes, tuple(FLAGS.text)))
+
+
+def _write_json(path: pathlib.Path, results) -> None:
+    if distributed.is_first():
+        text = json.dumps(results, indent=2)
+        path.write_text(text + "\n")
+        print(text)
 
 
 def _of_images() -> str:
@@ -220,6 +244,9 @@ def main(argv) -> None:
     try:
         if FLAGS.workdir is None and FLAGS.mode != "prepare":
             raise configs.ConfigError(f"--mode={FLAGS.mode} needs --workdir=FOLDER")
+        distributed.start(
+            FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.distributed
+        )
         logging.info("JAX %s on %s", jax.__version__, jax.devices())
         mode()
     except USER_ERRORS as error:

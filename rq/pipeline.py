@@ -15,7 +15,7 @@ import pathlib
 import jax
 from absl import logging
 
-from rq import checkpoint, generate, sharding, train, visualize
+from rq import checkpoint, distributed, generate, sharding, train, visualize
 from rq import workdir as workdirs
 from rq.config import ConfigError, differences, from_json, to_json
 from rq.convert import lpips
@@ -43,7 +43,10 @@ def run(config, workdir) -> None:
         part = config[stage]
         sharding.check_batch(part.batch_size, mesh, part.accumulate)
     check_perceptual(config, path)
-    claim(path, config)
+    with distributed.first_alone("the workdir and its data"):
+        claim(path, config)
+        if jax.process_count() > 1 and config.data.name in images.BUILT_IN:
+            images.source(config.data, config.data.train_split)  # prepares it
     steps = {
         "features": train_features,
         "rqvae": train_rqvae,
@@ -51,7 +54,8 @@ def run(config, workdir) -> None:
         "transformer": train_transformer,
     }
     if "transformer" in config.stages:
-        make_tokenizer(config, path)
+        with distributed.first_alone("the tokenizer"):
+            make_tokenizer(config, path)
     experiment = workdirs.Experiment(path, mesh)
     for name in config.stages:
         if name in TRAINED and experiment.finished(name):
@@ -76,7 +80,7 @@ def claim(path: pathlib.Path, config) -> None:
                 f"{path} was made with another config: {'; '.join(changed)}; "
                 "use another --workdir or the same settings"
             )
-    elif jax.process_index() == 0:
+    else:
         path.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".tmp")
         temporary.write_text(to_json(config))
@@ -154,6 +158,9 @@ def encode(config, path, mesh) -> None:
     if config.transformer.online:
         logging.info("codes: none are stored, transformer.online encodes in each step")
         return
+    # Each process encodes shards of its own, on its own devices.
+    if jax.process_count() > 1:
+        mesh = sharding.make_mesh(devices=jax.local_devices())
     experiment, data = workdirs.Experiment(path, mesh), config.data
     for split in (data.train_split, data.eval_split):
         variants = config.codes.variants if split == data.train_split else 1
@@ -166,8 +173,9 @@ def encode(config, path, mesh) -> None:
             fingerprint=experiment.fingerprint,
             shard_size=config.codes.shard_size,
         )
-        if jax.process_index() == 0:
-            stored_codes.clear(directory, **part)
+        with distributed.first_alone(f"codes of {split}"):
+            if distributed.is_first():
+                stored_codes.clear(directory, **part)
         stored_codes.write(
             directory,
             functools.partial(experiment.encode, source),
@@ -175,6 +183,7 @@ def encode(config, path, mesh) -> None:
             process=jax.process_index(),
             processes=jax.process_count(),
         )
+        distributed.meet(f"codes of {split} are written")
         logging.info("codes: %d of %s in %s", len(source), split, directory)
 
 
@@ -204,8 +213,6 @@ def make_tokenizer(config, path) -> None:
     options, file = config.transformer.text, path / text.FILE
     if "text" not in config.transformer.condition or file.exists():
         return
-    if jax.process_index() != 0:
-        return
     if options.tokenizer:
         text.load(options.tokenizer, options.length).save(file)
     else:
@@ -232,36 +239,42 @@ def write_pictures(experiment, directory: pathlib.Path) -> None:
     samples.png: a row for each class or caption (of ten at most), reconstructions.png:
     by depth beside the originals, code_usage.png, evaluation.json.
     """
-    if jax.process_index() != 0:
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    config = experiment.config
+    makers = {}
     if experiment.finished("rqvae"):
-        if not (directory / "reconstructions.png").exists():
-            picture = experiment.reconstructions()
-            visualize.save_png(directory / "reconstructions.png", picture)
-        if not (directory / "code_usage.png").exists():
-            picture = experiment.code_usage()
-            visualize.save_png(directory / "code_usage.png", picture)
+        makers["reconstructions.png"] = experiment.reconstructions
+        makers["code_usage.png"] = experiment.code_usage
     if experiment.finished("transformer"):
-        if not (directory / "samples.png").exists():
-            classes, texts, names = generate.shown(experiment, ROWS)
-            samples, _, _ = experiment.sample(
-                max(len(names), 1) * SAMPLES_A_ROW, classes, texts, seed=config.seed
-            )
-            picture = visualize.sample_grid(samples, SAMPLES_A_ROW, names or None)
-            visualize.save_png(directory / "samples.png", picture)
-    _write_evaluation(experiment, directory / "evaluation.json")
+        makers["samples.png"] = functools.partial(_samples, experiment)
+    makers = {k: make for k, make in makers.items() if not (directory / k).exists()}
+    evaluation = directory / "evaluation.json"
+    evaluating = not _is_evaluated(experiment, evaluation)
+    # All processes have looked before one of them writes.
+    distributed.meet("pictures")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, make in makers.items():
+        picture = make()
+        if distributed.is_first():
+            visualize.save_png(directory / name, picture)
+    if evaluating:
+        results = experiment.evaluate()
+        if distributed.is_first():
+            temporary = evaluation.with_suffix(".tmp")
+            temporary.write_text(json.dumps(results, indent=2) + "\n")
+            temporary.replace(evaluation)
     logging.info("pictures are in %s", directory)
 
 
-def _write_evaluation(experiment, file: pathlib.Path) -> None:
-    """Metrics of the finished stages; kept where it has all of them already."""
-    finished = [s for s in ("rqvae", "transformer") if experiment.finished(s)]
+def _samples(experiment):
+    """A grid of samples, a named row for each of the first conditions."""
+    classes, texts, names = generate.shown(experiment, ROWS)
+    samples, _, _ = experiment.sample(
+        max(len(names), 1) * SAMPLES_A_ROW, classes, texts, seed=experiment.config.seed
+    )
+    return visualize.sample_grid(samples, SAMPLES_A_ROW, names or None)
+
+
+def _is_evaluated(experiment, file: pathlib.Path) -> bool:
+    """Whether a file has metrics of all finished stages."""
+    finished = {s for s in ("rqvae", "transformer") if experiment.finished(s)}
     known = json.loads(file.read_text()) if file.exists() else {}
-    if {name.split("/")[0] for name in known} >= set(finished):
-        return
-    results = json.dumps(experiment.evaluate(), indent=2)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(results + "\n")
-    temporary.replace(file)
+    return {name.split("/")[0] for name in known} >= finished

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.core import meta
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -215,8 +215,15 @@ def check_batch(size: int, mesh: Mesh, accumulate: int = 1) -> None:
         )
 
 
-def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def shard_batch(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, whole: bool = False
+) -> dict[str, jax.Array]:
     """Puts this process's rows `[B / processes, ...]` on its devices.
+
+    Args:
+      batch: arrays by name.
+      mesh: of the devices.
+      whole: every process has all rows `[B, ...]`, and puts there what belongs there.
 
     Returns:
       Global arrays `[B, ...]`, divided as `batch_sharding` says.
@@ -228,12 +235,23 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     parts = batch_parts(mesh)
     arrays = {}
     for name, rows in batch.items():
-        size = len(rows) * jax.process_count()
+        size = len(rows) * (1 if whole else jax.process_count())
         if size % parts:
             raise MeshError(
                 f"a batch of {size} ({name!r}) does not divide by data x fsdp = {parts}"
             )
-        arrays[name] = jax.make_array_from_process_local_data(
-            sharding, rows, (size, *rows.shape[1:])
-        )
+        shape = (size, *rows.shape[1:])
+        if whole:
+            arrays[name] = jax.make_array_from_callback(
+                shape, sharding, rows.__getitem__
+            )
+        else:
+            arrays[name] = jax.make_array_from_process_local_data(sharding, rows, shape)
     return arrays
+
+
+def to_host(tree: Any) -> Any:
+    """Global arrays as NumPy arrays, whole, in every process; all must call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -214,9 +214,9 @@ class Experiment:
             images = np.stack([example["image"] for example in examples])
             images = np.resize(images, (batch_size, *images.shape[1:]))  # one shape
             with sharding.context(self.mesh):
-                images = sharding.shard_batch({"image": images}, self.mesh)["image"]
-                outputs = self._encode(self.rqvae_variables, images)
-                codes, features = jax.device_get(outputs)
+                batch = sharding.shard_batch({"image": images}, self.mesh, whole=True)
+                outputs = self._encode(self.rqvae_variables, batch["image"])
+                codes, features = jax.device_get(outputs)  # of this process's devices
             yield {
                 "codes": codes[: len(indices)],
                 "features": features[: len(indices)],
@@ -308,16 +308,17 @@ class Experiment:
         found = []
         for start in range(0, len(codes), batch_size):
             part = codes[start : start + batch_size]
-            found.append(
+            by_condition = sharding.to_host(
                 likelihood.by_condition(
                     stage.model,
                     variables["params"],
                     variables["codebook"]["state"].embedding,
                     np.resize(part, (batch_size, *part.shape[1:])),  # one shape
                     asked.cond,
-                )[: len(part)]
+                )
             )
-        found = np.concatenate([np.asarray(part) for part in found])
+            found.append(by_condition[: len(part)])
+        found = np.concatenate(found)
         return [
             {"file": str(path), "conditions": asked.ranked(one, stage.model.positions)}
             for path, one in zip(source.paths, found, strict=True)

@@ -69,8 +69,12 @@ class Reconstructor:
         """(batch's images, codes, values by depth) on the host, without what fills."""
         for batch in batches:
             with sharding.context(self._mesh):
-                images = sharding.shard_batch({"image": batch["image"]}, self._mesh)
-                codes, values = jax.device_get(step(variables, frozen, images["image"]))
+                images = sharding.shard_batch(
+                    {"image": batch["image"]}, self._mesh, whole=True
+                )
+                codes, values = sharding.to_host(
+                    step(variables, frozen, images["image"])
+                )
             mask = batch["mask"]
             yield (
                 batch["image"][mask],

@@ -104,8 +104,8 @@ class FeaturesStage(Stage):
         variables = state.model_variables()
         for batch in self._eval_batches():
             with sharding.context(self.mesh):
-                sharded = sharding.shard_batch(batch, self.mesh)
-                sums += jax.device_get(self._eval_step(variables, sharded))
+                sharded = sharding.shard_batch(batch, self.mesh, whole=True)
+                sums += sharding.to_host(self._eval_step(variables, sharded))
             images += int(batch["mask"].sum())
         cross_entropy, accuracy = (float(x) for x in sums / images)
         return {"cross_entropy": cross_entropy, "accuracy": accuracy}

@@ -59,13 +59,14 @@ class TransformerStage(Stage):
     def init(self, key) -> TrainState:
         """A new state; traceable, so that it can be sharded from the start."""
         init_key, state_key = jax.random.split(key)
-        codebook = self.rqvae_variables["codebook"]
+        # Constants of the program that makes the state, so from the host.
+        codebook, frozen = jax.tree.map(
+            np.asarray, (self.rqvae_variables["codebook"], self._frozen)
+        )
         codes = jnp.zeros((1, *self.model.code_shape), jnp.int32)
         embedding = codebook["state"].embedding
         variables = self.model.init(init_key, codes, None, embedding)
-        return self.new_state(
-            variables["params"], codebook, state_key, frozen=self._frozen
-        )
+        return self.new_state(variables["params"], codebook, state_key, frozen=frozen)
 
     def encoded(self, frozen, batch) -> dict:
         """The batch with 'codes' and 'features', encoded now where it has images."""
@@ -167,8 +168,10 @@ class TransformerStage(Stage):
         total, correct, images = 0.0, 0.0, 0
         for batch in self._eval_batches():
             with sharding.context(self.mesh):
-                sharded = sharding.shard_batch(batch, self.mesh)
-                sums = jax.device_get(self._eval_step(variables, self._frozen, sharded))
+                sharded = sharding.shard_batch(batch, self.mesh, whole=True)
+                sums = sharding.to_host(
+                    self._eval_step(variables, self._frozen, sharded)
+                )
             total, correct = total + sums[0], correct + sums[1]
             images += int(batch["mask"].sum())
         total, correct = total / images, correct / images
@@ -268,8 +271,9 @@ class TransformerStage(Stage):
         elif self.config.transformer.condition != "none":
             cond = conditions.make(self.config, next(iter(self._eval_batches())))[:ROWS]
         if cond is not None:
-            rows, cond = len(cond), jnp.repeat(jnp.asarray(cond), PICTURED, axis=0)
+            rows, cond = len(cond), np.repeat(np.asarray(cond), PICTURED, axis=0)
         variables, key = state.model_variables(), jax.random.key(self.config.seed)
         with sharding.context(self.mesh):
             images, _ = self.sample(variables, cond, key, batch=rows * PICTURED)
-        return {"samples": visualize.grid(np.asarray(images), columns=PICTURED)}
+        images = sharding.to_host(images)
+        return {"samples": visualize.grid(images, columns=PICTURED)}

@@ -1,0 +1,110 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes, one program: how they find each other, meet, and take turns.
+
+Every process runs the same code on the same global arrays. Only files are special: what
+all of them need is written by the first, and the others wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+from rq.config import ConfigError
+
+# Set by launch/kubernetes.yaml, and by hand.
+COORDINATOR, NUMBER, INDEX = (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+)
+# Of launchers that JAX asks itself: how many processes there are.
+LAUNCHERS = {"SLURM": "SLURM_STEP_NUM_TASKS", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    cluster: bool = False,
+) -> None:
+    """Joins the other processes, if there are any; before anything touches a device.
+
+    Who they are comes from the arguments, or from the environment variables
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, or from SLURM
+    or Open MPI where they have started several. Otherwise this is the only one.
+
+    Args:
+      coordinator: host:port of the first process, the same in all.
+      num_processes, process_id: how many, and which this one is.
+      cluster: asks what JAX can ask, such as a TPU pod's metadata; on a pod it must.
+
+    Raises:
+      ConfigError: where some of the three are missing, or out of range.
+    """
+    given = (
+        coordinator or os.environ.get(COORDINATOR),
+        _number(num_processes, NUMBER),
+        _number(process_id, INDEX),
+    )
+    if any(value is not None for value in given):
+        if any(value is None for value in given):
+            raise ConfigError(
+                "several processes need all of --coordinator, --num_processes and "
+                f"--process_id, or {COORDINATOR}, {NUMBER} and {INDEX}; found {given}"
+            )
+        _, number, index = given
+        if not 0 <= index < number:
+            raise ConfigError(f"process {index} of {number}: it must be below")
+        if number > 1:
+            jax.distributed.initialize(*given)
+    elif cluster or any(
+        int(os.environ.get(name, 1)) > 1 for name in LAUNCHERS.values()
+    ):
+        jax.distributed.initialize()
+    if jax.distributed.is_initialized():
+        logging.info(
+            "process %d of %d, %d of %d devices",
+            jax.process_index(),
+            jax.process_count(),
+            jax.local_device_count(),
+            jax.device_count(),
+        )
+
+
+def _number(value: int | None, variable: str) -> int | None:
+    if value is not None or variable not in os.environ:
+        return value
+    try:
+        return int(os.environ[variable])
+    except ValueError:
+        raise ConfigError(f"{variable}={os.environ[variable]}: no number") from None
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what only one may write."""
+    return jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Returns when all processes have come here; at once where there is one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def first_alone(name: str) -> Iterator[None]:
+    """The body runs in the first process, and only then in the others."""
+    if not is_first():
+        meet(name)
+    try:
+        yield
+    finally:
+        if is_first():
+            meet(name)

@@ -1,0 +1,175 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes of four devices each do what one of eight does, over real sockets."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from rq import checkpoint, distributed
+from rq.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+LIMIT = 400  # seconds
+CONFIG = (
+    "--config=configs/digits.py:tiny",
+    "--config.data.augment=flip",
+    "--config.codes.shard_size=700",
+    "--config.mesh.fsdp=2",
+    # With a small epsilon Adam divides rounding noise by itself where gradients are
+    # noise; with a large one the update is linear in the gradient.
+    "--config.rqvae.optimizer.eps=1.0",
+    "--config.transformer.optimizer.eps=1.0",
+    "--config.rqvae.optimizer.learning_rate=0.01",
+    "--config.transformer.optimizer.learning_rate=0.1",
+)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(workdir, data_dir, processes, *flags):
+    """Processes with eight devices between them, their output in files."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes}",
+    }
+    port, started = free_port(), []
+    for index in range(processes):
+        several = [
+            f"--coordinator=127.0.0.1:{port}",
+            f"--num_processes={processes}",
+            f"--process_id={index}",
+        ]
+        log = workdir.with_suffix(f".{index}.log")
+        with log.open("a") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rq.main", f"--workdir={workdir}", *CONFIG,
+                 f"--config.data.dir={data_dir}", *flags,
+                 *(several if processes > 1 else [])],
+                cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        started.append((process, log))
+    return started
+
+
+def finish(started, status=0):
+    for process, log in started:
+        try:
+            found = process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            for other, _ in started:
+                other.kill()
+            raise AssertionError(log.read_text()[-3000:]) from None
+        assert found == status, log.read_text()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("several")
+
+
+@pytest.fixture(scope="module")
+def one(place):
+    """Trained by one process."""
+    finish(start(place / "one", place / "data", 1))
+    return place / "one"
+
+
+@pytest.fixture(scope="module")
+def two(place, one):
+    """Trained by two; the data set too is prepared by the first of them."""
+    finish(start(place / "two", place / "data_of_two", 2))
+    return place / "two"
+
+
+def model(workdir, stage):
+    found, _ = checkpoint.load_model(workdir / stage, stage)
+    return found
+
+
+def test_two_processes_train_what_one_does(one, two):
+    for stage in ("rqvae", "transformer"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5),
+            model(two, stage)["params"],
+            model(one, stage)["params"],
+        )
+
+
+def test_metrics_and_pictures_are_made_once_and_alike(one, two):
+    expected = json.loads((one / "samples/evaluation.json").read_text())
+    found = json.loads((two / "samples/evaluation.json").read_text())
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    for name in ("samples.png", "reconstructions.png", "code_usage.png"):
+        assert (two / "samples" / name).stat().st_size > 0
+    for stage in ("rqvae", "transformer"):
+        assert len(list((two / "tensorboard" / stage).glob("events*"))) == 1
+
+
+def test_each_process_encodes_shards_of_its_own(two):
+    shards = sorted((two / "codes/train").glob("*.array_record"))
+    assert len(shards) == 7  # 4,500 of 700 each
+    assert not list((two / "codes/train").glob("*_tmp"))
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_were_stopped(place, one):
+    """SIGTERM to one of them stops both after the same step, with status 143."""
+    workdir = place / "stopped"
+    flags = ("--config.rqvae.steps=100000", "--config.stages=rqvae")
+    started = start(workdir, place / "data", 2, *flags)
+    deadline = time.time() + LIMIT
+    while checkpoint.latest_step(workdir / "rqvae") is None:
+        assert time.time() < deadline
+        time.sleep(0.2)
+    started[1][0].send_signal(signal.SIGTERM)
+    finish(started, status=143)
+    step = checkpoint.latest_step(workdir / "rqvae")
+    text = started[0][1].read_text()
+    assert f"SIGTERM; saved step {step}" in text
+    # One process of eight devices goes on from there.
+    again = start(workdir, place / "data", 1, *flags)
+    while f"resumed at step {step}" not in again[0][1].read_text():
+        assert time.time() < deadline and again[0][0].poll() is None
+        time.sleep(0.2)
+    again[0][0].send_signal(signal.SIGTERM)
+    finish(again, status=143)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (("host:1", 2, None), "need all of --coordinator"),
+        (("host:1", 2, 2), "process 2 of 2"),
+    ],
+)
+def test_half_told_processes_are_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        distributed.start(*given)
+
+
+def test_the_environment_is_read_and_checked(monkeypatch):
+    monkeypatch.setenv(distributed.NUMBER, "two")
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES=two"):
+        distributed.start()
+    monkeypatch.setenv(distributed.NUMBER, "1")
+    monkeypatch.setenv(distributed.COORDINATOR, "host:1")
+    monkeypatch.setenv(distributed.INDEX, "0")
+    distributed.start()  # alone: nothing to join
+    assert distributed.is_first()
+    distributed.meet("alone")
+    with distributed.first_alone("alone"):
+        pass
