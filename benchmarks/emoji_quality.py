@@ -107,6 +107,7 @@ def measure_classes(
         ),
         "own_classifier_accuracy": float(np.mean(own(experiment, validation) == truth)),
     }
+    agreement = results["agreement"] = {}
     ways = {
         "plain": {},
         "guidance": {"guidance": (guidance,)},
@@ -116,7 +117,7 @@ def measure_classes(
     for name, way in ways.items():
         start = time.perf_counter()
         samples, labels, _ = experiment.sample(number, **way, **options)
-        results[name] = {
+        agreement[name] = {
             "independent": float(np.mean(judge.predict(flatten(samples)) == labels)),
             "own": float(np.mean(own(experiment, samples) == labels)),
             "seconds": time.perf_counter() - start,
@@ -138,17 +139,18 @@ def own(experiment: Experiment, images: np.ndarray, batch_size=100) -> np.ndarra
 
 def missed_targets(results: dict) -> list[str]:
     """One line for each target that the results miss."""
-    if "plain" not in results:
+    if "agreement" not in results:
         found = results["train_captions"]
         if found >= MIN_TEXT_AGREEMENT:
             return []
         return [f"train_captions {found:.3f}, not >= {MIN_TEXT_AGREEMENT}"]
+    agreement = results["agreement"]
     return [
         f"{way} does not raise agreement of the {kind} classifier: "
-        f"{results[way][kind]:.3f} after {results['plain'][kind]:.3f}"
+        f"{agreement[way][kind]:.3f} after {agreement['plain'][kind]:.3f}"
         for way in ("guidance", "rejection", "both")
         for kind in ("independent", "own")
-        if results[way][kind] <= results["plain"][kind]
+        if agreement[way][kind] <= agreement["plain"][kind]
     ]
 
 
