@@ -102,10 +102,8 @@ def measure_classes(
     judge = train_classifier(*read(image_data.source(data, data.train_split)))
     validation, truth = read(image_data.source(data, data.eval_split))
     results = {
-        "independent_classifier_accuracy": float(
-            judge.score(flatten(validation), truth)
-        ),
-        "own_classifier_accuracy": float(np.mean(own(experiment, validation) == truth)),
+        "independent_classifier": accuracy(judge.predict(flatten(validation)), truth),
+        "own_classifier": accuracy(own(experiment, validation), truth),
     }
     agreement = results["agreement"] = {}
     ways = {
@@ -128,6 +126,13 @@ def measure_classes(
         picture = visualize.sample_grid(shown, COLUMNS, GROUPS, title=name)
         visualize.save_png(experiment.path / "samples" / f"{name}.png", picture)
     return results
+
+
+def accuracy(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Of all, and the mean over classes, which samples are spread over evenly."""
+    right = found == truth
+    by_class = [right[truth == label].mean() for label in np.unique(truth)]
+    return {"all": float(right.mean()), "mean_over_classes": float(np.mean(by_class))}
 
 
 def own(experiment: Experiment, images: np.ndarray, batch_size=100) -> np.ndarray:
