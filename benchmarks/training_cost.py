@@ -4,12 +4,9 @@
 
     python benchmarks/training_cost.py --chips=64 --peak=197 --stage1=0.25 --stage2=0.40
 
-Stage 1: operations of the whole step, both networks and LPIPS on VGG16, as XLA counts
-them before it optimises. Stage 2: matrix products by formula, two operations for each
-weight and place (layers of the body at T positions, of the head at T D, 12 M^2 weights
-each; logits M K at T D) and for attention scores and sums; times three for the
-gradients, times four where blocks are recomputed. Hours are these operations at a
-share of the chips' peak (TFLOP/s), which is an assumption.
+Operations of all matrix products and convolutions of the real train steps, with those
+that recomputation repeats (`rq.aot.counts`). Hours are these operations at a share of
+the chips' peak (TFLOP/s), which is an assumption.
 """
 
 from __future__ import annotations
@@ -19,11 +16,9 @@ import importlib.util
 import pathlib
 
 import jax
-import jax.numpy as jnp
 
 from rq import sharding
-from rq.models.lpips import PerceptualDistance
-from rq.stages import RQVAEStage
+from rq.aot import counts, programs
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 MODELS = (
@@ -42,35 +37,11 @@ def load(file: str, variant: str):
     return module.get_config(variant)
 
 
-def stage_1(config) -> float:
-    """Operations an image."""
-    with config.unlocked():
-        config = config.copy_and_resolve_references()
-    config.rqvae.batch_size = 1
-    side, channels = config.data.resolution, config.data.channels
-    image = jnp.zeros((1, side, side, 3))
-    distance = PerceptualDistance()
-    boxed = jax.eval_shape(distance.init, jax.random.key(0), image, image)["params"]
-    params = jax.tree.map(lambda x: jnp.zeros(x.shape), sharding.unbox(boxed))
+def operations(config, stage: str) -> float:
+    """Of a step, by image."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    stage = RQVAEStage(config, mesh, lambda: iter([]), (distance, params))
-    state = sharding.abstract_state(jax.eval_shape(stage.init, jax.random.key(0)), mesh)
-    batch = {"image": jax.ShapeDtypeStruct((1, side, side, channels), jnp.uint8)}
-    with sharding.context(mesh):
-        return jax.jit(stage.train_step).lower(state, batch).cost_analysis()["flops"]
-
-
-def stage_2(config) -> float:
-    """Operations an image."""
-    part, model = config.transformer, config.transformer.model
-    height, width, depth = config.rqvae.model.code_shape
-    places, m = height * width, model.width
-    text = part.text.length if "text" in part.condition else 1
-    length = places + text - 1
-    body = model.body.layers * length * (12 * m**2 + 2 * m * length)
-    head = model.head.layers * places * depth * (12 * m**2 + 2 * m * depth)
-    logits = m * max(config.rqvae.model.num_codes) * places * depth
-    return 2 * (body + head + logits) * (4 if model.remat == "full" else 3)
+    traced = programs.train_step(config, stage, mesh)
+    return counts.operations(traced.jaxpr) / config[stage].batch_size
 
 
 def main() -> None:
@@ -81,22 +52,18 @@ def main() -> None:
     parser.add_argument("--stage1", type=float, default=0.25, help="share of the peak")
     parser.add_argument("--stage2", type=float, default=0.40, help="share of the peak")
     given = parser.parse_args()
-    print("| model | stage 1: TFLOP/image, in all, hours | stage 2: the same |")
+    shares = {"rqvae": given.stage1, "transformer": given.stage2}
+    print("| model | stage 1: TFLOP an image, in all, hours | stage 2: the same |")
     print("|---|---|---|")
     for file, variants in MODELS:
-        first = stage_1(load(file, variants[0]))
         for variant in variants:
             config = load(file, variant)
             cells = [":".join(filter(None, (file, variant)))]
-            for part, operations, share in (
-                (config.rqvae, first, given.stage1),
-                (config.transformer, stage_2(config), given.stage2),
-            ):
-                total = operations * part.batch_size * part.steps
-                rate = given.chips * given.peak * 1e12 * share
-                cells.append(
-                    f"{operations / 1e12:.2f}, {total:.1e}, {total / rate / 3600:.1f}"
-                )
+            for stage, share in shares.items():
+                each, part = operations(config, stage), config[stage]
+                total = each * part.batch_size * part.steps
+                hours = total / (given.chips * given.peak * 1e12 * share) / 3600
+                cells.append(f"{each / 1e12:.2f}, {total:.1e}, {hours:.1f}")
             print(f"| {' | '.join(cells)} |")
 
 

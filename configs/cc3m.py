@@ -20,7 +20,7 @@ without warm-up. Images are cropped a little at random, as DALL-E's, and not fli
 since captions say left and right.
 
 Expected on 64 v5e chips (counted by benchmarks/training_cost.py, not measured): 20
-minutes for stage 1 at 25 % of their peak, 10 hours for stage 2 at 40 %.
+minutes for stage 1 at 25 % of their peak, 9 hours for stage 2 at 40 %.
 
 FID of the paper: 12.33, with top-k 16,384 (all) and top-p 0.7.
 

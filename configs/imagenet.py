@@ -14,7 +14,7 @@ warm-up of half an epoch. The paper's first one had 10 epochs:
 `python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz`.
 Stage 2: batch 2,048, 100 epochs = 62,556 steps, cosine to 0 without warm-up.
 Expected on 64 v5e chips (counted by benchmarks/training_cost.py, not measured): 7 hours
-for stage 1 at 25 % of their peak, and 3, 5, 7 and 19 hours for stage 2 at 40 %.
+for stage 1 at 25 % of their peak, and 3, 4, 7 and 18 hours for stage 2 at 40 %.
 
 | variant | width | heads | body | head | parameters    | FID of the paper     |
 |---------|-------|-------|------|------|---------------|----------------------|

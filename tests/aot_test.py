@@ -72,6 +72,15 @@ def test_loops_count_as_often_as_they_turn():
     assert ours == expected and xla == pytest.approx(expected, rel=1e-3)
 
 
+def test_what_no_output_needs_is_not_counted():
+    def f(x, w):
+        y, pull_back = jax.vjp(lambda x, w: x @ w, x, w)
+        return y, pull_back(y)[0]  # not the gradient of w
+
+    ours, xla = traced_and_xla(f, jnp.ones((16, 32)), jnp.ones((32, 64)))
+    assert ours == 2 * 2 * 16 * 32 * 64 == pytest.approx(xla, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["transformer", "rqvae"])
 def test_a_whole_train_step_is_counted_as_xla_counts_it_without_loops(name):
     """But for element-wise operations, which it adds, and padding, which it skips."""
@@ -80,6 +89,7 @@ def test_a_whole_train_step_is_counted_as_xla_counts_it_without_loops(name):
         "transformer.model.body.heads": 4,
         "transformer.model.head.heads": 4,
         "rqvae.model.ch": 64,
+        "rqvae.adversarial.weight": 0.75,
     })  # fmt: skip
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     traced = programs.train_step(config, name, mesh)

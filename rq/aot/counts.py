@@ -14,17 +14,25 @@ import re
 from typing import NamedTuple
 
 import numpy as np
+from jax.interpreters import partial_eval
 
 
 def operations(jaxpr) -> float:
     """Operations of all matrix products and convolutions, a product and a sum each.
 
-    Those of the whole program, over all devices; recomputation is in them. A loop
-    without a known number of turns counts once, of branches the dearest.
+    Those of the whole program, over all devices; recomputation is in them, and what
+    no output needs is not. A loop without a known number of turns counts once, of
+    branches the dearest.
 
     Args:
       jaxpr: of a traced program: `jax.jit(f).trace(...).jaxpr`.
     """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _operations(live)
+
+
+def _operations(jaxpr) -> float:
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     total = 0.0
     for equation in jaxpr.eqns:
@@ -34,11 +42,11 @@ def operations(jaxpr) -> float:
         elif name == "conv_general_dilated":
             total += _convolution(equation)
         elif name == "scan":
-            total += params["length"] * operations(params["jaxpr"])
+            total += params["length"] * _operations(params["jaxpr"])
         elif name == "cond":
-            total += max(operations(branch) for branch in params["branches"])
+            total += max(_operations(branch) for branch in params["branches"])
         else:
-            total += sum(operations(inner) for inner in _inner(params))
+            total += sum(_operations(inner) for inner in _inner(params))
     return total
 
 
@@ -59,7 +67,9 @@ def _dot(equation) -> float:
 def _convolution(equation) -> float:
     kernel, out = equation.invars[1].aval, equation.outvars[0].aval
     out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-    return 2 * out.size * kernel.size / kernel.shape[out_axis]
+    # Of an image with zeros between its pixels, as in gradients of strides.
+    zeros = math.prod(equation.params["lhs_dilation"])
+    return 2 * out.size * kernel.size / kernel.shape[out_axis] / zeros
 
 
 class Collectives(NamedTuple):
