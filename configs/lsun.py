@@ -15,8 +15,8 @@ from the weights of ImageNet; from scratch one epoch of church is far too short.
 `--config.rqvae.lpips_weights=FILE`.
 Stage 2: cosine to 0 without warm-up; steps = epochs * images // batch.
 Expected (counted by benchmarks/training_cost.py, not measured): church 2.4 hours on 8
-A100, cat 4 and bedroom 7.5 hours on 64 v5e chips, at 25 % of the bfloat16 peak in stage 1
-and 40 % in stage 2.
+A100, cat 4 and bedroom 7.5 hours on 64 v5e chips, at 25 % of the bfloat16 peak in
+stage 1 and 40 % in stage 2.
 
 | variant | images    | width | body | parameters  | batch | epochs | steps   | FID  |
 |---------|-----------|-------|------|-------------|-------|--------|---------|------|
