@@ -180,7 +180,9 @@ TEXT = """HloModule m
 }
 
 ENTRY %main (x: f32[8]) -> f32[8] {
-  %loop = (s32[], f32[8]{0}) while(%init), condition=%condition, body=%body
+  %part = f32[4]{0} all-reduce(%z), channel_id=7, replica_groups=mesh['a'=2,'b'=8] {'a'}
+  %rest = f32[4]{0} all-reduce(%z), channel_id=7, replica_groups=mesh['a'=2,'b'=8] {'a'}
+  %loop = (s32[], /*index=1*/f32[8]{0}) while(%init), condition=%condition, body=%body
   %two = (f32[8]{0}, f32[8]{0}) all-gather-start(%x), replica_groups={{0,1}}
   %send = f32[8]{0} collective-permute(%y), source_target_pairs={{0,1},{1,0}}
   ROOT %out = f32[8]{0} all-reduce(%z), replica_groups={}, to_apply=%add
@@ -194,7 +196,8 @@ def test_text_of_other_compilers_is_read_too():
     assert found["all-gather"] == (43, gathered + 32, gathered * 7 / 8 + half / 2)
     assert found["reduce-scatter"] == (42, 42 * 32, 42 * 16)
     assert found["collective-permute"] == (1, 32, 32)
-    assert found["all-reduce"] == (1, 32, 2 * 32 * 3 / 4)
+    # One on channel 7, told twice, of pairs; and one of all four devices.
+    assert found["all-reduce"] == (2, 16 + 32, 2 * 16 / 2 + 2 * 32 * 3 / 4)
 
 
 def test_the_estimate_is_what_limits():

@@ -102,6 +102,9 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TURNS = re.compile(r'"?known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)"?\}')
 _CONSTANT = re.compile(r"= s32\[\][^ ]* constant\((\d+)\)")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_COMMENT = re.compile(r"/\*.*?\*/")  # within long tuples
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
 _BITS = {"pred": 8, "bf16": 16}
 
@@ -120,11 +123,15 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
     memory: dict[str, dict] = {}
 
     def count(name):
+        """Figures by kind and channel; TPUs start and end one in several places."""
         if name not in memory:
             total = collections.defaultdict(lambda: np.zeros(3))
             for line in bodies.get(name, ()):
-                for kind, values in one_line(line):
-                    total[kind] = total[kind] + values
+                for key, values in one_line(line):
+                    if key[1] is None:
+                        total[key] = total[key] + values
+                    else:
+                        total[key] = np.maximum(total[key], values)
             memory[name] = dict(total)
         return memory[name]
 
@@ -132,7 +139,9 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
         operation = _operation(line)
         kind = operation.removesuffix("-start")
         if kind in KINDS:
-            yield kind, _measure(kind, line, devices)
+            channel = _CHANNEL.search(line)
+            key = kind, channel[1] if channel else None
+            yield key, _measure(kind, line, devices)
         if operation.endswith(("-done", "-update")):
             return  # what they name was counted at the start
         turns = 1
@@ -142,10 +151,10 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
         for group in _BRANCHES.findall(line):
             called += [name.strip().lstrip("%") for name in group.split(",")]
         for name in called:
-            for kind, values in count(name).items():
-                yield kind, turns * values
+            for key, values in count(name).items():
+                yield key, turns * values
 
-    for kind, values in count(entry).items():
+    for (kind, _), values in count(entry).items():
         found[kind] = found[kind] + values
     return {
         kind: Collectives(int(values[0]), float(values[1]), float(values[2]))
@@ -166,7 +175,7 @@ def _computations(text):
         elif line.startswith("}"):
             current = None
         elif current is not None:
-            current.append(line)
+            current.append(_COMMENT.sub("", line))
     return bodies, entry
 
 
@@ -215,6 +224,11 @@ def _group(line: str, devices: int) -> int:
     iota = _IOTA.search(line)
     if iota:
         return int(iota[2])
+    named = _NAMED.search(line)
+    if named:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        axes = re.findall(r"'(\w+)'", named[2])
+        return math.prod(int(sizes[axis]) for axis in axes)
     listed = _LISTED.search(line)
     if listed and listed[1]:
         return len(listed[1].split(","))
