@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 
 def warmup_cosine(
@@ -78,6 +79,43 @@ def is_matrix(params):
     return jax.tree_util.tree_map_with_path(check, params)
 
 
+def _muon(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the matrices of attention and MLP, Adam elsewhere.
+
+    A matrix's momentum is made orthogonal, each layer of a scan by itself, and scaled
+    to the root mean square of Adam's updates, 0.2 (Liu et al. 2025, eq. 4): one rate
+    serves both. What is seen rarely moves as far as what is seen often.
+
+    Raises:
+      ValueError: at `init`, on parameters without an RQ-Transformer's stacks.
+    """
+
+    def axes(tree):
+        names = optax.contrib.MuonDimensionNumbers(-2, -1)
+        return jax.tree.map(lambda _: names, tree)
+
+    def scaled(updates, _):
+        return jax.tree.map(lambda x: 0.2 * max(x.shape[-2:]) ** 0.5 * x, updates)
+
+    def which(params):
+        def one(path, _):
+            names = [str(step.key) for step in path if hasattr(step, "key")]
+            inside = {"body_stack", "head_stack"} & set(names)
+            return "muon" if inside and names[-1] == "kernel" else "adam"
+
+        tree = jax.tree_util.tree_map_with_path(one, params)
+        if "muon" not in jax.tree.leaves(tree):
+            raise ValueError("optimizer 'muon' is for transformers; take 'adam'")
+        return tree
+
+    matrices = optax.chain(
+        optax.contrib.scale_by_muon(beta=0.95, weight_dimension_numbers=axes),
+        optax.stateless(scaled),
+    )
+    rest = optax.scale_by_adam(b1, b2, eps)
+    return optax.partition({"muon": matrices, "adam": rest}, which)
+
+
 OPTIMIZERS = {  # b1, b2, eps to what gradients are turned into
     "adam": optax.scale_by_adam,
     "adamw": optax.scale_by_adam,
@@ -88,6 +126,7 @@ OPTIMIZERS = {  # b1, b2, eps to what gradients are turned into
         optax.clip_by_block_rms(1.0),
         optax.ema(b1, debias=False),
     ),
+    "muon": _muon,
     "sgd": lambda b1, b2, eps: optax.trace(b1),
 }
 

@@ -17,6 +17,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from flax.core import meta
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -175,6 +176,8 @@ def state_shardings(abstract_boxed: Any, mesh: Mesh) -> Any:
         if not _is_box(x):
             return replicated(mesh)
         value = x.unbox(apply_constraint=False)
+        if isinstance(value, optax.MaskedNode):  # of another optimizer's part
+            return value
         if value.ndim != len(x.names):  # Adafactor's sums over rows and columns
             return replicated(mesh)
         return NamedSharding(mesh, partition_spec(x.names, value.shape, mesh))

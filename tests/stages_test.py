@@ -9,6 +9,8 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 
 from rq import optim, sharding, train
@@ -146,9 +148,10 @@ def test_the_loss_falls_on_one_batch(name):
     [
         "adafactor",
         "lion",
+        "muon",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in sorted(optim.OPTIMIZERS.keys() - {"adafactor", "lion"})
+            for name in sorted(optim.OPTIMIZERS.keys() - {"adafactor", "lion", "muon"})
         ),
     ],
 )
@@ -161,6 +164,37 @@ def test_every_optimizer_learns_a_batch_on_several_devices(optimizer):
     _, first = run("transformer", mesh, config, steps=1)
     _, last = run("transformer", mesh, config, steps=12)
     assert last["loss"] < first["loss"] - 0.1
+
+
+def test_muon_is_the_librarys_on_each_matrix_and_adam_elsewhere():
+    """Layers of a scan count one by one; norms, biases and embeddings are Adam's."""
+    options = tiny().transformer.optimizer
+    options.name, options.weight_decay, options.clip_norm = "muon", 0.0, 0.0
+    rng = np.random.default_rng(0)
+
+    def tree(matrices, rest):
+        return {"body_stack": {"proj": {"kernel": matrices, "bias": rest}}, "e": rest}
+
+    grads = tree(rng.normal(size=(2, 6, 4)), rng.normal(size=4))
+    params = jax.tree.map(jnp.ones_like, grads)
+    tx = optim.make_optimizer(options, lambda step: 0.1)
+    found, _ = tx.update(grads, tx.init(params), params)
+    for layer in range(2):
+        one = {"kernel": grads["body_stack"]["proj"]["kernel"][layer]}
+        library = optax.contrib.muon(0.1, beta=0.95, consistent_rms=0.2)
+        expected, _ = library.update(one, library.init(one), one)
+        kernel = found["body_stack"]["proj"]["kernel"][layer]
+        np.testing.assert_allclose(kernel, expected["kernel"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["e"], -0.1 * np.sign(grads["e"]), rtol=1e-4)
+
+
+def test_muon_refuses_what_has_no_transformer():
+    options = tiny().transformer.optimizer
+    options.name = "muon"
+    with pytest.raises(ValueError, match="muon"):
+        optim.make_optimizer(options, lambda step: 0.1).init(
+            {"kernel": jnp.ones((2, 2))}
+        )
 
 
 def test_the_moving_average_follows_the_parameters():

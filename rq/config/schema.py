@@ -22,7 +22,8 @@ class ConfigError(ValueError):
 def _optimizer(**changes) -> dict[str, Any]:
     settings = dict(
         # 'adam' (decay added to gradients), 'adamw' (to updates, as in the others),
-        # 'lion', 'adafactor' (by b1 alone; little memory), 'sgd' (with momentum b1).
+        # 'lion', 'adafactor' (by b1 alone; little memory), 'muon' (matrices of stage 2,
+        # the rest Adam; tells rare words apart sooner), 'sgd' (with momentum b1).
         name="adam",
         learning_rate=4e-5,  # after the warm-up
         b1=0.5,  # decay of the mean of gradients

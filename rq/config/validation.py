@@ -92,7 +92,7 @@ LIMITS: dict[str, Limit] = {
     "adversarial.layers": _POSITIVE,
     "r1_weight": _NOT_NEGATIVE,
     "lecam_weight": _NOT_NEGATIVE,
-    "name": _one_of("adam", "adamw", "lion", "adafactor", "sgd"),
+    "name": _one_of("adam", "adamw", "lion", "adafactor", "muon", "sgd"),
     "learning_rate": _POSITIVE,
     "b1": _PART,
     "b2": _PART,
