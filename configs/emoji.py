@@ -91,6 +91,7 @@ def get_config(variant=""):
         transformer.text.dropout = 0.0
         transformer.text.length = 14
         transformer.optimizer.name = "muon"
+        config.sampling.temperature = (0.5,)
     config.sampling.top_p = (0.9,)
 
     config.checkpoint.every = 500
