@@ -22,6 +22,7 @@ REQUIRED = [
     "absl-py>=2.1",
     "array_record>=0.8",
     "clu>=0.0.12",
+    "etils[epath]>=1.9",
     "flax>=0.12",
     "grain>=0.2.18",
     "importlib_resources>=6.0",  # TFDS imports it without requiring it

@@ -10,6 +10,9 @@ optimizer and a person can read the rest:
     training   step, optimizer state, random key, adversary (the discriminator)
     config     JSON: the stage, and the config that it was trained with
     data       JSON: position of the data iterator, the same in all processes
+
+and `files.json`, the size of each of their files: by it a file that was lost or cut off
+later is found and named before anything is read. Folders may be on `gs://`.
 """
 
 from __future__ import annotations
@@ -17,20 +20,23 @@ from __future__ import annotations
 import json
 import logging as python_logging
 import os
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
 
+from rq import distributed
 from rq.models.quantizer import Codebook
 from rq.state import TrainState
 
 MODEL = ("params", "codebook", "ema", "frozen")
 TRAINING = ("step", "opt_state", "key", "adversary")
-
+ITEMS = ("model", "training", "config", "data")
+FILES, BEST, DAMAGED = "files.json", "best.json", "damaged"
 
 ORBAX = f"{os.sep}orbax{os.sep}"
 
@@ -50,31 +56,61 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one stage in one folder."""
 
-    def __init__(self, directory, stage: str, keep: int = 2):
+    def __init__(
+        self,
+        directory,
+        stage: str,
+        keep: int = 2,
+        keep_every: int = 0,
+        fallback: bool = False,
+    ):
         """Opens a folder, and creates it if need be.
 
         Args:
           directory: of the checkpoints of this stage alone.
           stage: 'features', 'rqvae' or 'transformer'; those of another are refused.
-          keep: the latest so many stay.
+          keep: the latest so many stay, and the best, if one was told.
+          keep_every: those of multiples of so many steps stay too; 0: none.
+          fallback: `restore` passes over damaged ones, and renames them.
         """
-        # Relative paths fail in the thread that writes, after `save` has returned.
-        self.directory = pathlib.Path(directory).absolute()
-        self.stage = stage
+        self.directory = folder(directory)
+        self.stage, self.fallback = stage, fallback
+        self._writing = None
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=_Kept(keep, keep_every, self.best),
                 # What a killed process left half-written is not a checkpoint.
                 cleanup_tmp_directories=True,
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=self._list_files
+                ),
             ),
         )
+
+    def _list_files(self) -> None:
+        """Notes the sizes of what was written, just before its folder gets its name."""
+        if not distributed.is_first():
+            return
+        for path in self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*"):
+            (path / FILES).write_text(json.dumps(_sizes(path)))
+
+    def best(self) -> tuple[int | None, float | None]:
+        """Step and figure of the best evaluation; (None, None) where none was told."""
+        return best(self.directory)
+
+    def tell_best(self, step: int, value: float) -> None:
+        """This checkpoint stays until a better one is told."""
+        if distributed.is_first():
+            told = json.dumps({"step": step, "value": value})
+            (self.directory / BEST).write_text(told)
+        distributed.meet(f"best {self.stage} {step}")
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint; None where there is none."""
         return self._manager.latest_step()
 
-    def path(self, step: int) -> pathlib.Path:
+    def path(self, step: int) -> epath.Path:
         """Folder of a checkpoint."""
         return self.directory / str(step)
 
@@ -91,6 +127,8 @@ class Checkpoints:
             for names in (TRAINING, MODEL)
         )
         config = {"stage": self.stage, "config": json.loads(config_json)}
+        self.wait()
+        self._writing = step
         logging.info("%s: writing %s", self.stage, self.path(step))
         self._manager.save(
             step,
@@ -117,11 +155,16 @@ class Checkpoints:
           the state, and the data iterator's.
 
         Raises:
-          CheckpointError: where there is none, or it is of another stage or model.
+          CheckpointError: where there is none, it is of another stage or model, or
+            damaged; with `fallback` and without `step` a damaged one is renamed, and
+            the one before it taken.
         """
+        if step is None and self.fallback:
+            self._leave_damaged()
         step = self.latest_step() if step is None else step
         if step is None or step not in self._manager.all_steps():
             raise _missing(self.directory, self.stage, step)
+        _check_files(self.path(step), ITEMS, "--config.checkpoint.fallback=True")
         _read_config(self.path(step), self.stage)
         training, model = (
             {name: getattr(abstract, name) for name in names}
@@ -137,6 +180,19 @@ class Checkpoints:
             ),
         )
         return TrainState(**items.model, **items.training), items.data
+
+    def _leave_damaged(self) -> None:
+        """Renames the newest checkpoints, while they are damaged, to STEP.damaged."""
+        while (step := self.latest_step()) is not None:
+            damage = find_damage(self.path(step))
+            if damage is None:
+                return
+            logging.warning("%s; going back to the one before it", damage)
+            distributed.meet(f"damage of {self.stage} {step} is known")
+            if distributed.is_first():
+                self.path(step).rename(self.directory / f"{step}.{DAMAGED}")
+            distributed.meet(f"{self.stage} {step} is renamed")
+            self._manager.reload()
 
     def reached_preemption(self, step: int) -> bool:
         """Whether all processes have agreed to stop after this step.
@@ -154,6 +210,74 @@ class Checkpoints:
         self._manager.close()
 
 
+class _Kept(checkpoint_managers.PreservationPolicy):
+    """The latest, those of every so many steps, and the best."""
+
+    def __init__(self, latest: int, every: int, best):
+        self.latest, self.every, self.best = latest, every, best
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self.latest :], self.best()[0]}
+        return [s in kept or bool(self.every and s % self.every == 0) for s in steps]
+
+
+def folder(path) -> epath.Path:
+    """An absolute path, of this machine or of a bucket (`gs://`).
+
+    Relative paths fail in the thread that writes, after `save` has returned.
+    """
+    path = epath.Path(path)
+    return path if "://" in os.fspath(path) else path.absolute()
+
+
+def best(directory) -> tuple[int | None, float | None]:
+    """Step and figure of the best evaluation of a stage, or (None, None)."""
+    file = folder(directory) / BEST
+    if not file.exists():
+        return None, None
+    told = json.loads(file.read_text())
+    return told["step"], told["value"]
+
+
+def _sizes(path: epath.Path) -> dict[str, int]:
+    """Bytes of each file of the items, by its name within the checkpoint."""
+    found, folders = {}, [path / item for item in ITEMS]
+    while folders:
+        for entry in folders.pop().iterdir():
+            if entry.is_dir():
+                folders.append(entry)
+            else:
+                found[entry.relative_to(path).as_posix()] = entry.stat().length
+    return found
+
+
+def find_damage(path: epath.Path, items=ITEMS) -> str | None:
+    """The first file of a checkpoint that is missing or cut off, told; or None.
+
+    Knows sizes, not contents. What has no `files.json` passes.
+    """
+    if not (path / FILES).exists():
+        return None
+    expected = json.loads((path / FILES).read_text())
+    for name, size in sorted(expected.items()):
+        if name.split("/")[0] not in items:
+            continue
+        file = path / name
+        if not file.exists():
+            return f"{file} is missing: the checkpoint is damaged"
+        if (found := file.stat().length) != size:
+            return f"{file} has {found} bytes of {size}: the checkpoint is damaged"
+    return None
+
+
+def _check_files(path: epath.Path, items, remedy: str) -> None:
+    damage = find_damage(path, items)
+    if damage:
+        raise CheckpointError(f"{damage}; {remedy} takes the one before it")
+
+
 def latest_step(directory) -> int | None:
     """Step of the newest complete checkpoint in a folder, None where there is none.
 
@@ -166,7 +290,7 @@ def latest_step(directory) -> int | None:
 def load_model(
     directory,
     stage: str,
-    step: int | None = None,
+    step: int | str = "latest",
     sharding: jax.sharding.Sharding | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Reads a model, without its optimizer and without knowing its shapes.
@@ -174,7 +298,7 @@ def load_model(
     Args:
       directory: of the checkpoints of this stage.
       stage: 'features', 'rqvae' or 'transformer'.
-      step: the latest where None.
+      step: a number, 'latest', or 'best' of those that were evaluated.
       sharding: of every array, for example `rq.sharding.replicated(mesh)`; NumPy arrays
         on the host where None.
 
@@ -185,11 +309,13 @@ def load_model(
     Raises:
       CheckpointError: where there is none, or where it is of another stage.
     """
-    directory = pathlib.Path(directory).absolute()
-    newest = latest_step(directory) if step is None else step
-    if newest is None or not (directory / str(newest)).is_dir():
+    directory = folder(directory)
+    found = {"latest": latest_step, "best": lambda path: best(path)[0]}
+    number = found[step](directory) if step in found else step
+    path = directory / str(number)
+    if number is None or not path.is_dir():
         raise _missing(directory, stage, step)
-    path = directory / str(newest)
+    _check_files(path, ("model", "config"), "another --step")
     config = _read_config(path, stage)
     if sharding is None:
         how = ocp.RestoreArgs(restore_type=np.ndarray)
@@ -208,7 +334,7 @@ def load_model(
     return model, config
 
 
-def _check_model(path: pathlib.Path, abstract: dict[str, Any]) -> None:
+def _check_model(path: epath.Path, abstract: dict[str, Any]) -> None:
     """Raises CheckpointError on other names, shapes or dtypes than the target's.
 
     Orbax would do so too, at the length of pages.
@@ -235,7 +361,7 @@ def _check_model(path: pathlib.Path, abstract: dict[str, Any]) -> None:
         )
 
 
-def _read_config(path: pathlib.Path, stage: str) -> str:
+def _read_config(path: epath.Path, stage: str) -> str:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         stored = reader.restore(path / "config")
     if stored["stage"] != stage:
@@ -245,8 +371,10 @@ def _read_config(path: pathlib.Path, stage: str) -> str:
     return json.dumps(stored["config"])
 
 
-def _missing(directory, stage: str, step: int | None) -> CheckpointError:
-    what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+def _missing(directory, stage: str, step: int | str | None) -> CheckpointError:
+    what = "no best checkpoint" if step == "best" else "no checkpoint"
+    if step not in (None, "latest", "best"):
+        what += f" of step {step}"
     return CheckpointError(
         f"{directory} has {what} of {stage!r}; python -m rq.main "
         f"--config=configs/... --workdir={directory.parent} makes one"

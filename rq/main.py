@@ -15,12 +15,12 @@ Modes other than `train` and `prepare` need the workdir alone.
 from __future__ import annotations
 
 import json
-import pathlib
 import sys
 
 import jax
 import numpy as np
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from rq import (
@@ -71,6 +71,9 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "keep_depth", 0, "complete: depths that stay within the mask.", lower_bound=0
 )
+flags.DEFINE_string(
+    "step", "latest", "Checkpoint of the last stage: 'latest', 'best' or a number."
+)
 flags.DEFINE_integer("seed", 0, "sample: random seed.")
 flags.DEFINE_integer("batch_size", None, "sample: images at once.", lower_bound=1)
 flags.DEFINE_string(
@@ -107,7 +110,7 @@ def prepare_mode() -> None:
 
 def tokenizer_mode() -> None:
     """Trains a tokenizer on the config's captions, or copies the one that it names."""
-    config, path = _config(), pathlib.Path(FLAGS.workdir).absolute()
+    config, path = _config(), checkpoint.folder(FLAGS.workdir)
     with distributed.first_alone("the tokenizer"):
         pipeline.claim(path, config)
         pipeline.make_tokenizer(config, path)
@@ -115,7 +118,7 @@ def tokenizer_mode() -> None:
 
 def encode_mode() -> None:
     """Stores the codes of a trained RQ-VAE."""
-    experiment = Experiment(FLAGS.workdir)
+    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
     pipeline.encode(experiment.config, experiment.path, experiment.mesh)
 
 
@@ -126,7 +129,7 @@ def sample_mode() -> None:
     options = {name: _numbers(name, float) for name in numbers}
     options["top_k"] = _numbers("top_k", int)
     options["guidance_schedule"] = FLAGS.guidance_schedule
-    experiment = Experiment(FLAGS.workdir)
+    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
     given = None
     if FLAGS.complete is not None:
         given = experiment.given(FLAGS.complete, FLAGS.mask, FLAGS.keep_depth)
@@ -161,7 +164,7 @@ def sample_mode() -> None:
 def reconstruct_mode() -> None:
     """Writes images beside their reconstructions by depth, and error maps."""
     out = _output(f"{_of_images()}reconstructions.png")
-    experiment = Experiment(FLAGS.workdir)
+    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
     picture = experiment.reconstructions(FLAGS.num_images, FLAGS.images)
     if distributed.is_first():
         visualize.save_png(out, picture)
@@ -170,7 +173,7 @@ def reconstruct_mode() -> None:
 
 def eval_mode() -> None:
     """Prints metrics of both stages, and writes them as JSON."""
-    experiment = Experiment(FLAGS.workdir)
+    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
     out = _output(f"{_of_images()}evaluation.json", suffix=".json")
     _write_json(out, experiment.evaluate(FLAGS.images))
 
@@ -181,11 +184,11 @@ def rank_mode() -> None:
         raise configs.ConfigError("--mode=rank needs --images=FILE_OR_FOLDER")
     out = _output("ranking.json", suffix=".json")
     classes = _numbers("classes", int) or ()
-    experiment = Experiment(FLAGS.workdir)
+    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
     _write_json(out, experiment.rank(FLAGS.images, classes, tuple(FLAGS.text)))
 
 
-def _write_json(path: pathlib.Path, results) -> None:
+def _write_json(path: epath.Path, results) -> None:
     if distributed.is_first():
         text = json.dumps(results, indent=2)
         path.write_text(text + "\n")
@@ -197,8 +200,8 @@ def _of_images() -> str:
     return "" if FLAGS.images is None else "images_"
 
 
-def _output(name: str, suffix: str = ".png") -> pathlib.Path:
-    path = pathlib.Path(FLAGS.out or pathlib.Path(FLAGS.workdir) / "samples" / name)
+def _output(name: str, suffix: str = ".png") -> epath.Path:
+    path = epath.Path(FLAGS.out or epath.Path(FLAGS.workdir) / "samples" / name)
     if path.suffix != suffix:
         raise configs.ConfigError(f"--out={path} must end in {suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 import json
-import pathlib
 
 import jax
 from absl import logging
+from etils import epath
 
 from rq import checkpoint, distributed, generate, sharding, train, visualize
 from rq import workdir as workdirs
@@ -35,7 +35,7 @@ def run(config, workdir) -> None:
       ConfigError: where the workdir was made with another config, or the batch sizes do
         not divide over the devices.
     """
-    path = pathlib.Path(workdir).absolute()
+    path = checkpoint.folder(workdir)
     mesh = sharding.make_mesh(**config.mesh)
     for stage in TRAINED:
         if stage not in config.stages:
@@ -66,7 +66,7 @@ def run(config, workdir) -> None:
     write_pictures(experiment, path / "samples")
 
 
-def claim(path: pathlib.Path, config) -> None:
+def claim(path: epath.Path, config) -> None:
     """Stores the config in the workdir, or checks it against the one stored there.
 
     Raises:
@@ -98,7 +98,7 @@ def train_rqvae(config, path, mesh) -> None:
     _train_on_images(RQVAEStage, config, path, mesh, distance)
 
 
-def check_perceptual(config, path: pathlib.Path) -> None:
+def check_perceptual(config, path: epath.Path) -> None:
     """Checks, before any compute, that stage 1 will have the network of its loss.
 
     Raises:
@@ -158,6 +158,11 @@ def encode(config, path, mesh) -> None:
     if config.transformer.online:
         logging.info("codes: none are stored, transformer.online encodes in each step")
         return
+    if "://" in str(path):
+        raise ConfigError(
+            f"codes are stored on a disk, not in {path}: transformer.online=True "
+            "encodes images in each step instead"
+        )
     # Each process encodes shards of its own, on its own devices.
     if jax.process_count() > 1:
         mesh = sharding.make_mesh(devices=jax.local_devices())
@@ -233,7 +238,7 @@ def _fit(stage, data, config, path, mesh) -> None:
     )
 
 
-def write_pictures(experiment, directory: pathlib.Path) -> None:
+def write_pictures(experiment, directory: epath.Path) -> None:
     """What a finished training is looked at by; pictures that exist are kept.
 
     samples.png: a row for each class or caption (of ten at most), reconstructions.png:
@@ -273,7 +278,7 @@ def _samples(experiment):
     return visualize.sample_grid(samples, SAMPLES_A_ROW, names or None)
 
 
-def _is_evaluated(experiment, file: pathlib.Path) -> bool:
+def _is_evaluated(experiment, file: epath.Path) -> bool:
     """Whether a file has metrics of all finished stages."""
     finished = {s for s in ("rqvae", "transformer") if experiment.finished(s)}
     known = json.loads(file.read_text()) if file.exists() else {}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pathlib
 import signal
 import threading
 
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from rq import sharding
-from rq.checkpoint import Checkpoints
+from rq.checkpoint import Checkpoints, folder
 from rq.state import TrainState
 
 PREEMPTED = 143  # exit status after SIGTERM, 128 + 15 as shells have it
@@ -59,12 +58,18 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
     # CLU's writers import TensorFlow, which takes seconds that sampling can do without.
     from rq import progress
 
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = folder(workdir)
     events = workdir / "tensorboard" / stage.name
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             contextlib.closing(
-                Checkpoints(workdir / stage.name, stage.name, config.checkpoint.keep)
+                Checkpoints(
+                    workdir / stage.name,
+                    stage.name,
+                    config.checkpoint.keep,
+                    config.checkpoint.keep_every,
+                    config.checkpoint.fallback,
+                )
             )
         )
         state, shardings = start(stage, data, checkpoints, config.seed, mesh)
@@ -113,9 +118,19 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
                 with report.timed("evaluation"):
                     results, pictures = stage.evaluate(state), stage.pictures(state)
                 progress.write_evaluation(writer, step, results, pictures)
+                if config.checkpoint.best and _is_best(stage, results, checkpoints):
+                    if not saving:
+                        checkpoints.save(step, state, config_json, data.get_state())
+                    checkpoints.tell_best(step, results[stage.criterion])
         profile(stage.steps)
         checkpoints.wait()
     return state
+
+
+def _is_best(stage, results: dict, checkpoints: Checkpoints) -> bool:
+    """Whether no evaluation before had as low a value of the stage's criterion."""
+    _, before = checkpoints.best()
+    return before is None or results[stage.criterion] < before
 
 
 def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):

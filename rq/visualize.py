@@ -8,10 +8,10 @@ read at its own size. Saving is a step of its own.
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -50,9 +50,10 @@ def to_uint8(images) -> np.ndarray:
 
 def save_png(path, image: np.ndarray) -> None:
     """Writes a uint8 picture `[H, W, 3]`, making the folder where there is none."""
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, format="PNG")
+    with path.open("wb") as file:
+        Image.fromarray(image).save(file, format="PNG")
 
 
 def grid(images, columns: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from rq import (
     checkpoint,
@@ -39,7 +40,7 @@ from rq.state import TrainState
 CONFIG = "config.json"
 
 
-def finished(path: pathlib.Path, stage: str, config) -> bool:
+def finished(path: epath.Path, stage: str, config) -> bool:
     """Whether a stage ('features', 'rqvae', 'transformer') has all its steps there."""
     return checkpoint.latest_step(path / stage) == config[stage].steps
 
@@ -53,13 +54,20 @@ class Experiment:
       mesh: the devices in use.
     """
 
-    def __init__(self, path, mesh=None):
+    def __init__(self, path, mesh=None, step: str | int = "latest"):
         """Opens a workdir.
+
+        Args:
+          path: of the workdir.
+          mesh: of all devices where None.
+          step: of the last stage's checkpoint: 'latest', 'best' (of those evaluated,
+            where `checkpoint.best` was set) or a number.
 
         Raises:
           FileNotFoundError: where nothing was ever trained there.
         """
-        self.path = pathlib.Path(path).absolute()
+        self.path = checkpoint.folder(path)
+        self._step = step
         file = self.path / CONFIG
         if not file.exists():
             raise FileNotFoundError(
@@ -77,7 +85,9 @@ class Experiment:
         """The last checkpoint's model, without its optimizer."""
         everywhere = sharding.replicated(self.mesh)
         directory = self.path / stage
-        model, _ = checkpoint.load_model(directory, stage, sharding=everywhere)
+        last = [name for name in self.config.stages if name != "codes"][-1]
+        step = self._step if stage == last else "latest"
+        model, _ = checkpoint.load_model(directory, stage, step, everywhere)
         return TrainState(
             step=jnp.zeros((), jnp.int32), opt_state={}, key=jax.random.key(0), **model
         )

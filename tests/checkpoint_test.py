@@ -203,3 +203,80 @@ def test_orbax_is_quiet_and_a_checkpoint_is_one_line(tmp_path, caplog):
         save(tmp_path, {1: make_state()})
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [f"rqvae: writing {tmp_path}/1"]
+
+
+def damage(path, how):
+    """Cuts off or removes the largest file of a checkpoint's model: its name."""
+    files = [file for file in (path / "model").rglob("*") if file.is_file()]
+    file = max(files, key=lambda file: file.stat().st_size)
+    if how == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
+    return file
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off"])
+def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
+    tmp_path, how, caplog
+):
+    states = {step: make_state(float(step)) for step in (1, 2, 3)}
+    save(tmp_path, states, keep=3).close()
+    files = [damage(tmp_path / str(step), how) for step in (2, 3)]
+    what = "is missing" if how == "missing" else "bytes of"
+    strict = checkpoint.Checkpoints(tmp_path, "rqvae")
+    with pytest.raises(checkpoint.CheckpointError, match=what) as error:
+        strict.restore(abstract(states[3]))
+    assert str(files[1]) in str(error.value)
+    assert "checkpoint.fallback=True" in str(error.value)
+    with pytest.raises(checkpoint.CheckpointError, match="another --step"):
+        checkpoint.load_model(tmp_path, "rqvae")
+    strict.close()
+
+    patient = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
+    found, data = patient.restore(abstract(states[1]))
+    assert_same(found, states[1])
+    assert data == {"next_index": 1}
+    assert str(files[0]) in caplog.text and str(files[1]) in caplog.text
+    # Steps 2 and 3 can be written anew, and what was damaged is still there.
+    for step in (2, 3):
+        patient.save(step, states[step], CONFIG, {"next_index": step})
+    patient.wait()
+    assert_same(patient.restore(abstract(states[3]))[0], states[3])
+    patient.close()
+    assert (tmp_path / "3.damaged" / "model").is_dir()
+    assert checkpoint.latest_step(tmp_path) == 3
+
+
+def test_every_checkpoint_damaged_is_none_at_all(tmp_path):
+    state = make_state()
+    save(tmp_path, {1: state}).close()
+    damage(tmp_path / "1", "missing")
+    checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
+        checkpoints.restore(abstract(state))
+    checkpoints.close()
+
+
+def test_every_so_many_and_the_best_stay_beside_the_latest(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", keep=1, keep_every=4)
+    for step in range(1, 11):
+        checkpoints.save(step, make_state(float(step)), CONFIG, {"next_index": step})
+        if step in (2, 3):
+            checkpoints.tell_best(step, 1.0 / step)
+    checkpoints.close()
+    steps = sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir())
+    assert steps == [3, 4, 8, 10]
+    assert checkpoint.best(tmp_path) == (3, 1 / 3)
+    best, _ = checkpoint.load_model(tmp_path, "rqvae", "best")
+    np.testing.assert_array_equal(best["params"]["layer"]["b"][0], 3.0)
+
+
+def test_without_an_evaluation_there_is_no_best(tmp_path):
+    save(tmp_path, {1: make_state()}).close()
+    with pytest.raises(checkpoint.CheckpointError, match="no best checkpoint"):
+        checkpoint.load_model(tmp_path, "rqvae", "best")
+
+
+def test_a_bucket_stays_a_bucket():
+    assert str(checkpoint.folder("gs://bucket/run")) == "gs://bucket/run"

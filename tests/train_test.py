@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An interrupted run is the uninterrupted one, bit for bit; nothing bad is saved."""
 
+import contextlib
 import json
 import logging
 import os
@@ -107,6 +108,22 @@ def test_sigterm_saves_the_step_under_way_and_exits_with_143(tmp_path, undisturb
     assert_same(fit(Toy(STEPS), tmp_path), undisturbed)
 
 
+def test_the_best_evaluated_state_stays_though_it_is_old(tmp_path):
+    class Falling(Toy):  # best at step 4, which is no multiple of `checkpoint.every`
+        def evaluate(self, state):
+            return {"total": abs(int(state.step) - 5.0)}
+
+    kept = {"checkpoint_keep": 1, "checkpoint_best": True}
+    fit(Falling(20), tmp_path, checkpoint_every=9, **kept)
+    with contextlib.closing(
+        checkpoint.Checkpoints(tmp_path / Toy.name, Toy.name)
+    ) as kept:
+        assert kept.best() == (4, 1.0)
+        assert kept.latest_step() == 20
+    assert int(restored(Toy(20), tmp_path, step=4).step) == 4
+    assert sorted(int(p.name) for p in (tmp_path / Toy.name).glob("[0-9]*")) == [4, 20]
+
+
 def test_sigterm_in_the_last_evaluation_is_obeyed_too(tmp_path, undisturbed):
     class Slow(Toy):
         def evaluate(self, state):
@@ -149,6 +166,25 @@ def test_processes_that_were_killed_resume_bit_for_bit(tmp_path):
         latest = checkpoint.latest_step(workdir / Toy.name) or 0
         assert latest < steps, f"seed {seed}"
         assert_same(fit(Toy(steps), workdir), undisturbed)
+
+
+def test_twenty_kills_at_random_moments_lose_nothing(tmp_path):
+    """Signal 9 in steps, copies and writes; the state is megabytes, to hit them.
+
+    Children may draw few batches, and none may finish.
+    """
+    steps, outputs, seed = 200, 50_000, random.randrange(10**6)
+    rng = random.Random(seed)
+    kills = [(rng.randrange(1, 8), rng.uniform(0, 0.05)) for _ in range(20)]
+    process = start_process(tmp_path / "a", steps=steps, outputs=outputs, kills=kills)
+    _, log = process.communicate(timeout=400)
+    assert process.returncode == 0, f"seed {seed}: {log[-3000:]}"
+    reached = checkpoint.latest_step(tmp_path / "a" / Toy.name)
+    assert reached is not None and 2 <= reached < steps, f"seed {seed}"
+    end = reached + 3
+    assert_same(
+        fit(Toy(end, outputs), tmp_path / "a"), fit(Toy(end, outputs), tmp_path / "b")
+    )
 
 
 def test_a_checkpoint_that_was_being_written_is_no_checkpoint(tmp_path):

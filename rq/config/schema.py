@@ -213,7 +213,10 @@ def default() -> ConfigDict:
         ),
         checkpoint=dict(
             every=1000,  # steps
-            keep=2,  # the latest so many
+            keep=2,  # the latest so many stay
+            keep_every=0,  # and those of multiples of so many steps; 0: none
+            best=False,  # and that of the best evaluation: `--step=best`
+            fallback=False,  # goes back past one whose files are missing or cut off
         ),
         log=dict(
             every=50,  # steps between scalars

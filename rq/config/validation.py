@@ -129,6 +129,7 @@ LIMITS: dict[str, Limit] = {
     "guidance_schedule": _one_of("constant", "linear", "cosine"),
     "every": _POSITIVE,
     "keep": _POSITIVE,
+    "keep_every": _NOT_NEGATIVE,
     "eval_every": _POSITIVE,
     "eval_batches": _NOT_NEGATIVE,
     "start": _NOT_NEGATIVE,

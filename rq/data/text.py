@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
+from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from rq.data import DataError
@@ -70,9 +71,9 @@ class TextTokenizer:
 
     def save(self, path) -> None:
         """Writes it as one file, which `load` reads."""
-        path = pathlib.Path(path)
+        path = epath.Path(path)
         temporary = path.with_suffix(".tmp")
-        self._tokenizer.save(str(temporary))
+        temporary.write_text(self._tokenizer.to_str(pretty=True))
         temporary.replace(path)
 
     def decode(self, tokens: Sequence[int]) -> str:

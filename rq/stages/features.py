@@ -49,6 +49,7 @@ class FeaturesStage(Stage):
     """Cross entropy of classes or of quarter turns."""
 
     name = "features"
+    criterion = "cross_entropy"
 
     def __init__(self, config, mesh, eval_batches):
         """See `Stage`; evaluation batches have 'image', 'label' and 'mask'."""

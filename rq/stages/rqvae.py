@@ -54,6 +54,7 @@ class RQVAEStage(Stage):
         """
         super().__init__(config, mesh, eval_batches)
         self.model = rqvae_model(config)
+        self.criterion = f"mse/depth_{self.model.depth}"
         if distance is None:
             distance = distance_module(config), None
         self.distance, self._distance_params = distance

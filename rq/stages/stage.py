@@ -23,9 +23,11 @@ class Stage(abc.ABC):
       config: the whole config.
       mesh: the devices.
       steps, batch_size: from its section.
+      criterion: the metric of `evaluate` that tells the best checkpoint: the lowest.
     """
 
     name: str
+    criterion: str
 
     def __init__(self, config, mesh, eval_batches: Callable[[], Iterable[dict]]):
         """Takes a whole config; `eval_batches` opens the evaluation batches anew."""
