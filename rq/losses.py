@@ -82,9 +82,10 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return -jnp.sum(jax.lax.stop_gradient(targets) * log_probs, axis=-1)
 
 
-def z_loss(logits: jax.Array) -> jax.Array:
-    """Mean square of the logits' log-normaliser, `[..., K]` to a scalar.
+def square_normalizer(logits: jax.Array) -> jax.Array:
+    """Square of the logits' log-normaliser, `[..., K]` to `[...]`.
 
-    Keeps logits from drifting, which cross entropy does not see (PaLM, section 5).
+    Its mean, the z-loss (PaLM, section 5), keeps logits from drifting, which cross
+    entropy does not see.
     """
-    return jnp.mean(jax.nn.logsumexp(_wide(logits), axis=-1) ** 2)
+    return jax.nn.logsumexp(_wide(logits), axis=-1) ** 2

@@ -79,7 +79,11 @@ def is_matrix(params):
     return jax.tree_util.tree_map_with_path(check, params)
 
 
-def _muon(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def _adam(b1: float, b2: float, eps: float, dtype) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1, b2, eps, mu_dtype=dtype)
+
+
+def _muon(b1: float, b2: float, eps: float, dtype) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) for the matrices of attention and MLP, Adam elsewhere.
 
     A matrix's momentum is made orthogonal, each layer of a scan by itself, and scaled
@@ -109,25 +113,27 @@ def _muon(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
         return tree
 
     matrices = optax.chain(
-        optax.contrib.scale_by_muon(beta=0.95, weight_dimension_numbers=axes),
+        optax.contrib.scale_by_muon(
+            beta=0.95, mu_dtype=dtype, weight_dimension_numbers=axes
+        ),
         optax.stateless(scaled),
     )
-    rest = optax.scale_by_adam(b1, b2, eps)
+    rest = _adam(b1, b2, eps, dtype)
     return optax.partition({"muon": matrices, "adam": rest}, which)
 
 
-OPTIMIZERS = {  # b1, b2, eps to what gradients are turned into
-    "adam": optax.scale_by_adam,
-    "adamw": optax.scale_by_adam,
-    "lion": lambda b1, b2, eps: optax.scale_by_lion(b1, b2),
+OPTIMIZERS = {  # b1, b2, eps, dtype of the mean to what gradients are turned into
+    "adam": _adam,
+    "adamw": _adam,
+    "lion": lambda b1, b2, eps, dtype: optax.scale_by_lion(b1, b2, mu_dtype=dtype),
     # With a mean of gradients and without the size of parameters, as in scaled ViTs.
-    "adafactor": lambda b1, b2, eps: optax.chain(
+    "adafactor": lambda b1, b2, eps, dtype: optax.chain(
         optax.scale_by_factored_rms(),
         optax.clip_by_block_rms(1.0),
-        optax.ema(b1, debias=False),
+        optax.ema(b1, debias=False, accumulator_dtype=dtype),
     ),
     "muon": _muon,
-    "sgd": lambda b1, b2, eps: optax.trace(b1),
+    "sgd": lambda b1, b2, eps, dtype: optax.trace(b1, accumulator_dtype=dtype),
 }
 
 
@@ -138,7 +144,9 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
     """
     mask = is_matrix if config.decay_matrices_only else None
     decay = optax.add_decayed_weights(config.weight_decay, mask)
-    rule = OPTIMIZERS[config.name](config.b1, config.b2, config.eps)
+    rule = OPTIMIZERS[config.name](
+        config.b1, config.b2, config.eps, jnp.dtype(config.mu_dtype)
+    )
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm or jnp.inf),
         *([decay, rule] if config.name == "adam" else [rule, decay]),

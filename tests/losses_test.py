@@ -59,8 +59,8 @@ def test_adaptive_weight_balances_the_two_gradients(a, b):
 def test_z_loss_sees_what_cross_entropy_does_not():
     logits = jax.nn.log_softmax(jnp.array([[1.0, 2.0, 3.0], [0.0, 0.5, -4.0]]))
     codes = jnp.array([0, 2])
-    np.testing.assert_allclose(losses.z_loss(logits), 0, atol=1e-10)
-    np.testing.assert_allclose(losses.z_loss(logits + 3), 9, rtol=1e-5)
+    np.testing.assert_allclose(losses.square_normalizer(logits), 0, atol=1e-10)
+    np.testing.assert_allclose(losses.square_normalizer(logits + 3), 9, rtol=1e-5)
     np.testing.assert_allclose(
         losses.cross_entropy(logits + 3, codes), losses.cross_entropy(logits, codes),
         rtol=1e-5,

@@ -29,6 +29,7 @@ def _optimizer(**changes) -> dict[str, Any]:
         b1=0.5,  # decay of the mean of gradients
         b2=0.9,  # decay of the mean of their squares
         eps=1e-8,
+        mu_dtype="float32",  # of the mean of gradients; 'bfloat16' takes half of it
         weight_decay=0.0,
         decay_matrices_only=False,  # kernels only, not biases, norms and embeddings
         clip_norm=0.0,  # largest global norm of the gradients; 0: off
@@ -190,6 +191,7 @@ def default() -> ConfigDict:
                 stochastic_codes=True,  # otherwise the nearest codes are the input
                 temperature=0.5,  # tau of both
                 z_weight=0.0,  # keeps the logits' normaliser near 1; 1e-4 where used
+                pieces=1,  # of positions; logits exist for one piece at a time
             ),
             optimizer=_optimizer(
                 name="adamw",

@@ -22,11 +22,16 @@ PRACTICAL = (
     "rqvae.lpips_weights",
     "codes.batch_size",
     "transformer.model.remat",
+    "transformer.loss.pieces",
     "sampling",
     "checkpoint",
     "log",
     "profile",
 )
+
+# Fields that are younger than some workdirs, by the end of their names, with the values
+# that those were trained with.
+LATER = {"optimizer.mu_dtype": "float32"}
 
 
 def to_json(config: ConfigDict) -> str:
@@ -39,7 +44,8 @@ def from_json(text: str) -> ConfigDict:
     """The config that `to_json` wrote, locked, with tuples and types restored.
 
     Fields that it lacks, being older than they are, get their defaults where they are
-    `PRACTICAL`. Any other would silently become part of how the weights were made.
+    `PRACTICAL`, and what was in force before where `LATER` has it. Any other would
+    silently become part of how the weights were made.
 
     Raises:
       ConfigError: on text that is no JSON object, and on unknown, missing or mistyped
@@ -56,6 +62,8 @@ def from_json(text: str) -> ConfigDict:
     for name, example in fields(config).items():
         if name not in given and _is_practical(name):
             given[name] = example
+        elif name not in given and (before := _before(name)) is not None:
+            given[name] = before
         elif isinstance(example, tuple) and isinstance(given.get(name), list):
             given[name] = tuple(given[name])
     check_types(given)
@@ -65,6 +73,11 @@ def from_json(text: str) -> ConfigDict:
 
 def _is_practical(name: str) -> bool:
     return any(name == p or name.startswith(f"{p}.") for p in PRACTICAL)
+
+
+def _before(name: str):
+    """The value that `LATER` has of a field, or None."""
+    return next((v for end, v in LATER.items() if name.endswith(f".{end}")), None)
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> list[str]:

@@ -97,6 +97,7 @@ LIMITS: dict[str, Limit] = {
     "b1": _PART,
     "b2": _PART,
     "eps": _POSITIVE,
+    "mu_dtype": _one_of("float32", "bfloat16"),
     "weight_decay": _NOT_NEGATIVE,
     "clip_norm": _NOT_NEGATIVE,
     "warmup_steps": _NOT_NEGATIVE,
@@ -117,6 +118,7 @@ LIMITS: dict[str, Limit] = {
     "gelu": _one_of("exact", "quick"),
     "norm": _one_of("layer", "rms"),
     "z_weight": _NOT_NEGATIVE,
+    "pieces": _POSITIVE,
     "residual_dropout": _PART,
     "attention_dropout": _PART,
     "embedding_dropout": _PART,
@@ -293,6 +295,11 @@ def _check_transformer(config: ConfigDict) -> None:
         problem = f"does not divide transformer.model.width {model.width}"
         divides = model.width % model[stack].heads == 0
         _require(config, divides, f"transformer.model.{stack}.heads", problem)
+    rows, columns, _ = config.rqvae.model.code_shape
+    pieces = config.transformer.loss.pieces
+    problem = f"does not divide the {rows * columns} positions"
+    divides = rows * columns % pieces == 0
+    _require(config, divides, "transformer.loss.pieces", problem)
     condition = config.transformer.condition
     labelled = "class" not in condition or config.data.num_classes > 0
     problem = "needs labels, but data.num_classes is 0"

@@ -106,14 +106,23 @@ def distances(vectors: jax.Array, embedding: jax.Array) -> jax.Array:
     )
 
 
-def nearest(vectors, embedding, valid=None, chunk: int = CHUNK) -> jax.Array:
-    """Index of the nearest code; the lowest one among equals.
+def nearest(
+    vectors,
+    embedding,
+    valid=None,
+    chunk: int = CHUNK,
+    temperature: float | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Index of the nearest code, the lowest one among equals; or one drawn.
 
     Args:
       vectors: `[N, C]`.
       embedding: `[K, C]`.
       valid: mask `[K]` of the codes that may be chosen; all where None.
       chunk: codes compared at a time, which bounds memory to `N * chunk` distances.
+      temperature, key: where given, draws from softmax(-distance / temperature), as
+        the least of distance / temperature minus Gumbel noise.
 
     Returns:
       int32 `[N]`.
@@ -121,8 +130,15 @@ def nearest(vectors, embedding, valid=None, chunk: int = CHUNK) -> jax.Array:
     num_codes = embedding.shape[0]
     if valid is None:
         valid = jnp.ones(num_codes, bool)
+
+    def cost(key, embedding, valid):
+        cost = _masked(vectors, embedding, valid)
+        if key is None:
+            return cost
+        return cost / temperature - jax.random.gumbel(key, cost.shape)
+
     if num_codes <= chunk:
-        return jnp.argmin(_masked(vectors, embedding, valid), -1).astype(jnp.int32)
+        return jnp.argmin(cost(key, embedding, valid), axis=-1).astype(jnp.int32)
 
     pieces = -(-num_codes // chunk)
     padding = pieces * chunk - num_codes
@@ -132,7 +148,8 @@ def nearest(vectors, embedding, valid=None, chunk: int = CHUNK) -> jax.Array:
     def compare(best, piece):
         best_distance, best_code = best
         start, piece_embedding, piece_valid = piece
-        distance = _masked(vectors, piece_embedding, piece_valid)
+        piece_key = None if key is None else jax.random.fold_in(key, start)
+        distance = cost(piece_key, piece_embedding, piece_valid)
         code = jnp.argmin(distance, axis=-1).astype(jnp.int32)
         distance = jnp.min(distance, axis=-1)
         nearer = distance < best_distance
@@ -278,12 +295,9 @@ def quantize(
         book = carried if shared else scanned
         soft = None
         if temperature is not None:
-            logits = -_masked(residual, book.embedding, valid) / temperature
-            soft = jax.nn.softmax(logits, axis=-1)
-        if stochastic:
-            codes = jax.random.categorical(draw_key, logits).astype(jnp.int32)
-        else:
-            codes = nearest(residual, book.embedding, valid)
+            soft = _soft(residual, book.embedding, valid, temperature)
+        draw = (temperature, draw_key) if stochastic else ()
+        codes = nearest(residual, book.embedding, valid, CHUNK, *draw)
         chosen = book.embedding[codes]
         if update is not None:
             book = update_codebook(
@@ -312,6 +326,34 @@ def quantize(
         soft=soft,
         codebook=carried if shared else scanned,
     )
+
+
+def soft_codes(z, codes, codebook: Codebook, sizes=None, temperature=1.0):
+    """Soft codes of the residuals that given codes leave (paper section 3.2.3).
+
+    What `quantize` returns as `soft`, computed anew from the codes that it chose: for
+    some of the vectors at a time, where all together would not fit.
+
+    Args:
+      z: vectors `[..., C]`.
+      codes: int32 `[..., D]`.
+      codebook, sizes, temperature: see `quantize`.
+
+    Returns:
+      softmax(-distance / temperature), float32 `[..., D, K]`.
+    """
+    embedding, depth = codebook.embedding, codes.shape[-1]
+    valid = _valid(sizes or (embedding.shape[-2],) * depth, embedding.shape[-2])
+    residual, soft = z.astype(jnp.float32), []
+    for d in range(depth):
+        book = embedding if embedding.ndim == 2 else embedding[d]
+        soft.append(_soft(residual, book, valid[d], temperature))
+        residual = residual - book[codes[..., d]]
+    return jnp.stack(soft, axis=-2)
+
+
+def _soft(residual, embedding, valid, temperature):
+    return jax.nn.softmax(-_masked(residual, embedding, valid) / temperature, axis=-1)
 
 
 def _check(z, codebook, depth, sizes, temperature, stochastic, key) -> int:

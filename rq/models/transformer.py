@@ -179,6 +179,24 @@ class RQTransformer(nn.Module):
         Raises:
           ValueError: on codes that do not fit `code_shape`, or a missing codebook.
         """
+        x_BTDM, text_BSM = self.outputs(
+            codes, cond, codebook, deterministic=deterministic
+        )
+        logits = self.logits(x_BTDM).reshape(*codes.shape, -1)
+        has_text = self.condition_length > 1
+        if has_text and (condition_logits or self.is_initializing()):
+            text_logits = self.text_logits(text_BSM)
+        if not condition_logits:
+            return logits
+        if not has_text:
+            raise ValueError("no text, no next-token logits of it")
+        return logits, text_logits
+
+    def outputs(self, codes, cond=None, codebook=None, *, deterministic=True):
+        """What logits are of: head outputs `[B, T, D, M]`, the text's `[B, S - 1, M]`.
+
+        Arguments are those of `__call__`.
+        """
         batch, rows, columns, depth = codes.shape
         if (columns, depth) != self.code_shape[1:] or rows > self.code_shape[0]:
             raise ValueError(f"codes {codes.shape[1:]}, the model's {self.code_shape}")
@@ -208,18 +226,17 @@ class RQTransformer(nn.Module):
         x_BTDM, _ = self.head_stack(
             x_BTDM.astype(self.dtype), deterministic=deterministic
         )
-        logits = self.classify(x_BTDM.reshape(batch, positions, depth, self.width))
-        logits = nn.with_logical_constraint(logits, ("batch", None, None, "vocab"))
-        logits = logits.reshape(batch, rows, columns, depth, -1)
-        has_text = self.condition_length > 1
-        if has_text and (condition_logits or self.is_initializing()):
-            text_BSM = self.condition_norm(x_BSM[:, : self.condition_length - 1])
-            text_logits = self.condition_classifier(text_BSM)
-        if not condition_logits:
-            return logits
-        if not has_text:
-            raise ValueError("no text, no next-token logits of it")
-        return logits, text_logits
+        x_BTDM = x_BTDM.reshape(batch, positions, depth, self.width)
+        return x_BTDM, x_BSM[:, : self.condition_length - 1]
+
+    def logits(self, x_BTDM):
+        """Head outputs to float32 logits `[B, T, D, K]`."""
+        logits = self.classify(x_BTDM)
+        return nn.with_logical_constraint(logits, ("batch", None, None, "vocab"))
+
+    def text_logits(self, x_BSM):
+        """Body outputs to next-token logits `[B, S - 1, num_conditions]`."""
+        return self.condition_classifier(self.condition_norm(x_BSM))
 
     # Embeddings. The body's tokens sum over depth after the linear map, so that its
     # bias counts D times; the head's are summed (where they are) before it.

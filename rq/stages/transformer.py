@@ -30,6 +30,7 @@ class TransformerStage(Stage):
     """
 
     name = "transformer"
+    criterion = "cross_entropy"
 
     def __init__(self, config, mesh, eval_batches, rqvae_variables, null_text=None):
         """See `Stage`.
@@ -46,6 +47,7 @@ class TransformerStage(Stage):
         self.model = transformer_model(config)
         self.null_cond = conditions.null(config, null_text)
         self.rqvae, self.rqvae_variables = rqvae_model(config), rqvae_variables
+        self._sizes = None if self.rqvae.shared_codebook else self.rqvae.sizes
         self._frozen = {}
         if config.transformer.online:  # to encode images in each step
             self._frozen = {"rqvae": rqvae_variables}
@@ -77,24 +79,80 @@ class TransformerStage(Stage):
         )
         return batch | {"codes": codes, "features": features}
 
-    def targets(self, codebook, batch, key):
-        """Codes to predict, and soft targets (None: the codes are the targets).
-
-        Soft codes follow the residuals of the codes that were chosen, drawn or nearest.
-        """
+    def codes(self, codebook, batch, key):
+        """The batch's codes, of which the inputs are: the stored ones, or drawn."""
         options = self.config.transformer.loss
-        if not (options.soft_targets or options.stochastic_codes):
-            return batch["codes"], None
-        quantized = quantizer.quantize(
+        if not options.stochastic_codes:
+            return batch["codes"]
+        return quantizer.quantize(
             batch["features"],
             codebook["state"],
             depth=self.rqvae.depth,
-            sizes=None if self.rqvae.shared_codebook else self.rqvae.sizes,
+            sizes=self._sizes,
             temperature=options.temperature,
-            stochastic=options.stochastic_codes,
+            stochastic=True,
             key=key,
-        )
-        return quantized.codes, quantized.soft if options.soft_targets else None
+        ).codes
+
+    def _losses(self, codebook):
+        """What `by_position` computes of logits, codes and features: losses by code.
+
+        Soft targets follow the residuals of the codes, drawn or nearest.
+        """
+        options = self.config.transformer.loss
+
+        def one(logits, codes, features=None):
+            if options.soft_targets:
+                soft = quantizer.soft_codes(
+                    features,
+                    codes,
+                    codebook["state"],
+                    self._sizes,
+                    options.temperature,
+                )
+                by_code = losses.soft_cross_entropy(logits, soft)
+            else:
+                by_code = losses.cross_entropy(logits, codes)
+            if not options.z_weight:
+                return {"codes": by_code}
+            return {"codes": by_code, "z": losses.square_normalizer(logits)}
+
+        return one
+
+    def by_position(self, params, compute, outputs, *arrays):
+        """`compute(logits, *arrays)` at every position, in pieces (`loss.pieces`).
+
+        Logits and soft targets, K numbers for each code, so exist for one piece alone;
+        the backward pass computes them again.
+
+        Args:
+          params: of the model.
+          compute: to a tree of arrays `[B, T', ...]`.
+          outputs: of the model, `[B, T, D, M]`.
+          *arrays: `[B, H, W, ...]`.
+
+        Returns:
+          the tree with arrays `[B, T, ...]`.
+        """
+        pieces = self.config.transformer.loss.pieces
+
+        def one(outputs, *arrays):
+            logits = self.model.apply({"params": params}, outputs, method="logits")
+            return compute(logits, *arrays)
+
+        def split(x):  # the batch stays divided over the devices as it is
+            return jnp.moveaxis(x.reshape(len(x), pieces, -1, *x.shape[2:]), 1, 0)
+
+        def join(x):
+            x = jnp.moveaxis(x, 0, 1)
+            return x.reshape(len(x), -1, *x.shape[3:])
+
+        flat = [x.reshape(len(x), -1, *x.shape[3:]) for x in arrays]
+        if pieces == 1:
+            return one(outputs, *flat)
+        split_arrays = jax.tree.map(split, (outputs, *flat))
+        found = jax.lax.map(lambda x: jax.checkpoint(one)(*x), split_arrays)
+        return jax.tree.map(join, found)
 
     def gradients(self, state: TrainState, batch, key):
         """Gradients of a batch, the state as it is, metrics."""
@@ -107,59 +165,63 @@ class TransformerStage(Stage):
     def loss(self, params, codebook, batch, key):
         """Loss of a batch in nats a code, with metrics."""
         target_key, dropout_key = jax.random.split(key)
-        codes, soft = self.targets(codebook, batch, target_key)
+        codes = self.codes(codebook, batch, target_key)
         cond = conditions.make(self.config, batch)
         if self.null_cond is not None:
             share = self.config.transformer.condition_dropout
             cond_key = jax.random.fold_in(key, 2)
             cond = conditions.leave_out(cond, self.null_cond, share, cond_key)
-        text = self.model.condition_length > 1
-        logits = self.model.apply(
+        outputs, text_outputs = self.model.apply(
             {"params": params},
             codes,
             cond,
             codebook["state"].embedding,
             deterministic=False,
-            condition_logits=text,
             rngs={"dropout": dropout_key},
+            method="outputs",
         )
-        if text:
-            logits, text_logits = logits
-        if soft is None:
-            by_code = losses.cross_entropy(logits, codes)
-        else:
-            by_code = losses.soft_cross_entropy(logits, soft)
-        loss = jnp.mean(by_code)
-        by_depth = jnp.mean(by_code, axis=(0, 1, 2))
+        arrays = [codes]
+        if self.config.transformer.loss.soft_targets:
+            arrays.append(batch["features"])
+        found = self.by_position(params, self._losses(codebook), outputs, *arrays)
+        loss = jnp.mean(found["codes"])
+        by_depth = jnp.mean(found["codes"], axis=(0, 1))
         metrics = {f"loss/depth_{d + 1}": by_depth[d] for d in range(self.model.depth)}
-        if text:
+        if self.model.condition_length > 1:
+            text_logits = self.model.apply(
+                {"params": params}, text_outputs, method="text_logits"
+            )
             text_loss = jnp.mean(losses.cross_entropy(text_logits, cond[:, 1:]))
             metrics |= {"loss/image": loss, "loss/text": text_loss}
             weight = self.config.transformer.text.weight
             loss = (1 - weight) * loss + weight * text_loss
         z_weight = self.config.transformer.loss.z_weight
         if z_weight:
-            z_loss = losses.z_loss(logits)
-            metrics["loss/z"] = z_loss
-            loss += z_weight * z_loss
+            metrics["loss/z"] = jnp.mean(found["z"])
+            loss += z_weight * metrics["loss/z"]
         metrics["loss"] = loss
         return loss, metrics
 
     def _cross_entropy(self, variables, frozen, batch):
         """Cross entropy and hits of nearest codes: sums over images, by depth `[D]`."""
         batch = self.encoded(frozen, batch)
-        logits = self.model.apply(
-            {"params": variables["params"]},
-            batch["codes"],
+        params, codes = variables["params"], batch["codes"]
+        outputs, _ = self.model.apply(
+            {"params": params},
+            codes,
             conditions.make(self.config, batch),
             variables["codebook"]["state"].embedding,
+            method="outputs",
         )
-        by_code = losses.cross_entropy(logits, batch["codes"])
-        correct = jnp.argmax(logits, axis=-1) == batch["codes"]
+
+        def compute(logits, codes):
+            hits = jnp.argmax(logits, axis=-1) == codes
+            return losses.cross_entropy(logits, codes), hits.astype(jnp.float32)
+
         valid = batch["mask"][:, None]
         return tuple(
-            jnp.sum(jnp.mean(x, axis=(1, 2), dtype=jnp.float32) * valid, axis=0)
-            for x in (by_code, correct)
+            jnp.sum(jnp.mean(x, axis=1) * valid, axis=0)
+            for x in self.by_position(params, compute, outputs, codes)
         )
 
     def evaluate(self, state: TrainState) -> dict:
