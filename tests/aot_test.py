@@ -136,8 +136,8 @@ def test_collectives_of_a_program_are_found_with_their_bytes(on_eight):
     found = counts.collectives(text, 8)
     assert set(found) == {"all-gather", "all-reduce"}
     gather, reduce = found["all-gather"], found["all-reduce"]
-    assert gather == (1, 64 * 128 * 4, 64 * 128 * 4 * 7 / 8)
-    assert reduce == (1, 128 * 4, 2 * 128 * 4 * 7 / 8)
+    assert gather == (1, 64 * 128 * 4, 64 * 128 * 4 * 7 / 8, 64 * 128 * 4 / 8)
+    assert reduce == (1, 128 * 4, 2 * 128 * 4 * 7 / 8, 128 * 4)
 
 
 def test_collectives_in_loops_count_as_often_as_they_turn(on_eight):
@@ -167,6 +167,11 @@ TEXT = """HloModule m
   ROOT %g = bf16[32,8]{1,0} all-gather(%p), replica_groups=[2,8]<=[16], dimensions={0}
 }
 
+%all-reduce-scatter.3 (p: f32[16,8]) -> f32[4,8] {
+  %r = f32[16,8]{1,0} all-reduce(%p), channel_id=9, replica_groups={{0,1,2,3}}
+  ROOT %s = f32[4,8]{1,0} dynamic-slice(%r, %i, %c), dynamic_slice_sizes={4,8}
+}
+
 %condition (c: (s32[], f32[8])) -> pred[] {
   %limit = s32[]{:T(128)} constant(42)
   ROOT %less = pred[] compare(%i, %limit), direction=LT
@@ -175,6 +180,7 @@ TEXT = """HloModule m
 %body (c: (s32[], f32[8])) -> (s32[], f32[8]) {
   %start = ((bf16[4,8]), bf16[32,8], u32[]) async-start(%p), calls=%wrapped
   %done = bf16[32,8]{1,0} async-done(%start), calls=%wrapped
+  %fused = f32[4,8]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3
   %scatter = f32[4]{0} reduce-scatter(%x), replica_groups={{0,1},{2,3}}, to_apply=%add
   ROOT %t = (s32[], f32[8]) tuple(%i, %x)
 }
@@ -193,11 +199,14 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 def test_text_of_other_compilers_is_read_too():
     found = counts.collectives(TEXT, 4)
     gathered, half = 42 * 32 * 8 * 2, 32
-    assert found["all-gather"] == (43, gathered + 32, gathered * 7 / 8 + half / 2)
-    assert found["reduce-scatter"] == (42, 42 * 32, 42 * 16)
-    assert found["collective-permute"] == (1, 32, 32)
+    sent = gathered * 7 / 8 + half / 2
+    assert found["all-gather"] == (43, gathered + 32, sent, gathered / 8 + half / 2)
+    # One of pairs, and one as TPUs have it, of four devices.
+    sent = 42 * (16 + 16 * 8 * 4 * 3 / 4)
+    assert found["reduce-scatter"] == (84, 42 * (32 + 512), sent, 42 * (16 + 128))
+    assert found["collective-permute"] == (1, 32, 32, 32)
     # One on channel 7, told twice, of pairs; and one of all four devices.
-    assert found["all-reduce"] == (2, 16 + 32, 2 * 16 / 2 + 2 * 32 * 3 / 4)
+    assert found["all-reduce"] == (2, 48, 2 * 16 / 2 + 2 * 32 * 3 / 4, 48)
 
 
 def test_the_estimate_is_what_limits():
@@ -214,6 +223,48 @@ def test_the_estimate_is_what_limits():
     assert found["seconds"] == {"compute": 2.0, "memory": 1.0, "communication": 5.0}
     assert found["limit"] == "communication" and found["images_per_second"] == 64 / 5
     assert found["mfu_at_most"] == pytest.approx(1.5 / 5)
+
+
+def memory(number, fixed, each, hbm=16.0):
+    """A report of a program that needs so much."""
+    peak = fixed + each * number
+    if peak > hbm:
+        return {"number": number, "fits": False, "needed": peak}
+    return {"number": number, "fits": True, "memory": {"peak": peak}}
+
+
+@pytest.mark.parametrize("first", [1, 8, 64, 4096])
+@pytest.mark.parametrize(
+    "fixed, each, largest",
+    [(0.0, 1.0, 16), (0.5, 1.0, 8), (4.0, 0.1, 64), (10, 0.0007, 8192), (9, 5, 1)],
+)
+def test_the_largest_batch_is_found_from_wherever_the_search_starts(
+    first, fixed, each, largest
+):
+    tried = []
+
+    def measure(number):
+        tried.append(number)
+        return memory(number, fixed, each)
+
+    assert report.largest_batch(measure, 16.0, first)["number"] == largest
+    assert len(tried) == len(set(tried))  # a compilation takes a minute
+
+
+def test_the_search_takes_four_compilations_where_memory_grows_evenly():
+    tried = []
+
+    def measure(number):
+        tried.append(number)
+        return memory(number, 6.0, 0.01)
+
+    assert report.largest_batch(measure, 16.0, 32)["number"] == 512
+    assert tried == [32, 64, 512, 1024]
+
+
+def test_where_nothing_fits_the_report_is_of_one_example():
+    found = report.largest_batch(lambda n: memory(n, 20, 1), 16.0, 32)
+    assert found["number"] == 1 and not found["fits"]
 
 
 @pytest.mark.parametrize("changes", [{}, {"transformer.condition_dropout": 0.1}])

@@ -5,8 +5,10 @@
     python -m rq.aot --config=configs/imagenet.py:3.8B --topology=v5e:16x16 \\
         --config.mesh.fsdp=256
 
-Needs no TPU but its compiler, `pip install libtpu`, and one to three minutes. Exits
-with 1 where the program does not fit into the chips' memory, or the flags are wrong.
+With `--batch=fit` it looks for the largest batch that the chips' memory holds, and
+compiles a few times. Needs no TPU but its compiler, `pip install libtpu`, and one to
+three minutes a compilation. Exits with 1 where the program does not fit into the chips'
+memory, or the flags are wrong.
 """
 
 from __future__ import annotations
@@ -34,6 +36,12 @@ flags.DEFINE_integer("slices", 1, "Slices of that topology.", lower_bound=1)
 flags.DEFINE_enum(
     "program", "transformer", programs.PROGRAMS, "A stage's train step, or the sampler."
 )
+flags.DEFINE_enum(
+    "batch",
+    "config",
+    ["config", "fit"],
+    "The config's batch, or the largest that fits.",
+)
 flags.DEFINE_string("out", None, "JSON file to write as well.")
 
 
@@ -46,7 +54,10 @@ def main(argv) -> None:
         if FLAGS.config is None or FLAGS.topology is None:
             raise configs.ConfigError("rq.aot needs --config=FILE and --topology=NAME")
         configs.validate(FLAGS.config)
-        result = report.make(FLAGS.config, FLAGS.program, FLAGS.topology, FLAGS.slices)
+        make = report.make
+        if FLAGS.batch == "fit":
+            make = report.make_for_largest_batch
+        result = make(FLAGS.config, FLAGS.program, FLAGS.topology, FLAGS.slices)
     except (configs.ConfigError, chips.TopologyError, MeshError) as error:
         sys.exit(f"error: {error}")
     print(report.text(result))

@@ -77,13 +77,15 @@ class Collectives(NamedTuple):
 
     Attributes:
       count: how many run.
-      bytes: that they leave or make, whichever is more: the size of the data.
+      bytes: that they take or make, whichever is more: the size of the data.
       wire: bytes that a device must send where they are done in a ring.
+      held: bytes of it that a device has before they gather or after they scatter.
     """
 
     count: int
     bytes: float
     wire: float
+    held: float
 
 
 KINDS = (
@@ -93,6 +95,8 @@ KINDS = (
     "all-to-all",
     "collective-permute",
 )
+# On TPUs a reduce-scatter is an all-reduce and its slices, in a fusion of this name.
+_FUSED_SCATTER = "all-reduce-scatter"
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 _CALLED = re.compile(
@@ -119,15 +123,16 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
       devices: of the whole mesh, the group where none is written.
     """
     bodies, entry = _computations(text)
-    found = {kind: np.zeros(3) for kind in KINDS}
+    found = {kind: np.zeros(4) for kind in KINDS}
     memory: dict[str, dict] = {}
 
     def count(name):
         """Figures by kind and channel; TPUs start and end one in several places."""
         if name not in memory:
-            total = collections.defaultdict(lambda: np.zeros(3))
+            total = collections.defaultdict(lambda: np.zeros(4))
+            scatters = name.startswith(_FUSED_SCATTER)
             for line in bodies.get(name, ()):
-                for key, values in one_line(line):
+                for key, values in one_line(line, scatters):
                     if key[1] is None:
                         total[key] = total[key] + values
                     else:
@@ -135,13 +140,18 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
             memory[name] = dict(total)
         return memory[name]
 
-    def one_line(line):
+    def one_line(line, scatters):
         operation = _operation(line)
         kind = operation.removesuffix("-start")
         if kind in KINDS:
+            size, group = _size(kind, line), _group(line, devices)
+            if scatters and kind == "all-reduce":
+                kind = "reduce-scatter"
+            elif kind == "reduce-scatter":
+                size *= group
             channel = _CHANNEL.search(line)
             key = kind, channel[1] if channel else None
-            yield key, _measure(kind, line, devices)
+            yield key, _measure(kind, size, group)
         if operation.endswith(("-done", "-update")):
             return  # what they name was counted at the start
         turns = 1
@@ -157,7 +167,7 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
     for (kind, _), values in count(entry).items():
         found[kind] = found[kind] + values
     return {
-        kind: Collectives(int(values[0]), float(values[1]), float(values[2]))
+        kind: Collectives(int(values[0]), *map(float, values[1:]))
         for kind, values in found.items()
         if values[0]
     }
@@ -197,22 +207,22 @@ def _turns(line, bodies) -> int:
     return max(constants, default=1)
 
 
-def _measure(kind: str, line: str, devices: int) -> np.ndarray:
-    """(1, bytes, bytes on the wire) of one collective."""
+def _size(kind: str, line: str) -> float:
+    """Bytes of what a collective's line says that it returns."""
     result = line.split(f" {kind}", 1)[0].split(" = ", 1)[1]
     sizes = [_bytes(*array) for array in _ARRAY.findall(result)]
     if f" {kind}-start(" in line and len(sizes) > 1:
         # Operands and results: the results are the second half.
         sizes = sizes[len(sizes) // 2 :] if len(sizes) % 2 == 0 else [max(sizes)]
-    size, group = sum(sizes), _group(line, devices)
+    return sum(sizes)
+
+
+def _measure(kind: str, size: float, group: int) -> np.ndarray:
+    """The fields of `Collectives` of one, whose whole arrays have so many bytes."""
     share = (group - 1) / group
-    if kind == "reduce-scatter":
-        size *= group
-    wire = {
-        "all-reduce": 2 * share * size,
-        "collective-permute": size,
-    }.get(kind, share * size)
-    return np.array([1, size, wire])
+    wire = {"all-reduce": 2 * share, "collective-permute": 1}.get(kind, share)
+    held = 1 / group if kind in ("all-gather", "reduce-scatter") else 1
+    return np.array([1, size, wire * size, held * size])
 
 
 def _bytes(dtype: str, shape: str) -> float:

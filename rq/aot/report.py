@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
+from collections.abc import Callable
 
 import jax
 
@@ -83,6 +85,66 @@ def make(config, program: str, topology: str, slices: int = 1) -> dict:
     return result | {"estimate": estimate(result, chip)}
 
 
+def largest_batch(measure: Callable[[int], dict], hbm: float, first: int = 1) -> dict:
+    """The report of the largest batch that fits, a power of two for each part.
+
+    Args:
+      measure: the report (as of `make`) of so many examples for each part of the batch.
+      hbm: bytes of memory of a chip.
+      first: where the search starts.
+
+    Returns:
+      that report; the one of a single example where not even that fits.
+    """
+    found: dict[int, dict] = {}
+
+    def fits(number):
+        if number not in found:
+            found[number] = measure(number)
+        return found[number]["fits"]
+
+    best = 2 ** int(math.log2(first))
+    if fits(best) and fits(2 * best):
+        # Memory grows about linearly from here: a guess saves most of the search.
+        one, two = (found[number]["memory"]["peak"] for number in (best, 2 * best))
+        room = 1 + (hbm - one) / max(two - one, 1e-3 * one)
+        best *= 2 ** int(math.log2(room))
+    while best > 1 and not fits(best):
+        best //= 2
+    while fits(best) and fits(2 * best):
+        best *= 2
+    return found[best]
+
+
+def make_for_largest_batch(
+    config, program: str, topology: str, slices: int = 1
+) -> dict:
+    """`make`, with the largest batch that fits into the chips in place of the config's.
+
+    Its 'fit' says how many examples a chip takes at once, and in how many pieces it
+    takes the config's own batch (`accumulate`; missing for the sampler).
+    """
+    chip, devices = chips.find(topology, slices)
+    parts = sharding.batch_parts(sharding.make_mesh(**config.mesh, devices=devices))
+    with config.unlocked():
+        config = config.copy_and_resolve_references()
+    section = config.sampling if program == "sample" else config[program]
+    own = section.batch_size
+    if program != "sample":
+        section.accumulate = 1
+
+    def measure(number):
+        section.batch_size = number * parts
+        return make(config, program, topology, slices)
+
+    result = largest_batch(measure, chip.hbm, max(1, own // parts))
+    size = result["batch_size"]
+    fit = {"batch_size_of_config": own, "examples_per_part": size // parts}
+    if program != "sample":
+        fit["accumulate"] = -(-own // size)
+    return result | {"fit": fit}
+
+
 def _model_operations(config, program, mesh, traced) -> float:
     """Operations that the model needs, without those that recomputation repeats."""
     if program != "transformer" or config.transformer.model.remat == "none":
@@ -151,6 +213,18 @@ def text(result: dict) -> str:
         said = "more" if needed is None else f"{_size(needed)} or more"
         lines.append(f"DOES NOT FIT {said}, of {_size(result['hbm'])} a chip")
         return "\n".join(lines)
+    if "fit" in result:
+        fit = result["fit"]
+        pieces = (
+            f"; the config's {fit['batch_size_of_config']}: "
+            f"transformer.accumulate={fit['accumulate']}"
+            if "accumulate" in fit
+            else ""
+        ).replace("transformer", result["program"])
+        lines.append(
+            f"batch        {fit['examples_per_part']} for each part is the largest "
+            f"power of two that fits{pieces}"
+        )
     sizes = ", ".join(f"{k} {_size(v)}" for k, v in result["memory"].items())
     fits = "fits" if result["fits"] else "DOES NOT FIT"
     lines.append(f"memory       {sizes}; {fits} into {_size(result['hbm'])} a chip")
