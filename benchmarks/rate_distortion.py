@@ -24,6 +24,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import document
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -254,16 +255,6 @@ def plot(results: dict[str, dict]) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def insert(text: str, table: str) -> str:
-    """Puts the tables between the marks of docs/results.md."""
-    start, end = "<!-- rate_distortion -->", "<!-- /rate_distortion -->"
-    before, _, rest = text.partition(start)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise ValueError(f"{RESULTS} lacks the marks {start} and {end}")
-    return f"{before}{start}\n{table}\n{end}{after}"
-
-
 def main() -> None:
     """Trains all runs, or one; writes the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -287,7 +278,7 @@ def main() -> None:
     if given.report or not given.only:
         from rq.visualize import save_png
 
-        RESULTS.write_text(insert(RESULTS.read_text(), tables(results)))
+        document.insert(RESULTS, "rate_distortion", tables(results))
         save_png(PLOT, plot(results))
         print(f"wrote {RESULTS} and {PLOT}")
     print(json.dumps({n: round(at_depth(r, "psnr"), 2) for n, r in results.items()}))

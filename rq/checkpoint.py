@@ -23,6 +23,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -291,7 +292,8 @@ def load_model(
     directory,
     stage: str,
     step: int | str = "latest",
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: Any = None,
+    dtype: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Reads a model, without its optimizer and without knowing its shapes.
 
@@ -299,8 +301,11 @@ def load_model(
       directory: of the checkpoints of this stage.
       stage: 'features', 'rqvae' or 'transformer'.
       step: a number, 'latest', or 'best' of those that were evaluated.
-      sharding: of every array, for example `rq.sharding.replicated(mesh)`; NumPy arrays
-        on the host where None.
+      sharding: of every array, for example `rq.sharding.replicated(mesh)`, or
+        {'params', ...} with one for each part or array; NumPy arrays on the host where
+        None.
+      dtype: of floating parameters and their average; as they are stored where None.
+        The codebook stays float32, as distances do.
 
     Returns:
       {'params', 'codebook', 'ema', 'frozen'}, the last two {} where they were off; and
@@ -317,16 +322,22 @@ def load_model(
         raise _missing(directory, stage, step)
     _check_files(path, ("model", "config"), "another --step")
     config = _read_config(path, stage)
-    if sharding is None:
-        how = ocp.RestoreArgs(restore_type=np.ndarray)
-    else:
-        how = ocp.ArrayRestoreArgs(sharding=sharding)
     handler = ocp.PyTreeCheckpointHandler()
     shapes = handler.metadata(path / "model").tree
+
+    def how(keys, leaf):
+        place = sharding
+        for key in keys:  # down to the array, or to what is said of all below
+            place = place[key.key] if isinstance(place, dict) else place
+        cast = dtype and keys[0].key in ("params", "ema") and _is_float(leaf)
+        wanted = jnp.dtype(dtype if cast else leaf.dtype)
+        if place is None:
+            return ocp.RestoreArgs(restore_type=np.ndarray, dtype=wanted)
+        return ocp.ArrayRestoreArgs(sharding=place, dtype=wanted)
+
+    restore_args = jax.tree_util.tree_map_with_path(how, shapes)
     with ocp.Checkpointer(handler) as reader:
-        model = reader.restore(
-            path / "model", restore_args=jax.tree.map(lambda _: how, shapes)
-        )
+        model = reader.restore(path / "model", restore_args=restore_args)
     # Without a target Orbax returns plain dictionaries.
     model["codebook"] = {
         name: Codebook(**arrays) for name, arrays in model["codebook"].items()
@@ -334,25 +345,38 @@ def load_model(
     return model, config
 
 
-def _check_model(path: epath.Path, abstract: dict[str, Any]) -> None:
-    """Raises CheckpointError on other names, shapes or dtypes than the target's.
+def _is_float(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
-    Orbax would do so too, at the length of pages.
+
+def _check_model(path: epath.Path, abstract: dict[str, Any]) -> None:
+    """Raises CheckpointError on other names or shapes than the target's.
+
+    Orbax would do so too, at the length of pages. Floats become those of the target.
     """
     stored = ocp.PyTreeCheckpointHandler().metadata(path / "model").tree
     there, here = (
         {
-            jax.tree_util.keystr(keys, simple=True, separator="/"): (
-                f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
-            )
+            jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
             for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
         for tree in (stored, abstract)
     )
+
+    def told(leaf, absent):
+        if leaf is None:
+            return absent
+        return f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
+
+    def alike(a, b):
+        same = a.dtype == b.dtype or (_is_float(a) and _is_float(b))
+        return same and tuple(a.shape) == tuple(b.shape)
+
     wrong = [
-        f"{name} is {there.get(name, 'missing')}, not {here.get(name, 'there')}"
+        f"{name} is {told(a, 'missing')}, not {told(b, 'there')}"
         for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
+        for a, b in [(there.get(name), here.get(name))]
+        if a is None or b is None or not alike(a, b)
     ]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

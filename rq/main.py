@@ -74,6 +74,12 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "step", "latest", "Checkpoint of the last stage: 'latest', 'best' or a number."
 )
+flags.DEFINE_string(
+    "mesh", "", "Modes of a workdir: sizes as 'fsdp=4' or 'data=2,tensor=4'."
+)
+flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "Of the restored transformer's weights."
+)
 flags.DEFINE_integer("seed", 0, "sample: random seed.")
 flags.DEFINE_integer("batch_size", None, "sample: images at once.", lower_bound=1)
 flags.DEFINE_string(
@@ -89,6 +95,21 @@ flags.DEFINE_bool(
     "distributed", False, "Several processes, which JAX is to find: on TPU pods."
 )
 flags.DEFINE_string("out", None, "Output, a .png; sample writes an .npz beside it.")
+
+
+def _experiment() -> Experiment:
+    """The workdir's, on the mesh and in the dtype of the flags."""
+    sizes = {}
+    for part in filter(None, FLAGS.mesh.split(",")):
+        name, _, size = part.partition("=")
+        if name not in sharding.AXES or not size.lstrip("-").isdigit():
+            raise configs.ConfigError(
+                f"--mesh={FLAGS.mesh}: {part!r} is not one of "
+                f"{', '.join(f'{axis}=N' for axis in sharding.AXES)}"
+            )
+        sizes[name] = int(size)
+    mesh = sharding.make_mesh(**sizes)
+    return Experiment(FLAGS.workdir, mesh, FLAGS.step, FLAGS.dtype)
 
 
 def _config():
@@ -118,7 +139,7 @@ def tokenizer_mode() -> None:
 
 def encode_mode() -> None:
     """Stores the codes of a trained RQ-VAE."""
-    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
+    experiment = _experiment()
     pipeline.encode(experiment.config, experiment.path, experiment.mesh)
 
 
@@ -129,7 +150,7 @@ def sample_mode() -> None:
     options = {name: _numbers(name, float) for name in numbers}
     options["top_k"] = _numbers("top_k", int)
     options["guidance_schedule"] = FLAGS.guidance_schedule
-    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
+    experiment = _experiment()
     given = None
     if FLAGS.complete is not None:
         given = experiment.given(FLAGS.complete, FLAGS.mask, FLAGS.keep_depth)
@@ -164,7 +185,7 @@ def sample_mode() -> None:
 def reconstruct_mode() -> None:
     """Writes images beside their reconstructions by depth, and error maps."""
     out = _output(f"{_of_images()}reconstructions.png")
-    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
+    experiment = _experiment()
     picture = experiment.reconstructions(FLAGS.num_images, FLAGS.images)
     if distributed.is_first():
         visualize.save_png(out, picture)
@@ -173,7 +194,7 @@ def reconstruct_mode() -> None:
 
 def eval_mode() -> None:
     """Prints metrics of both stages, and writes them as JSON."""
-    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
+    experiment = _experiment()
     out = _output(f"{_of_images()}evaluation.json", suffix=".json")
     _write_json(out, experiment.evaluate(FLAGS.images))
 
@@ -184,7 +205,7 @@ def rank_mode() -> None:
         raise configs.ConfigError("--mode=rank needs --images=FILE_OR_FOLDER")
     out = _output("ranking.json", suffix=".json")
     classes = _numbers("classes", int) or ()
-    experiment = Experiment(FLAGS.workdir, step=FLAGS.step)
+    experiment = _experiment()
     _write_json(out, experiment.rank(FLAGS.images, classes, tuple(FLAGS.text)))
 
 

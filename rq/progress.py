@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from clu import metric_writers, periodic_actions, platform
 
+from rq.aot import chips, report
+
 SECONDS = 10.0  # between two lines of progress
 
 
@@ -49,35 +51,71 @@ def make_profile(config, directory, steps: int):
 
 
 class Progress(periodic_actions.ReportProgress):
-    """`ReportProgress` whose note also has the stage, images a second, and seconds.
+    """`ReportProgress` that also tells what the hardware and the waiting are worth.
 
-    Rate and remaining time are of the interval since the last note, with whatever
-    evaluation and checkpoints it had in it.
+    Rates are of the interval since the last note, with whatever evaluation and
+    checkpoints it had in it: images, codes and operations a second, model FLOPs
+    utilisation (MFU) where the peak of the devices is known, and the share of the time
+    that the loop waited for data. Memory is that of this process's fullest device.
     """
 
-    def __init__(self, stage, writer):
-        """Reports on `stage` (name, steps, batch_size) every `SECONDS`."""
+    def __init__(self, stage, writer, goodput):
+        """Reports on `stage` (see `rq.stages.stage.Stage`) every `SECONDS`."""
         super().__init__(num_train_steps=stage.steps, writer=writer, every_secs=SECONDS)
-        self._stage = stage
+        self._stage, self._goodput = stage, goodput
+        self._operations = 0.0
+        self._waited = 0.0
+
+    def count_operations(self, config, mesh, traced) -> None:
+        """Takes the operations that a step needs, from its trace."""
+        self._operations = report.model_operations(
+            config, self._stage.name, mesh, traced
+        )
+
+    def rates(self, steps: int, seconds: float) -> dict[str, float]:
+        """Scalars of an interval of so many steps and seconds, and of this moment."""
+        rate = steps / seconds
+        images = rate * self._stage.batch_size
+        operations = rate * self._operations / jax.device_count()
+        waited, self._waited = self._waited, self._time_per_part["input"]
+        scalars = {
+            "steps_per_sec": rate,
+            "images_per_sec": images,
+            "codes_per_sec": images * self._stage.codes_per_image,
+            "teraflops_per_device": operations / 1e12,
+            "input_share": (self._waited - waited) / seconds,
+            "goodput": self._goodput.share(),
+            "uptime": time.monotonic() - self._t0,
+        }
+        peak = chips.peak_flops(jax.devices()[0].device_kind)
+        if peak:
+            scalars["mfu"] = operations / peak
+        used = [d.memory_stats() or {} for d in jax.local_devices()]
+        for name in ("bytes_in_use", "peak_bytes_in_use"):
+            if all(name in stats for stats in used):
+                scalars[name] = float(max(stats[name] for stats in used))
+        return scalars
 
     def _apply(self, step: int, t: float) -> None:
-        rate = (step - self._previous_step) / (t - self._previous_time)
-        images = rate * self._stage.batch_size
+        scalars = self.rates(step - self._previous_step, t - self._previous_time)
         steps = self._stage.steps
-        elapsed = time.monotonic() - self._t0
+        elapsed = scalars["uptime"]
         shares = [
-            f", {100 * seconds / elapsed:.0f}% {part}"
+            f"{100 * seconds / elapsed:.0f}% {part}"
             for part, seconds in sorted(self._time_per_part.items())
         ]
+        shares.append(f"goodput {100 * scalars['goodput']:.0f}%")
+        if "mfu" in scalars:
+            shares.append(f"MFU {100 * scalars['mfu']:.0f}%")
+        if "peak_bytes_in_use" in scalars:
+            shares.append(f"{scalars['peak_bytes_in_use'] / chips.GIB:.1f} GiB")
+        left = duration((steps - step) / scalars["steps_per_sec"])
         platform.work_unit().set_notes(
             f"{self._stage.name} {step}/{steps} ({100 * step / steps:.1f}%), "
-            f"{images:.4g} images/s, ETA {duration((steps - step) / rate)} "
-            f"(so far {duration(elapsed)}{''.join(shares)})"
+            f"{scalars['images_per_sec']:.4g} images/s, ETA {left} "
+            f"(so far {duration(elapsed)}, {', '.join(shares)})"
         )
-        self._writer.write_scalars(
-            step,
-            {"images_per_sec": images, "steps_per_sec": rate, "uptime": elapsed},
-        )
+        self._writer.write_scalars(step, scalars)
 
 
 def duration(seconds: float) -> str:

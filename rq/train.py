@@ -21,6 +21,7 @@ from absl import logging
 
 from rq import sharding
 from rq.checkpoint import Checkpoints, folder
+from rq.goodput import Goodput
 from rq.state import TrainState
 
 PREEMPTED = 143  # exit status after SIGTERM, 128 + 15 as shells have it
@@ -81,7 +82,8 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
         stop = stack.enter_context(_Stop(checkpoints))
         train_step = compiled(stage.train_step, shardings, mesh)
         metrics = _Metrics(stage, config.log.every, writer, checkpoints)
-        report = progress.Progress(stage, writer)
+        goodput = Goodput(workdir / stage.name, first)
+        report = progress.Progress(stage, writer, goodput)
         profile = progress.make_profile(config.profile, events, stage.steps)
         logging.info(
             "%s: from step %d to %d, %s parameters, mesh %s; compiling the step",
@@ -90,12 +92,19 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
 
         for step in range(first + 1, stage.steps + 1):
             profile(step - 1)
+            with report.timed("input", wait_jax_async_dispatch=False):
+                batch = next(data)
             # Dispatch this step, and only then read the metrics of the one before: the
             # devices always have work while the host waits.
-            with sharding.context(mesh):
-                batch = sharding.shard_batch(next(data), mesh)
+            starting = step == first + 1
+            counting = contextlib.nullcontext() if starting else goodput.counting()
+            with sharding.context(mesh), counting:
+                batch = sharding.shard_batch(batch, mesh)
+                if starting:
+                    traced = train_step.trace(state, batch)
+                    report.count_operations(config, mesh, traced)
                 state, values = train_step(state, batch)
-            metrics.add(step, values)
+                metrics.add(step, values)
             report(step)
 
             last, stopping = step == stage.steps, stop.requested(step)
@@ -110,6 +119,7 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
                 # No batch has been drawn since, so the data's position is the state's.
                 # Saved before evaluating, which may take longer than a SIGTERM grants.
                 checkpoints.save(step, state, config_json, data.get_state())
+                goodput.save(step)
             if stopping:
                 checkpoints.wait()
                 logging.info("%s: SIGTERM; saved step %d", stage.name, step)
@@ -121,6 +131,7 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
                 if config.checkpoint.best and _is_best(stage, results, checkpoints):
                     if not saving:
                         checkpoints.save(step, state, config_json, data.get_state())
+                        goodput.save(step)
                     checkpoints.tell_best(step, results[stage.criterion])
         profile(stage.steps)
         checkpoints.wait()

@@ -54,7 +54,9 @@ class Experiment:
       mesh: the devices in use.
     """
 
-    def __init__(self, path, mesh=None, step: str | int = "latest"):
+    def __init__(
+        self, path, mesh=None, step: str | int = "latest", dtype: str | None = None
+    ):
         """Opens a workdir.
 
         Args:
@@ -62,12 +64,14 @@ class Experiment:
           mesh: of all devices where None.
           step: of the last stage's checkpoint: 'latest', 'best' (of those evaluated,
             where `checkpoint.best` was set) or a number.
+          dtype: of the transformer's weights, as they are stored where None; 'bfloat16'
+            takes half the memory.
 
         Raises:
           FileNotFoundError: where nothing was ever trained there.
         """
         self.path = checkpoint.folder(path)
-        self._step = step
+        self._step, self._dtype = step, dtype
         file = self.path / CONFIG
         if not file.exists():
             raise FileNotFoundError(
@@ -83,11 +87,17 @@ class Experiment:
 
     def _state(self, stage: str) -> TrainState:
         """The last checkpoint's model, without its optimizer."""
-        everywhere = sharding.replicated(self.mesh)
+        where, dtype = sharding.replicated(self.mesh), None
+        if stage == "transformer":
+            dtype = self._dtype
+            boxed = jax.eval_shape(self.transformer.init, jax.random.key(0))
+            params = sharding.state_shardings(boxed, self.mesh).params
+            where = dict.fromkeys(checkpoint.MODEL, where)
+            where |= {"params": params, "ema": params}
         directory = self.path / stage
         last = [name for name in self.config.stages if name != "codes"][-1]
         step = self._step if stage == last else "latest"
-        model, _ = checkpoint.load_model(directory, stage, step, everywhere)
+        model, _ = checkpoint.load_model(directory, stage, step, where, dtype)
         return TrainState(
             step=jnp.zeros((), jnp.int32), opt_state={}, key=jax.random.key(0), **model
         )

@@ -137,6 +137,44 @@ def test_a_model_is_read_onto_devices(tmp_path):
     assert_same(model["params"], make_state().params)
 
 
+def test_a_model_is_read_in_another_dtype_and_divided(tmp_path):
+    """All but the codebook, which distances need in float32."""
+    state = make_state(1 / 3)
+    save(tmp_path, {1: state})
+    mesh = sharding.make_mesh(data=1, fsdp=8)
+    everywhere = sharding.replicated(mesh)
+    divided = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+    where = dict.fromkeys(checkpoint.MODEL, everywhere)
+    where["params"] = {"layer": {"w": divided, "b": everywhere}}
+    model, _ = checkpoint.load_model(tmp_path, "rqvae", "latest", where, "bfloat16")
+    w = model["params"]["layer"]["w"]
+    assert w.sharding == divided and w.dtype == jnp.bfloat16
+    assert {s.data.shape for s in w.addressable_shards} == {(4, 1)}
+    expected = state.params["layer"]["w"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(np.asarray(w), np.asarray(expected))
+    assert model["ema"]["layer"]["w"].dtype == jnp.bfloat16
+    assert_same(model["codebook"], state.codebook)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_training_goes_on_in_another_dtype(tmp_path, dtype):
+    state = make_state(1 / 3)
+    checkpoints = save(tmp_path, {1: state})
+
+    def cast(x):
+        floating = jnp.issubdtype(x.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(
+            x.shape, dtype if floating else x.dtype, sharding=x.sharding
+        )
+
+    found, _ = checkpoints.restore(jax.tree.map(cast, abstract(state)))
+    checkpoints.close()
+    expected = jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state
+    )
+    assert_same(found, expected)
+
+
 def test_the_config_and_the_position_of_the_data_can_be_read_by_a_person(tmp_path):
     save(tmp_path, {1: make_state()})
     assert '"stage": "rqvae"' in (tmp_path / "1" / "config" / "metadata").read_text()

@@ -155,8 +155,23 @@ def test_samples_do_not_depend_on_devices_or_batches(trained, sizes):
     other, other_codes = generate.sample(several, wanted, seed=2, batch_size=5)
     np.testing.assert_array_equal(other_codes, codes)
     np.testing.assert_allclose(other, images, atol=1e-5)
+    place = jax.tree.leaves(several.transformer_state.params)
+    divided = any(not leaf.sharding.is_fully_replicated for leaf in place)
+    assert divided == (sizes != (8, 1, 1))
     batch, _ = next(generate.draw(several, wanted.cond, 13, batch_size=5))
     assert batch.sharding.is_equivalent_to(sharding.batch_sharding(several.mesh), 4)
+
+
+def test_weights_of_half_the_size_give_nearly_the_same_distribution(trained):
+    """Restored as bfloat16: logits of the first code, and samples that are images."""
+    whole = Experiment(trained)
+    half = Experiment(trained, dtype="bfloat16")
+    leaves = jax.tree.leaves(half.transformer_state.params)
+    assert all(leaf.dtype == "bfloat16" for leaf in leaves)
+    bits = [e.evaluate()["transformer/bits_per_image"] for e in (whole, half)]
+    assert bits[0] != bits[1] == pytest.approx(bits[0], rel=5e-3)
+    images, _ = generate.sample(half, generate.wanted(half, 4, (1, 8)))
+    assert images.shape == (4, 32, 32, 1) and np.abs(images).max() <= 1
 
 
 def test_rejection_keeps_the_best_of_each_class(trained):
@@ -261,6 +276,8 @@ def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path)
         (["--mode=sample", "--complete=no.png"], "no.png"),
         (["--mode=sample", "--keep=0.5"], "--config.stages=features"),
         (["--mode=sample", "--out=samples.jpg"], ".png"),
+        (["--mode=sample", "--mesh=tensr=2"], "tensr=2"),
+        (["--mode=sample", "--mesh=tensor=2"], "1 device"),
         (["--mode=train"], "--config"),
     ],
 )

@@ -34,7 +34,7 @@ class Toy:
     """Linear regression with noise, a moving average and a moving codebook."""
 
     name, criterion = "rqvae", "total"
-    batch_size = BATCH
+    batch_size, codes_per_image = BATCH, 4
 
     def __init__(self, steps=7, outputs=6, ema=0.9, nan_at=None, nan_model_at=None):
         self.steps, self.outputs, self.ema = steps, outputs, ema

@@ -38,6 +38,18 @@ CHIPS = {
     "v6e": Chip(32 * GIB, 918e12, 1640e9, 3584e9 / 8),
 }
 
+# What devices call themselves, by how that begins. Of GPUs: dense, published.
+PEAKS = {
+    "TPU v4": CHIPS["v4"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
 # The compiler asks the machine about its TPU where these do not answer.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -49,6 +61,12 @@ ENVIRONMENT = {
 
 class TopologyError(ValueError):
     """A topology that cannot be described, told in one line."""
+
+
+def peak_flops(kind: str) -> float | None:
+    """Bfloat16 operations a second of a `device_kind`; None where it is not known."""
+    found = [name for name in PEAKS if kind.startswith(name)]
+    return PEAKS[max(found, key=len)] if found else None
 
 
 def find(topology: str, slices: int = 1) -> tuple[Chip, list[jax.Device]]:

@@ -110,6 +110,7 @@ _CHANNEL = re.compile(r"channel_id=(\d+)")
 _COMMENT = re.compile(r"/\*.*?\*/")  # within long tuples
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+_CONTEXT = ("u32", "")  # what the start of a permutation returns beside arrays
 _BITS = {"pred": 8, "bf16": 16}
 
 
@@ -210,7 +211,8 @@ def _turns(line, bodies) -> int:
 def _size(kind: str, line: str) -> float:
     """Bytes of what a collective's line says that it returns."""
     result = line.split(f" {kind}", 1)[0].split(" = ", 1)[1]
-    sizes = [_bytes(*array) for array in _ARRAY.findall(result)]
+    arrays = [found for found in _ARRAY.findall(result) if found != _CONTEXT]
+    sizes = [_bytes(*array) for array in arrays]
     if f" {kind}-start(" in line and len(sizes) > 1:
         # Operands and results: the results are the second half.
         sizes = sizes[len(sizes) // 2 :] if len(sizes) % 2 == 0 else [max(sizes)]

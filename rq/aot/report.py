@@ -50,7 +50,7 @@ def make(config, program: str, topology: str, slices: int = 1) -> dict:
         "mesh": dict(mesh.shape),
         "batch_size": size,
         "operations": counts.operations(traced.jaxpr),
-        "model_operations": _model_operations(config, program, mesh, traced),
+        "model_operations": model_operations(config, program, mesh, traced),
         "hbm": chip.hbm,
     }
     with sharding.context(mesh):
@@ -85,8 +85,10 @@ def make(config, program: str, topology: str, slices: int = 1) -> dict:
     return result | {"estimate": estimate(result, chip)}
 
 
-def largest_batch(measure: Callable[[int], dict], hbm: float, first: int = 1) -> dict:
-    """The report of the largest batch that fits, a power of two for each part.
+def largest_batch(
+    measure: Callable[[int], dict], hbm: float, first: int = 1
+) -> tuple[int, dict[int, dict]]:
+    """The largest batch that fits, a power of two for each part.
 
     Args:
       measure: the report (as of `make`) of so many examples for each part of the batch.
@@ -94,7 +96,8 @@ def largest_batch(measure: Callable[[int], dict], hbm: float, first: int = 1) ->
       first: where the search starts.
 
     Returns:
-      that report; the one of a single example where not even that fits.
+      examples for each part, 1 where not even that fits, and the reports of all that
+      were tried.
     """
     found: dict[int, dict] = {}
 
@@ -113,7 +116,7 @@ def largest_batch(measure: Callable[[int], dict], hbm: float, first: int = 1) ->
         best //= 2
     while fits(best) and fits(2 * best):
         best *= 2
-    return found[best]
+    return best, found
 
 
 def make_for_largest_batch(
@@ -137,16 +140,27 @@ def make_for_largest_batch(
         section.batch_size = number * parts
         return make(config, program, topology, slices)
 
-    result = largest_batch(measure, chip.hbm, max(1, own // parts))
-    size = result["batch_size"]
-    fit = {"batch_size_of_config": own, "examples_per_part": size // parts}
+    number, found = largest_batch(measure, chip.hbm, max(1, own // parts))
+    fit = {
+        "batch_size_of_config": own,
+        "examples_per_part": number,
+        "needed": {n: _peak(tried) for n, tried in sorted(found.items())},
+    }
     if program != "sample":
-        fit["accumulate"] = -(-own // size)
-    return result | {"fit": fit}
+        fit["accumulate"] = -(-own // found[number]["batch_size"])
+    return found[number] | {"fit": fit}
 
 
-def _model_operations(config, program, mesh, traced) -> float:
-    """Operations that the model needs, without those that recomputation repeats."""
+def _peak(result: dict) -> float | None:
+    """Bytes of a chip's memory that a program needs, if the compiler said."""
+    return result["memory"]["peak"] if "memory" in result else result["needed"]
+
+
+def model_operations(config, program, mesh, traced) -> float:
+    """Operations that a program's model needs, without those that it computes again.
+
+    Those of the program itself where nothing is; otherwise it is traced anew without.
+    """
     if program != "transformer" or config.transformer.model.remat == "none":
         return counts.operations(traced.jaxpr)
     with config.unlocked():

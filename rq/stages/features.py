@@ -54,6 +54,7 @@ class FeaturesStage(Stage):
     def __init__(self, config, mesh, eval_batches):
         """See `Stage`; evaluation batches have 'image', 'label' and 'mask'."""
         super().__init__(config, mesh, eval_batches)
+        self.codes_per_image = 0
         self._rotates = self._part.objective == "rotation"
         classes = TURNS if self._rotates else config.data.num_classes
         model = self._part.model

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterable
 
 import jax
@@ -23,6 +24,7 @@ class Stage(abc.ABC):
       config: the whole config.
       mesh: the devices.
       steps, batch_size: from its section.
+      codes_per_image: that it makes or predicts; 0 where it has none.
       criterion: the metric of `evaluate` that tells the best checkpoint: the lowest.
     """
 
@@ -35,6 +37,7 @@ class Stage(abc.ABC):
         self._eval_batches = eval_batches
         self._part = config[self.name]
         self.steps, self.batch_size = self._part.steps, self._part.batch_size
+        self.codes_per_image = math.prod(config.rqvae.model.code_shape)
         optimizer = self._part.optimizer
         self._schedule = optim.warmup_cosine(
             optimizer.learning_rate,

@@ -1,0 +1,329 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every released model on slices of TPUs that are not here: what fits, what limits it.
+
+    python benchmarks/scale.py
+
+Compiles real train steps and samplers by `python -m rq.aot`, about a minute each, and
+writes tables and a plot to docs/scale.md. What docs/scale.json has already is not
+compiled again: `--fresh` starts over, `--only imagenet:3.8B` takes some. Needs libtpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import document
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "docs/scale.json"
+DOCUMENT = ROOT / "docs/scale.md"
+PLOT = ROOT / "docs/images/weak_scaling.png"
+GIB = 2**30
+
+MODELS = {  # by parameters; LSUN's bedrooms have the model and batch of its cats
+    "imagenet:480M": 480_921_088,
+    "imagenet:821M": 820_899_328,
+    "imagenet:1.4B": 1_387_529_728,
+    "imagenet:3.8B": 3_822_488_064,
+    "cc3m": 654_061_568,
+    "ffhq": 355_393_536,
+    "lsun:church": 370_087_936,
+    "lsun:cat": 612_061_184,
+}
+TOPOLOGIES = {"v5e:8x8": 64, "v6e:8x8": 64, "v5p:4x4x4": 64}
+LARGER = {"v5e:16x16": 256, "v6e:16x16": 256, "v5p:4x4x8": 128}
+LARGE = ("imagenet:1.4B", "imagenet:3.8B")
+# A sampler whose weights are divided by fsdp gathers them at each code: it divides its
+# batch alone, or heads as well.
+SAMPLES_A_CHIP = 32
+SAMPLER_TENSOR = {"imagenet:3.8B": 4}
+
+WEAK_MODEL, WEAK_BATCH = "imagenet:480M", 8  # examples a chip
+WEAK = {"v5e:4x4": 16, "v5e:4x8": 32, "v5e:8x8": 64, "v5e:8x16": 128, "v5e:16x16": 256}
+DIVISIONS = ("data", "fsdp")
+
+TOO_SMALL = "imagenet:3.8B, v5e:4x4, data"
+
+
+def _flags(model: str, topology: str, *more: str) -> list[str]:
+    file, _, variant = model.partition(":")
+    config = f"configs/{file}.py" + (f":{variant}" if variant else "")
+    return [f"--config={config}", f"--topology={topology}", *more]
+
+
+def _runs() -> dict[str, list[str]]:
+    """Flags of `rq.aot` by the name of a run."""
+    runs = {TOO_SMALL: _flags("imagenet:3.8B", "v5e:4x4")}
+    for topology, chips in (TOPOLOGIES | LARGER).items():
+        shard = f"--config.mesh.fsdp={chips}"
+        for model in LARGE if topology in LARGER else MODELS:
+            fit = [] if topology in LARGER else ["--batch=fit"]
+            runs[f"{model}, {topology}"] = _flags(model, topology, shard, *fit)
+            if topology in TOPOLOGIES:
+                tensor = SAMPLER_TENSOR.get(model, 1)
+                size = SAMPLES_A_CHIP * chips // tensor
+                runs[f"{model}, {topology}, sample"] = _flags(
+                    model, topology, "--program=sample",
+                    f"--config.sampling.batch_size={size}",
+                    f"--config.mesh.tensor={tensor}",
+                )  # fmt: skip
+    for topology, chips in WEAK.items():
+        size = f"--config.transformer.batch_size={WEAK_BATCH * chips}"
+        for name in DIVISIONS:
+            shard = [f"--config.mesh.fsdp={chips}"] if name == "fsdp" else []
+            runs[f"weak, {topology}, {name}"] = _flags(
+                WEAK_MODEL, topology, size, *shard
+            )
+    return runs
+
+
+RUNS = _runs()
+
+
+def compile_one(name: str) -> dict:
+    """The report of a run, with its exit status.
+
+    Raises:
+      RuntimeError: where it leaves none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "report.json"
+        command = [sys.executable, "-m", "rq.aot", *RUNS[name], f"--out={out}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if not out.exists():
+            raise RuntimeError(f"{name}: {(done.stdout + done.stderr)[-2000:]}")
+        return json.loads(out.read_text()) | {"status": done.returncode}
+
+
+def compile_all(names, jobs: int) -> None:
+    """Compiles what is missing, and keeps each report at once."""
+    start = time.monotonic()
+    with ThreadPoolExecutor(jobs) as pool:
+        for number, (name, found) in enumerate(
+            zip(names, pool.map(compile_one, names), strict=True), 1
+        ):
+            RESULTS.write_text(json.dumps(read() | {name: found}, indent=1) + "\n")
+            spent = time.monotonic() - start
+            left = spent / number * (len(names) - number) / 60
+            print(f"{number}/{len(names)} {name}: ETA {left:.0f} min", flush=True)
+
+
+def read() -> dict[str, dict]:
+    """Reports so far, by name."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def _gib(number: float | None) -> str:
+    return "?" if number is None else f"{number / GIB:,.1f}"
+
+
+def _row(*cells) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _head(*cells) -> list[str]:
+    return [_row(*cells), "|---" * len(cells) + "|"]
+
+
+def _limits(report: dict) -> tuple[str, ...]:
+    """Milliseconds of each part of a chip, the limit in bold; images/s; MFU."""
+    estimate = report["estimate"]
+    cells = []
+    for part in ("compute", "memory", "communication"):
+        cell = f"{1e3 * estimate['seconds'][part]:,.0f}"
+        cells.append(f"**{cell}**" if estimate["limit"] == part else cell)
+    return (
+        *cells,
+        f"{estimate['images_per_second']:,.0f}",
+        f"{100 * estimate['mfu_at_most']:.0f} %",
+    )
+
+
+def training_table(reports: dict[str, dict]) -> str:
+    """The train steps of all models with the largest batch that fits."""
+    lines = _head(
+        "model", "parameters", "slice", "paper's batch", "GiB a chip", "largest batch",
+        "GiB a chip", "compute", "memory", "links", "images/s ≤", "MFU ≤",
+    )  # fmt: skip
+    for name, report in reports.items():
+        model, topology, *rest = name.split(", ")
+        if rest or topology not in TOPOLOGIES:
+            continue
+        fit = report["fit"]
+        own, needed = fit["batch_size_of_config"], fit["needed"]
+        first = max(1, own // report["chips"])
+        lines.append(
+            _row(
+                model, f"{MODELS[model]:,}", topology, f"{own:,}",
+                _gib(needed[str(first)]), f"{report['batch_size']:,}",
+                _gib(report["memory"]["peak"]), *_limits(report),
+            )
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def larger_table(reports: dict[str, dict]) -> str:
+    """The large models, paper's batch, on larger slices, and on too small a one."""
+    lines = _head(
+        "model", "slice", "chips", "mesh", "batch", "GiB a chip", "fits",
+        "compute", "memory", "links", "images/s ≤", "MFU ≤", "exit status",
+    )  # fmt: skip
+    names = [f"{m}, {t}" for m in LARGE for t in LARGER] + [TOO_SMALL]
+    for name in names:
+        if name not in reports:
+            continue
+        report, (model, topology, *_) = reports[name], name.split(", ")
+        peak = report["memory"]["peak"] if "memory" in report else report["needed"]
+        limits = _limits(report) if "memory" in report else ("",) * 5
+        fits = "yes" if report["fits"] else f"no: {_gib(report['hbm'])} GiB"
+        lines.append(
+            _row(
+                model, topology, report["chips"], _mesh(report),
+                f"{report['batch_size']:,}", _gib(peak), fits, *limits,
+                report["status"],
+            )
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def sampling_table(reports: dict[str, dict]) -> str:
+    """The samplers."""
+    lines = _head(
+        "model", "slice", "mesh", "images at once", "GiB a chip", "of",
+        "operations an image", "collectives by kind, GiB sent",
+    )  # fmt: skip
+    for name, report in reports.items():
+        model, topology, *rest = name.split(", ")
+        if rest != ["sample"]:
+            continue
+        needed = report["memory"]["peak"] if "memory" in report else report["needed"]
+        lines.append(
+            _row(
+                model, topology, _mesh(report), f"{report['batch_size']:,}",
+                _gib(needed), _gib(report["hbm"]),
+                f"{report['operations'] / report['batch_size']:.2e}",
+                _kinds(report, "wire"),
+            )
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _mesh(report: dict) -> str:
+    return ", ".join(f"{k} {v}" for k, v in report["mesh"].items() if v > 1)
+
+
+def _kinds(report: dict, field: str) -> str:
+    """'6 all-reduce 1.80, 12 all-gather 0.30'."""
+    found = report.get("collectives", {})
+    kinds = (f"{v['count']} {kind} {v[field] / GIB:.2f}" for kind, v in found.items())
+    return ", ".join(kinds) or "none"
+
+
+def traffic(report: dict, field: str) -> float:
+    """GiB a step of a field of all collectives of gradients and parameters."""
+    return sum(kind[field] for kind in report["collectives"].values()) / GIB
+
+
+def weak_table(reports: dict[str, dict]) -> str:
+    """Collectives of one model as the slice grows, batch a chip kept."""
+    lines = _head(
+        "chips", "batch", "mesh", "GiB a chip", "own part of the data, GiB",
+        "whole data, GiB", "sent, GiB", "collectives by kind",
+    )  # fmt: skip
+    for division in DIVISIONS:
+        for topology, chips in WEAK.items():
+            report = reports.get(f"weak, {topology}, {division}")
+            if report is None:
+                continue
+            lines.append(
+                _row(
+                    chips, report["batch_size"], f"{division} {chips}",
+                    f"{report['memory']['peak'] / GIB:.2f}",
+                    *(f"{traffic(report, f):.3f}" for f in ("held", "bytes", "wire")),
+                    _kinds(report, "bytes"),
+                )
+            )  # fmt: skip
+    return "\n".join(lines)
+
+
+def plot(reports: dict[str, dict]) -> np.ndarray:
+    """A chip's own part of the collectives' data, and its memory, uint8 `[H, W, 3]`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), dpi=110, layout="tight")
+    left, right = figure.subplots(1, 2)
+    for division, color, marker in zip(
+        DIVISIONS, ("#3b6ea5", "#c0504d"), "os", strict=True
+    ):
+        found = {
+            chips: reports[name]
+            for topology, chips in WEAK.items()
+            if (name := f"weak, {topology}, {division}") in reports
+        }
+        style = {"color": color, "marker": marker, "label": division}
+        held = [traffic(report, "held") for report in found.values()]
+        left.plot(list(found), held, **style)
+        peaks = [report["memory"]["peak"] / GIB for report in found.values()]
+        right.plot(list(found), peaks, **style)
+        if division == "fsdp" and held:
+            first = next(iter(found))
+            ideal = [held[0] * first / chips for chips in found]
+            left.plot(list(found), ideal, ":", color="gray", label="1 / chips")
+    left.set_ylabel("own part of the collectives' data\nGiB a chip and step")
+    right.set_ylabel("peak memory, GiB a chip")
+    for axis in (left, right):
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log", base=2)
+        for which in (axis.xaxis, axis.yaxis):
+            which.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_xlabel(f"chips, {WEAK_BATCH} images each")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def main() -> None:
+    """Compiles what is missing and writes the document's tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of runs' names")
+    parser.add_argument("--jobs", type=int, default=1, help="compilations at once")
+    parser.add_argument("--fresh", action="store_true", help="compile all again")
+    parser.add_argument("--report", action="store_true", help="compile nothing")
+    given = parser.parse_args()
+    chosen = [name for name in RUNS if any(part in name for part in given.only)]
+    if given.fresh:
+        kept = {name: found for name, found in read().items() if name not in chosen}
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    missing = [name for name in chosen if name not in read()]
+    if not given.report:
+        compile_all(missing, given.jobs)
+    found = read()
+    reports = {name: found[name] for name in RUNS if name in found}
+    for name, table in (
+        ("training", training_table),
+        ("larger", larger_table),
+        ("sampling", sampling_table),
+        ("weak", weak_table),
+    ):
+        document.insert(DOCUMENT, name, table(reports))
+    from rq.visualize import save_png
+
+    save_png(PLOT, plot(reports))
+    print(json.dumps({"runs": len(reports), "missing": len(RUNS) - len(reports)}))
+
+
+if __name__ == "__main__":
+    main()
