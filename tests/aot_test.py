@@ -190,7 +190,8 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   %rest = f32[4]{0} all-reduce(%z), channel_id=7, replica_groups=mesh['a'=2,'b'=8] {'a'}
   %loop = (s32[], /*index=1*/f32[8]{0}) while(%init), condition=%condition, body=%body
   %two = (f32[8]{0}, f32[8]{0}) all-gather-start(%x), replica_groups={{0,1}}
-  %begin = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%y)
+  %begin = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%y), \
+source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
   %send = f32[8]{0} collective-permute(%y), source_target_pairs={{0,1},{1,0}}
   ROOT %out = f32[8]{0} all-reduce(%z), replica_groups={}, to_apply=%add
 }
@@ -205,7 +206,8 @@ def test_text_of_other_compilers_is_read_too():
     # One of pairs, and one as TPUs have it, of four devices.
     sent = 42 * (16 + 16 * 8 * 4 * 3 / 4)
     assert found["reduce-scatter"] == (84, 42 * (32 + 512), sent, 42 * (16 + 128))
-    assert found["collective-permute"] == (2, 64, 64, 64)
+    # An exchange, and a step of a ring of four, of which there are three.
+    assert found["collective-permute"] == (2, 64, 64, 32 + 32 / 3)
     # One on channel 7, told twice, of pairs; and one of all four devices.
     assert found["all-reduce"] == (2, 48, 2 * 16 / 2 + 2 * 32 * 3 / 4, 48)
 

@@ -79,7 +79,8 @@ class Collectives(NamedTuple):
       count: how many run.
       bytes: that they take or make, whichever is more: the size of the data.
       wire: bytes that a device must send where they are done in a ring.
-      held: bytes of it that a device has before they gather or after they scatter.
+      held: bytes of it that are a device's own part: what it has before they gather,
+        or after they scatter.
     """
 
     count: int
@@ -152,6 +153,8 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
                 size *= group
             channel = _CHANNEL.search(line)
             key = kind, channel[1] if channel else None
+            if kind == "collective-permute":
+                group = _ring(line)
             yield key, _measure(kind, size, group)
         if operation.endswith(("-done", "-update")):
             return  # what they name was counted at the start
@@ -220,11 +223,28 @@ def _size(kind: str, line: str) -> float:
 
 
 def _measure(kind: str, size: float, group: int) -> np.ndarray:
-    """The fields of `Collectives` of one, whose whole arrays have so many bytes."""
+    """The fields of `Collectives` of one, whose whole arrays have so many bytes.
+
+    A permutation along a ring of n is one of n - 1 steps, in which a chip's own part
+    reaches all others: so compilers hide the gathering of what a product needs.
+    """
     share = (group - 1) / group
     wire = {"all-reduce": 2 * share, "collective-permute": 1}.get(kind, share)
-    held = 1 / group if kind in ("all-gather", "reduce-scatter") else 1
+    held = {"all-reduce": 1, "collective-permute": 1 / max(1, group - 1)}.get(
+        kind, 1 / group
+    )
     return np.array([1, size, wire * size, held * size])
+
+
+def _ring(line: str) -> int:
+    """Devices in the ring of a permutation; 2, a mere exchange, where it has none."""
+    found = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", line)
+    pairs = re.findall(r"\{(\d+),(\d+)\}", found[1]) if found else []
+    target, length = dict(pairs), 1
+    start = here = pairs[0][0] if pairs else None
+    while (here := target.get(here)) not in (None, start):
+        length += 1
+    return length if here is not None else 2
 
 
 def _bytes(dtype: str, shape: str) -> float:
