@@ -185,10 +185,32 @@ TEXT = """HloModule m
   ROOT %t = (s32[], f32[8]) tuple(%i, %x)
 }
 
+%window_condition (c: (f32[8], u32[])) -> pred[] {
+  %c = (f32[8]{0}, u32[]{:T(128)}) parameter(0)
+  %eight = u32[]{:T(128)} constant(8)
+  %counter = u32[]{:T(128)} get-tuple-element(%c), index=1
+  ROOT %less = pred[] compare(%counter, %eight), direction=LT
+}
+
+%window (c: (f32[8], u32[])) -> (f32[8], u32[]) {
+  %fifteen = u32[]{:T(128)} constant(15)
+  %two = u32[]{:T(128)} constant(2)
+  %c = (f32[8]{0}, u32[]{:T(128)}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%c), index=1
+  %other = u32[]{:T(128)} add(%i, %fifteen)
+  %next = u32[]{:T(128)} add(%i, %two)
+  %step = f32[8]{0} collective-permute(%x), channel_id=20, \
+source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %on = f32[64]{0} all-gather(%y), channel_id=21, replica_groups={{0,1,2,3}}
+  ROOT %t = (f32[8]{0}, u32[]{:T(128)}) tuple(%step, %next)
+}
+
 ENTRY %main (x: f32[8]) -> f32[8] {
   %part = f32[4]{0} all-reduce(%z), channel_id=7, replica_groups=mesh['a'=2,'b'=8] {'a'}
   %rest = f32[4]{0} all-reduce(%z), channel_id=7, replica_groups=mesh['a'=2,'b'=8] {'a'}
   %loop = (s32[], /*index=1*/f32[8]{0}) while(%init), condition=%condition, body=%body
+  %hidden = (f32[8], u32[]) while(%i), condition=%window_condition, body=%window
+  %whole = f32[64]{0} all-gather(%y), channel_id=21, replica_groups={{0,1,2,3}}
   %two = (f32[8]{0}, f32[8]{0}) all-gather-start(%x), replica_groups={{0,1}}
   %begin = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%y), \
 source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
@@ -201,13 +223,16 @@ source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
 def test_text_of_other_compilers_is_read_too():
     found = counts.collectives(TEXT, 4)
     gathered, half = 42 * 32 * 8 * 2, 32
-    sent = gathered * 7 / 8 + half / 2
-    assert found["all-gather"] == (43, gathered + 32, sent, gathered / 8 + half / 2)
+    # In a loop, in the entry, and one of 256 bytes that goes on in a loop hiding it.
+    sent, held = gathered * 7 / 8 + half / 2 + 192, gathered / 8 + half / 2 + 64
+    assert found["all-gather"] == (44, gathered + half + 256, sent, held)
     # One of pairs, and one as TPUs have it, of four devices.
     sent = 42 * (16 + 16 * 8 * 4 * 3 / 4)
     assert found["reduce-scatter"] == (84, 42 * (32 + 512), sent, 42 * (16 + 128))
-    # An exchange, and a step of a ring of four, of which there are three.
-    assert found["collective-permute"] == (2, 64, 64, 32 + 32 / 3)
+    # An exchange, and steps of a ring of four, of which a round has three: one by
+    # itself, and one in each of four turns, from 0 to 8 by 2.
+    expected = pytest.approx((6, 192, 192, 32 + 5 * 32 / 3))
+    assert found["collective-permute"] == expected
     # One on channel 7, told twice, of pairs; and one of all four devices.
     assert found["all-reduce"] == (2, 48, 2 * 16 / 2 + 2 * 32 * 3 / 4, 48)
 

@@ -563,7 +563,7 @@ def test_optimizer(path, kind):
             weight_decay=config["weight_decay"],
             decay_matrices_only=False,
             clip_norm=0.0,
-                mu_dtype="float32",
+            mu_dtype="float32",
         )
     )
     tx = optim.make_optimizer(section, optax.constant_schedule(config["lr"]))

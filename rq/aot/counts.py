@@ -105,7 +105,8 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TURNS = re.compile(r'"?known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)"?\}')
-_CONSTANT = re.compile(r"= s32\[\][^ ]* constant\((\d+)\)")
+_CONSTANT = re.compile(r"(%[\w.\-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
+_COUNTER = re.compile(r" = [su]32\[\][^ ]* get-tuple-element\(.*\), index=(\d+)")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _COMMENT = re.compile(r"/\*.*?\*/")  # within long tuples
@@ -129,15 +130,22 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
     memory: dict[str, dict] = {}
 
     def count(name):
-        """Figures by kind and channel; TPUs start and end one in several places."""
+        """Figures by kind and channel.
+
+        On TPUs one collective, by its channel, is in several fusions, which start it,
+        go on with it and end it; some of them in a loop that hides it, which does not
+        repeat it.
+        """
         if name not in memory:
             total = collections.defaultdict(lambda: np.zeros(4))
             scatters = name.startswith(_FUSED_SCATTER)
-            for line in bodies.get(name, ()):
+            lines = bodies.get(name, ())
+            for line in sorted(lines, key=lambda line: _operation(line) == "while"):
+                begun = set(total) if _operation(line) == "while" else ()
                 for key, values in one_line(line, scatters):
                     if key[1] is None:
                         total[key] = total[key] + values
-                    else:
+                    elif key not in begun:
                         total[key] = np.maximum(total[key], values)
             memory[name] = dict(total)
         return memory[name]
@@ -202,13 +210,33 @@ def _operation(line: str) -> str:
 
 
 def _turns(line, bodies) -> int:
+    """Of a loop: what XLA notes, or its counter's limit over the counter's step."""
     known = _TURNS.search(line)
     if known:
         return int(known[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", line)
-    lines = bodies.get(condition[1], ()) if condition else ()
-    constants = [int(x) for one in lines for x in _CONSTANT.findall(one)]
-    return max(constants, default=1)
+    names = [re.search(rf"{what}=%?([\w.\-]+)", line) for what in ("condition", "body")]
+    condition, body = (bodies.get(name[1], ()) if name else () for name in names)
+    limits = _constants(condition).values()
+    return -(-max(limits, default=1) // _step(condition, body))
+
+
+def _constants(lines) -> dict[str, int]:
+    """Integer constants of a computation by name."""
+    return {name: int(value) for one in lines for name, value in _CONSTANT.findall(one)}
+
+
+def _step(condition, body) -> int:
+    """What a turn of a loop adds to its counter; 1 where that cannot be read."""
+    counter = next((x for one in condition for x in _COUNTER.findall(one)), None)
+    root = next((one for one in body if one.lstrip().startswith("ROOT")), "")
+    parts = root.rpartition(" tuple(")[2].split(")")[0].split(",")
+    if counter is None or int(counter) >= len(parts):
+        return 1
+    result = parts[int(counter)].strip()
+    added = next((one for one in body if one.lstrip().startswith(f"{result} = ")), "")
+    constants = _constants(body)
+    names = re.findall(r" add\((%[\w.\-]+), (%[\w.\-]+)\)", added)
+    return max((constants.get(x, 1) for pair in names for x in pair), default=1)
 
 
 def _size(kind: str, line: str) -> float:
