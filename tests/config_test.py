@@ -381,6 +381,19 @@ def test_json_may_lack_what_does_not_change_the_weights():
     assert config_lib.from_json(json.dumps(stored)) == config_lib.default()
 
 
+def test_json_from_before_a_field_has_what_was_then_in_force():
+    """Not the default, which may have changed since."""
+    config = config_lib.default()
+    config.transformer.optimizer.mu_dtype = "bfloat16"
+    stored = json.loads(config_lib.to_json(config))
+    del stored["transformer"]["optimizer"]["mu_dtype"]
+    found = config_lib.from_json(json.dumps(stored))
+    assert found.transformer.optimizer.mu_dtype == "float32"
+    assert config_lib.differences(found, config) == [
+        "transformer.optimizer.mu_dtype: 'float32' != 'bfloat16'"
+    ]
+
+
 def test_differences_name_both_values_and_leave_out_the_practical():
     a = load("digits", "tiny")
     b = changed({"rqvae.steps": 9, "log.every": 7, "data.dir": "/x", "seed": 1})

@@ -205,6 +205,33 @@ def test_soft_codes_are_the_softmax_of_distances_along_the_codes():
         residual = residual - codebook.embedding[result.codes[:, d]]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_soft_codes_of_given_codes_are_those_of_the_quantizer(shared):
+    """So that a loss in pieces sees what the whole one would."""
+    z, codebook, form = draw(4, (5, 2), 9, 3, 4, not shared)
+    result = quantizer.quantize(
+        z, codebook, temperature=0.6, stochastic=True, key=jax.random.key(3), **form
+    )
+    again = quantizer.soft_codes(z, result.codes, codebook, form.get("sizes"), 0.6)
+    np.testing.assert_allclose(again, result.soft, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("chunk", [2, 3, 5, 7])
+def test_codes_drawn_in_chunks_follow_the_distribution_of_all(chunk):
+    """As where a codebook is larger than `CHUNK`; what is not valid never comes."""
+    number, temperature = 40_000, 1.5
+    vectors = jnp.tile(jnp.array([[0.3, -0.2]]), (number, 1))
+    embedding = jax.random.normal(jax.random.key(1), (7, 2))
+    valid = jnp.array([True] * 6 + [False])
+    codes = quantizer.nearest(
+        vectors, embedding, valid, chunk, temperature, jax.random.key(2)
+    )
+    distance = jnp.sum((vectors[0] - embedding) ** 2, axis=-1)
+    expected = jax.nn.softmax(jnp.where(valid, -distance / temperature, -jnp.inf))
+    frequencies = np.bincount(codes, minlength=7) / number
+    np.testing.assert_allclose(frequencies, expected, atol=0.01)
+
+
 def test_stochastic_codes_follow_their_distribution():
     z = jnp.tile(jax.random.normal(jax.random.key(0), (1, 2)), (20_000, 1))
     embedding = jax.random.normal(jax.random.key(1), (5, 2))

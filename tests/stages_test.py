@@ -196,6 +196,34 @@ def test_muon_is_the_librarys_on_each_matrix_and_adam_elsewhere():
     np.testing.assert_allclose(found["e"], -0.1 * np.sign(grads["e"]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
+def test_the_mean_of_gradients_may_have_half_the_size(name):
+    """A bfloat16 mean where asked for, all else float32, and nearly the same steps."""
+    options = tiny().transformer.optimizer
+    options.name, options.weight_decay, options.b1 = name, 0.0, 0.9
+    kernel = jax.random.normal(jax.random.key(0), (8, 8))
+    params = {"body_stack": {"proj": {"kernel": kernel}}, "e": jnp.ones(8)}
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        options.mu_dtype = dtype
+        tx = optim.make_optimizer(options, lambda step: 0.1)
+        state, moved = tx.init(params), params
+        for step in range(3):
+            grads = jax.tree.map(lambda x, step=step: jnp.sin(x + step), params)
+            updates, state = tx.update(grads, state, moved)
+            moved = optax.apply_updates(moved, updates)
+        floats = [
+            x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)
+        ]
+        found[dtype] = moved, {str(x.dtype) for x in floats}
+    assert found["float32"][1] == {"float32"}
+    assert "bfloat16" in found["bfloat16"][1]
+    wide, narrow = (np.asarray(found[d][0]["e"]) for d in found)
+    np.testing.assert_allclose(narrow, wide, atol=0.02)
+    assert narrow.dtype == np.float32
+    assert (narrow != wide).any() or name == "lion"  # which takes signs
+
+
 def test_muon_refuses_what_has_no_transformer():
     options = tiny().transformer.optimizer
     options.name = "muon"
