@@ -4,6 +4,8 @@
 
 python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz
 python -m rq.convert resnet --weights=resnet101-63fe2227.pth --out=resnet101.npz
+python -m rq.convert inception --weights=pt_inception-2015-12-05-6726825d.pth \\
+    --out=inception.npz
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rq.convert import lpips, resnet
+from rq.convert import inception, lpips, resnet
 
 
 def main(args=None) -> None:
@@ -32,6 +34,11 @@ def main(args=None) -> None:
     part = kinds.add_parser("resnet", help="for --classifier of --mode=sample")
     part.add_argument("--weights", required=True, help="torchvision's resnet*.pth")
     part.set_defaults(run=lambda given: resnet.convert(given.weights, given.out))
+    part = kinds.add_parser("inception", help="for --inception of evaluations")
+    part.add_argument(
+        "--weights", required=True, help="pytorch-fid's pt_inception-2015-12-05-*.pth"
+    )
+    part.set_defaults(run=lambda given: inception.convert(given.weights, given.out))
     for part in kinds.choices.values():
         part.add_argument("--out", required=True, help="the .npz to write")
     given = parser.parse_args(args)

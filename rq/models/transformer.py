@@ -313,7 +313,7 @@ class RQTransformer(nn.Module):
         if self.condition_length > 1:
             prefix_BSM = tokens_BSM[:, :-1].astype(self.dtype)
             _, caches = self.body_stack(prefix_BSM, caches, 0)
-        return tokens_BSM[:, -1], caches
+        return tokens_BSM[:, -1].astype(jnp.float32), caches
 
     def position_step(self, x_BM, caches, position):
         """The body's output `[B, M]` at `position`, and its caches."""
@@ -323,7 +323,8 @@ class RQTransformer(nn.Module):
 
     def next_input(self, codes_BD, position, codebook):
         """The codes at `position` as the body's input at the next one, `[B, M]`."""
-        return self.body_tokens(codes_BD, codebook) + self.body_positions[position]
+        x_BM = self.body_tokens(codes_BD, codebook) + self.body_positions[position]
+        return x_BM.astype(jnp.float32)
 
     def depth_codes(self, context_BM, codebook, choose):
         """Chooses the D codes of one position, depth by depth.
@@ -347,6 +348,7 @@ class RQTransformer(nn.Module):
             logits = self.classify(x_B1M[:, 0], depth)
             codes, logits = choose(logits, depth)
             vectors = table[codes] if table.ndim == 2 else table[depth, codes]
+            vectors = vectors.astype(jnp.float32)
             total_BC = total_BC + vectors if summed else vectors
             x_BM = self.head_tokens(total_BC).astype(jnp.float32)
             return (x_BM, total_BC, caches), (codes, logits)

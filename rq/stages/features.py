@@ -38,11 +38,16 @@ class Classifier(nn.Module):
     convs: tuple[int, ...]
     num_classes: int
 
-    @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         """Images `[B, R, R, channels]` in [-1, 1] to logits `[B, num_classes]`."""
+        return self.pool_and_logits(images)[1]
+
+    @nn.compact
+    def pool_and_logits(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The averaged feature map `[B, widths[-1]]`, and the logits."""
         features = FeatureNetwork(self.widths, self.convs, name="network")(images)
-        return nn.Dense(self.num_classes, name="head")(features[-1].mean(axis=(1, 2)))
+        pool = features[-1].mean(axis=(1, 2))
+        return pool, nn.Dense(self.num_classes, name="head")(pool)
 
 
 class FeaturesStage(Stage):

@@ -1,0 +1,144 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Sets of images on disk: folders, and the `.npz` of ADM's evaluator, as streams.
+
+Images are uint8 `[N, H, W, C]`; a set of 50,000 is never in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import zipfile
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.lib import format as npy
+
+from rq.data import DataError
+from rq.data.images import FileSource
+
+CHUNK = 1 << 24  # bytes read at once
+
+
+class ImageSet:
+    """Images of a folder or an `.npz`, in order.
+
+    Attributes:
+      path: of it.
+      number: of images.
+    """
+
+    def __init__(self, path, channels: int = 3):
+        """Opens it.
+
+        Args:
+          path: a folder of images (of one size; sub-folders too), or an `.npz` with
+            'arr_0', uint8 NHWC.
+          channels: that a folder's images are read with.
+
+        Raises:
+          DataError: where there is nothing, or no images.
+        """
+        self.path = pathlib.Path(path)
+        self._files = self._member = None
+        if self.path.suffix == ".npz" and self.path.is_file():
+            self._member = "arr_0.npy"
+            with zipfile.ZipFile(self.path) as archive:
+                if self._member not in archive.namelist():
+                    raise DataError(f"{path} has no 'arr_0' of images")
+                with archive.open(self._member) as stream:
+                    self._shape = _read_header(stream, path)
+            self.number = self._shape[0]
+        else:
+            self._files = FileSource(path, channels)
+            self.number = len(self._files)
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """uint8 `[<= size, H, W, C]`, one after the other.
+
+        Raises:
+          DataError: where a folder has images of several sizes.
+        """
+        if self._files is None:
+            yield from self._from_archive(size)
+            return
+        for start in range(0, self.number, size):
+            stop = min(start + size, self.number)
+            images = [self._files[i]["image"] for i in range(start, stop)]
+            for path, image in zip(self._files.paths[start:stop], images, strict=True):
+                if image.shape != images[0].shape:
+                    raise DataError(
+                        f"{path} has shape {image.shape}, {self._files.paths[start]} "
+                        f"{images[0].shape}: resize them to one size first"
+                    )
+            yield np.stack(images)
+
+    def _from_archive(self, size):
+        one = int(np.prod(self._shape[1:]))
+        with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
+            _read_header(file, self.path)
+            for start in range(0, self.number, size):
+                count = min(size, self.number - start)
+                data = file.read(count * one)
+                if len(data) != count * one:
+                    raise DataError(f"{self.path} ends within image {start + count}")
+                images = np.frombuffer(data, np.uint8)
+                yield images.reshape(count, *self._shape[1:])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all bytes that it is read from, and of nothing else."""
+        digest = hashlib.sha256()
+        files = [self.path] if self._files is None else self._files.paths
+        for path in files:
+            with path.open("rb") as stream:
+                while data := stream.read(CHUNK):
+                    digest.update(data)
+        return digest.hexdigest()
+
+
+def _read_header(stream, path) -> tuple[int, ...]:
+    """Shape of the images of an array file; the stream is left at the first."""
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype != np.uint8 or len(shape) != 4 or fortran:
+        raise DataError(f"{path}: 'arr_0' is {dtype} {shape}, not uint8 NHWC")
+    return shape
+
+
+def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
+    """Writes what ADM's evaluator reads: 'arr_0' of images, 'arr_1' of labels.
+
+    Args:
+      path: the `.npz`; it appears when it is whole.
+      shape: `(N, H, W, C)` of all images.
+      batches: uint8 `[n, H, W, C]` that make them up.
+      labels: `[N]`, or None.
+
+    Raises:
+      ValueError: where the batches are not of that shape.
+    """
+    path = pathlib.Path(path)
+    temporary, written = path.with_suffix(".tmp"), 0
+    with zipfile.ZipFile(
+        temporary, "w", zipfile.ZIP_STORED, allowZip64=True
+    ) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as stream:
+            header = {
+                "descr": npy.dtype_to_descr(np.dtype(np.uint8)),
+                "fortran_order": False,
+                "shape": tuple(shape),
+            }
+            npy.write_array_header_1_0(stream, header)
+            for images in batches:
+                if images.shape[1:] != tuple(shape[1:]) or images.dtype != np.uint8:
+                    raise ValueError(f"images {images.dtype} {images.shape} in {shape}")
+                stream.write(np.ascontiguousarray(images).data)
+                written += len(images)
+        if written != shape[0]:
+            raise ValueError(f"{written} images of {shape[0]}")
+        if labels is not None:
+            with archive.open("arr_1.npy", "w") as stream:
+                npy.write_array(stream, np.asarray(labels))
+    temporary.replace(path)

@@ -1,0 +1,88 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Mean and covariance of features, streamed, and in pytorch-fid's file format."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from rq.data import DataError
+
+
+class Moments(NamedTuple):
+    """Of N features of width F, float64; made by `of`, joined by `merge`.
+
+    Attributes:
+      number: N.
+      mean: `[F]`.
+      scatter: `[F, F]`, the sum of the products of deviations from the mean.
+    """
+
+    number: int
+    mean: np.ndarray
+    scatter: np.ndarray
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Unbiased, over N - 1.
+
+        Raises:
+          ValueError: where there are fewer than two.
+        """
+        if self.number < 2:
+            raise ValueError(f"no covariance of {self.number} features")
+        return self.scatter / (self.number - 1)
+
+
+def of(features) -> Moments:
+    """Of features `[N, F]`."""
+    features = np.asarray(features, np.float64)
+    mean = features.mean(axis=0) if len(features) else np.zeros(features.shape[1])
+    deviations = features - mean
+    return Moments(len(features), mean, deviations.T @ deviations)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Of both together (Chan et al. 1983): what streams lose no digits by."""
+    if not (a.number and b.number):
+        return a if a.number else b
+    number = a.number + b.number
+    apart = b.mean - a.mean
+    scatter = a.scatter + b.scatter
+    scatter = scatter + np.outer(apart, apart) * (a.number * b.number / number)
+    return Moments(number, a.mean + apart * (b.number / number), scatter)
+
+
+class Gaussian(NamedTuple):
+    """What a Frechet distance is of, as stored; `number` is 0 where nobody noted it."""
+
+    number: int
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def save(path, found: Moments | Gaussian, **about: str) -> None:
+    """Writes pytorch-fid's `.npz`: 'mu', 'sigma'; and 'number' and notes."""
+    np.savez(path, mu=found.mean, sigma=found.covariance, number=found.number, **about)
+
+
+def load(path) -> Gaussian:
+    """Reads pytorch-fid's `.npz`.
+
+    Raises:
+      DataError: where the file is missing or holds something else.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    with np.load(path) as file:
+        if not {"mu", "sigma"} <= set(file.files):
+            raise DataError(
+                f"{path} has no 'mu' and 'sigma' as pytorch-fid writes them"
+            )
+        mean, covariance = (file[k].astype(np.float64) for k in ("mu", "sigma"))
+        number = int(file["number"]) if "number" in file.files else 0
+    return Gaussian(number, mean, covariance)
