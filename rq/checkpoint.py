@@ -288,6 +288,12 @@ def latest_step(directory) -> int | None:
     return max((checkpoint.step for checkpoint in found), default=None)
 
 
+def find_step(directory, step: int | str = "latest") -> int | None:
+    """The number of 'latest' or 'best', None where there is none; numbers stay."""
+    found = {"latest": latest_step, "best": lambda path: best(path)[0]}
+    return found[step](directory) if step in found else step
+
+
 def load_model(
     directory,
     stage: str,
@@ -314,9 +320,7 @@ def load_model(
     Raises:
       CheckpointError: where there is none, or where it is of another stage.
     """
-    directory = folder(directory)
-    found = {"latest": latest_step, "best": lambda path: best(path)[0]}
-    number = found[step](directory) if step in found else step
+    directory, number = folder(directory), find_step(directory, step)
     path = directory / str(number)
     if number is None or not path.is_dir():
         raise _missing(directory, stage, step)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
@@ -96,6 +97,14 @@ def meet(name: str) -> None:
     """Returns when all processes have come here; at once where there is one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def agree(values) -> np.ndarray:
+    """The first process's values, in all of them."""
+    values = np.asarray(values)
+    if jax.process_count() == 1:
+        return values
+    return multihost_utils.broadcast_one_to_all(values)
 
 
 @contextlib.contextmanager

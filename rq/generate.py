@@ -146,6 +146,7 @@ def draw(
     seed: int = 0,
     batch_size: int | None = None,
     given: Given | None = None,
+    first: int = 0,
     **changes,
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
     """Images and codes of samples, a batch at a time, on the devices.
@@ -157,6 +158,7 @@ def draw(
       cond: see `Wanted`.
       number: N.
       seed, batch_size, given, changes: see `Experiment.sample`.
+      first: place of the first among all samples of the seed.
     """
     stage = experiment.transformer
     options = stage.sampling_options(**changes)
@@ -173,7 +175,7 @@ def draw(
                 variables,
                 None if cond is None else cond[indices],
                 jax.random.key(seed),
-                first_index=start,
+                first_index=first + start,
                 options=options,
                 batch=batch_size,
                 codes=codes,

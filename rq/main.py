@@ -35,6 +35,7 @@ from rq import (
 )
 from rq import config as configs
 from rq.data import DataError, images
+from rq.evaluation import extractors, job, report
 from rq.sampling import SCHEDULES
 from rq.workdir import Experiment
 
@@ -47,7 +48,19 @@ MODES = (
     "train", "prepare", "tokenizer", "encode", "eval", "rank", "sample", "reconstruct"
 )  # fmt: skip
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-flags.DEFINE_integer("num_samples", 64, "sample: images in all.", lower_bound=1)
+flags.DEFINE_integer(
+    "num_samples",
+    None,
+    "sample: images in all, 64. eval: generates so many and measures them.",
+    lower_bound=1,
+)
+flags.DEFINE_string(
+    "inception", None, "eval: file of `rq.convert inception`; else own features."
+)
+flags.DEFINE_enum("resize", "tf1", extractors.RESIZES, "eval: images for --inception.")
+flags.DEFINE_string(
+    "reference", "train", "eval: 'train', 'eval', or images or statistics of any."
+)
 flags.DEFINE_list("classes", [], "sample, rank: comma-separated; none: all classes.")
 flags.DEFINE_multi_string("text", [], "sample, rank: a text; repeat it for several.")
 flags.DEFINE_list("temperature", None, "sample: one, or one for each depth.")
@@ -143,31 +156,35 @@ def encode_mode() -> None:
     pipeline.encode(experiment.config, experiment.path, experiment.mesh)
 
 
-def sample_mode() -> None:
-    """Writes generated images as a PNG grid, and as arrays."""
-    out = _output("generated.png")
+def _sampling_flags(experiment) -> dict:
+    """What `Experiment.sample` and jobs of `--mode=eval` share."""
     numbers = ("temperature", "top_p", "min_p", "guidance")
     options = {name: _numbers(name, float) for name in numbers}
-    options["top_k"] = _numbers("top_k", int)
-    options["guidance_schedule"] = FLAGS.guidance_schedule
-    experiment = _experiment()
-    given = None
-    if FLAGS.complete is not None:
-        given = experiment.given(FLAGS.complete, FLAGS.mask, FLAGS.keep_depth)
     judge = None
     if FLAGS.classifier is not None:
         known = experiment.config.data.num_classes
         judge = classifier.from_file(FLAGS.classifier, known)
+    return options | {
+        "top_k": _numbers("top_k", int),
+        "guidance_schedule": FLAGS.guidance_schedule,
+        "classes": _numbers("classes", int) or (),
+        "texts": tuple(FLAGS.text),
+        "seed": FLAGS.seed,
+        "batch_size": FLAGS.batch_size,
+        "keep": FLAGS.keep,
+        "judge": judge,
+    }
+
+
+def sample_mode() -> None:
+    """Writes generated images as a PNG grid, and as arrays."""
+    out = _output("generated.png")
+    experiment = _experiment()
+    given = None
+    if FLAGS.complete is not None:
+        given = experiment.given(FLAGS.complete, FLAGS.mask, FLAGS.keep_depth)
     images, labels, codes = experiment.sample(
-        FLAGS.num_samples,
-        _numbers("classes", int) or (),
-        tuple(FLAGS.text),
-        seed=FLAGS.seed,
-        batch_size=FLAGS.batch_size,
-        given=given,
-        keep=FLAGS.keep,
-        judge=judge,
-        **options,
+        FLAGS.num_samples or 64, given=given, **_sampling_flags(experiment)
     )
     if not distributed.is_first():
         return
@@ -193,10 +210,38 @@ def reconstruct_mode() -> None:
 
 
 def eval_mode() -> None:
-    """Prints metrics of both stages, and writes them as JSON."""
+    """Prints metrics of both stages or of generated images, and writes them as JSON."""
     experiment = _experiment()
+    if FLAGS.num_samples is not None:
+        _write_json(*_eval_job(experiment))
+        return
     out = _output(f"{_of_images()}evaluation.json", suffix=".json")
     _write_json(out, experiment.evaluate(FLAGS.images))
+
+
+def _eval_job(experiment):
+    """Generates `--num_samples` images and measures them: (file, metrics)."""
+    if FLAGS.inception:
+        extractor = extractors.inception(FLAGS.inception, experiment.mesh, FLAGS.resize)
+    else:
+        extractor = extractors.own(experiment)
+    options = _sampling_flags(experiment)
+    if options["keep"] < 1 and options["judge"] is None:
+        options["judge"] = experiment.classifier
+    task = job.Job(
+        experiment,
+        FLAGS.num_samples,
+        judge_name=(FLAGS.classifier or "own") if options["keep"] < 1 else "none",
+        **options,
+    )
+    reference = job.find_reference(experiment, extractor, FLAGS.reference)
+    result = task.run(extractor, reference, FLAGS.reference)
+    shown = report.pictures(experiment, extractor, task.folder)
+    if distributed.is_first():
+        title = f"{experiment.config.data.name}: {experiment.path.name}"
+        page = report.write(task.folder.parent, title, shown, task.settings)
+        logging.info("wrote %s", page)
+    return epath.Path(FLAGS.out or task.folder / job.RESULT), result
 
 
 def rank_mode() -> None:

@@ -52,6 +52,7 @@ class Experiment:
       path: the workdir.
       config: the one it was trained with.
       mesh: the devices in use.
+      dtype: of the transformer's weights, None: as they are stored.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Experiment:
           FileNotFoundError: where nothing was ever trained there.
         """
         self.path = checkpoint.folder(path)
-        self._step, self._dtype = step, dtype
+        self._step, self.dtype = step, dtype
         file = self.path / CONFIG
         if not file.exists():
             raise FileNotFoundError(
@@ -85,18 +86,23 @@ class Experiment:
         """Whether a stage ('rqvae', 'transformer') has all its steps."""
         return finished(self.path, stage, self.config)
 
+    def step_of(self, stage: str) -> int | str:
+        """Of the checkpoint that a stage is restored from."""
+        last = [name for name in self.config.stages if name != "codes"][-1]
+        step = self._step if stage == last else "latest"
+        known = checkpoint.find_step(self.path / stage, step)
+        return step if known is None else known
+
     def _state(self, stage: str) -> TrainState:
         """The last checkpoint's model, without its optimizer."""
         where, dtype = sharding.replicated(self.mesh), None
         if stage == "transformer":
-            dtype = self._dtype
+            dtype = self.dtype
             boxed = jax.eval_shape(self.transformer.init, jax.random.key(0))
             params = sharding.state_shardings(boxed, self.mesh).params
             where = dict.fromkeys(checkpoint.MODEL, where)
             where |= {"params": params, "ema": params}
-        directory = self.path / stage
-        last = [name for name in self.config.stages if name != "codes"][-1]
-        step = self._step if stage == last else "latest"
+        directory, step = self.path / stage, self.step_of(stage)
         model, _ = checkpoint.load_model(directory, stage, step, where, dtype)
         return TrainState(
             step=jnp.zeros((), jnp.int32), opt_state={}, key=jax.random.key(0), **model

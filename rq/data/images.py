@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 
 import numpy as np
@@ -148,6 +149,34 @@ def source(data, split: str) -> ImageSource:
         prepared in another format (likewise), without images, of another number of
         classes, or without such a split.
     """
+    builder = _open(data)
+    _check(builder, data, split)
+    records = builder.as_data_source(
+        split,
+        file_format="array_record",
+        deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+    )
+    features = builder.info.features
+    return ImageSource(records, features, f"{data.name} {split}", data.channels)
+
+
+def fingerprint(data, split: str) -> str:
+    """SHA-256 of what a split is read from: its description, files and their sizes.
+
+    Raises:
+      DataError: as `source`.
+    """
+    builder = _open(data)
+    _check(builder, data, split)
+    digest = hashlib.sha256(split.encode())
+    folder = pathlib.Path(builder.data_dir)
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+    digest.update((folder / "dataset_info.json").read_bytes())
+    return digest.hexdigest()
+
+
+def _open(data):
     name, folder = data.name, data.dir or None
     if name in BUILT_IN:
         builder = BUILT_IN[name](folder)
@@ -156,15 +185,7 @@ def source(data, split: str) -> ImageSource:
     else:
         builder = _find(name, folder)
     # What lies on disk decides, a converted copy included; the code knows of neither.
-    builder = tfds.builder_from_directory(builder.data_dir)
-    _check(builder, data, split)
-    records = builder.as_data_source(
-        split,
-        file_format="array_record",
-        deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-    )
-    features = builder.info.features
-    return ImageSource(records, features, f"{name} {split}", data.channels)
+    return tfds.builder_from_directory(builder.data_dir)
 
 
 def _builder(name, folder):
