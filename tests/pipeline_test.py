@@ -4,13 +4,10 @@
 
 import json
 import math
-import os
 import pathlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -18,51 +15,12 @@ import numpy as np
 import pytest
 import resnet_test
 from PIL import Image
+from program import LIMIT, TINY, run, start
 
 from rq import checkpoint, classifier, generate, likelihood, sharding
 from rq.config import ConfigError
 from rq.convert import resnet
 from rq.workdir import Experiment
-
-ROOT = pathlib.Path(__file__).parent.parent
-TINY = "--config=configs/digits.py:tiny"
-LIMIT = 300  # seconds, for one process
-
-
-def start(*flags, data_dir=None):
-    """Starts `python -m rq.main` on one device."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    if data_dir is not None:
-        flags = (*flags, f"--config.data.dir={data_dir}")
-    return subprocess.Popen(
-        [sys.executable, "-m", "rq.main", *flags],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def run(*flags, data_dir=None, status=0):
-    """Runs it to its end and returns what it printed."""
-    process = start(*flags, data_dir=data_dir)
-    output, _ = process.communicate(timeout=LIMIT)
-    assert process.returncode == status, output[-3000:]
-    return output
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, data_dir):
-    """A workdir in which everything was trained, undisturbed."""
-    workdir = tmp_path_factory.mktemp("runs") / "trained"
-    run(TINY, f"--workdir={workdir}", data_dir=data_dir)
-    return workdir
 
 
 def models(workdir):

@@ -1,0 +1,35 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Runs `python -m rq.main` as a user would, for tests of the whole program."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = "--config=configs/digits.py:tiny"
+LIMIT = 300  # seconds, for one process
+
+
+def start(*flags, data_dir=None):
+    """Starts `python -m rq.main` on one device."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    if data_dir is not None:
+        flags = (*flags, f"--config.data.dir={data_dir}")
+    return subprocess.Popen(
+        [sys.executable, "-m", "rq.main", *flags],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*flags, data_dir=None, status=0):
+    """Runs it to its end and returns what it printed."""
+    process = start(*flags, data_dir=data_dir)
+    output, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode == status, output[-3000:]
+    return output
