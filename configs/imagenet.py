@@ -3,10 +3,11 @@
 """ImageNet 256 x 256 by class: the paper's four models (section 4.1).
 
     python -m rq.main --config=configs/imagenet.py:1.4B --workdir=DIR \\
-        --config.mesh.fsdp=64 --config.rqvae.lpips_weights=lpips.npz
+        --config.rqvae.lpips_weights=lpips.npz
 
-Hardware: made for 64 TPU v5e chips or more; not run yet. Data: TFDS `imagenet2012`,
-1,281,167 images. Codes: 8 x 8 x 4 of 16,384.
+Hardware: made for 64 TPU v5e chips or more, over all of which the states of 1.4B and
+3.8B are divided; not run yet. Data: TFDS `imagenet2012`, 1,281,167 images. Codes:
+8 x 8 x 4 of 16,384.
 
 Stage 1, 104,402,051 parameters with the codebook: batch 128, 50 epochs = 500,455 steps,
 warm-up of half an epoch. The paper's first one had 10 epochs:
@@ -36,11 +37,13 @@ VARIANTS = {  # width, heads, layers of the body, layers of the head
     "1.4B": (1536, 24, 42, 6),
     "3.8B": (2560, 40, 42, 6),
 }
+SHARDED = ("1.4B", "3.8B")  # whose states are more than a chip's memory
 
 
 def get_config(variant="1.4B"):
     """One of `VARIANTS`."""
-    width, heads, body, head = choose_variant(variant or "1.4B", VARIANTS)
+    variant = variant or "1.4B"
+    width, heads, body, head = choose_variant(variant, VARIANTS)
     config = default()
 
     data = config.data
@@ -66,6 +69,8 @@ def get_config(variant="1.4B"):
     transformer.model.remat = "full"
     transformer.model.dtype = "bfloat16"
 
+    if variant in SHARDED:
+        config.mesh.data, config.mesh.fsdp = 1, -1
     config.codes.batch_size = 512
     config.sampling.top_k = (16384,)
     config.sampling.top_p = (0.92,)

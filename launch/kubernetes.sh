@@ -12,10 +12,12 @@
 #   IMAGE         container image with rq, its extra `tpu` and configs/ (needed)
 #   NAME          of the set, and of the workdir in the volume
 #   CONFIG        config file, with a variant after a colon
-#   FLAGS         more flags of rq.main, separated by spaces
-#   CLAIM         volume claim for workdirs and data that all hosts can write
+#   FLAGS         more flags of rq.main, separated by spaces: for stage 1 with LPIPS
+#                 --config.rqvae.lpips_weights=FILE
+#   CLAIM         volume claim for workdirs and data that all hosts can write, mounted
+#                 as /runs; prepared data sets are in its folder `data`
 #   ACCELERATOR, TOPOLOGY, HOSTS, CHIPS_A_HOST    of the slice
-#   MAX_RESTARTS  after preemptions and failures
+#   MAX_RESTARTS  after preemptions and lost hosts; a mistake in the config ends it
 
 set -euo pipefail
 
@@ -30,7 +32,7 @@ export CHIPS_A_HOST=${CHIPS_A_HOST:-4}
 export MAX_RESTARTS=${MAX_RESTARTS:-100}
 
 read -ra more <<<"${FLAGS:-}"
-FLAGS=$(for flag in "${more[@]}"; do echo "                    - $flag"; done)
+FLAGS=$(for flag in ${more[@]+"${more[@]}"}; do echo "                    - $flag"; done)
 
 template=$(cat "$(dirname "${BASH_SOURCE[0]}")/kubernetes.yaml")
 for name in NAME IMAGE CONFIG FLAGS CLAIM ACCELERATOR TOPOLOGY HOSTS CHIPS_A_HOST \

@@ -77,7 +77,7 @@ class Checkpoints:
         self.directory = folder(directory)
         self.stage, self.fallback = stage, fallback
         self._writing = None
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_Kept(keep, keep_every, self.best),
@@ -90,21 +90,29 @@ class Checkpoints:
         )
 
     def _list_files(self) -> None:
-        """Notes the sizes of what was written, just before its folder gets its name."""
+        """Notes the sizes of what was written, just before that becomes a checkpoint.
+
+        It does so by getting its name or, in a bucket, where it has it from the start,
+        by one more file.
+        """
         if not distributed.is_first():
             return
-        for path in self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*"):
-            (path / FILES).write_text(json.dumps(_sizes(path)))
+        unnamed = self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+        for path in [*unnamed, self.path(self._writing)]:
+            if path.is_dir():
+                (path / FILES).write_text(json.dumps(_sizes(path)))
 
     def best(self) -> tuple[int | None, float | None]:
         """Step and figure of the best evaluation; (None, None) where none was told."""
         return best(self.directory)
 
     def tell_best(self, step: int, value: float) -> None:
-        """This checkpoint stays until a better one is told."""
+        """This checkpoint, once it is complete, stays until a better one is told."""
+        self.wait()
         if distributed.is_first():
-            told = json.dumps({"step": step, "value": value})
-            (self.directory / BEST).write_text(told)
+            temporary = self.directory / f"{BEST}.tmp"
+            temporary.write_text(json.dumps({"step": step, "value": value}))
+            temporary.replace(self.directory / BEST)
         distributed.meet(f"best {self.stage} {step}")
 
     def latest_step(self) -> int | None:
@@ -191,16 +199,11 @@ class Checkpoints:
             logging.warning("%s; going back to the one before it", damage)
             distributed.meet(f"damage of {self.stage} {step} is known")
             if distributed.is_first():
-                self.path(step).rename(self.directory / f"{step}.{DAMAGED}")
+                before = len(list(self.directory.glob(f"{step}.{DAMAGED}*")))
+                aside = self.directory / f"{step}.{DAMAGED}{before or ''}"
+                self.path(step).rename(aside)
             distributed.meet(f"{self.stage} {step} is renamed")
             self._manager.reload()
-
-    def reached_preemption(self, step: int) -> bool:
-        """Whether all processes have agreed to stop after this step.
-
-        Only where `jax.distributed` runs, whose service has heard a SIGTERM somewhere.
-        """
-        return self._manager.reached_preemption(step)
 
     def wait(self) -> None:
         """Returns when all that was saved is complete on disk."""
@@ -209,6 +212,16 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go of the threads."""
         self._manager.close()
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which does not ask whether to stop.
+
+    It would ask by the step, where `rq.preemption` counts for all stages together.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class _Kept(checkpoint_managers.PreservationPolicy):
@@ -234,11 +247,14 @@ def folder(path) -> epath.Path:
 
 
 def best(directory) -> tuple[int | None, float | None]:
-    """Step and figure of the best evaluation of a stage, or (None, None)."""
+    """Step and figure of the best evaluation of a stage, or (None, None).
+
+    One whose checkpoint is gone, such as a damaged one that was set aside, is none.
+    """
     file = folder(directory) / BEST
-    if not file.exists():
+    told = json.loads(file.read_text()) if file.exists() else {}
+    if not told or not (folder(directory) / str(told["step"])).is_dir():
         return None, None
-    told = json.loads(file.read_text())
     return told["step"], told["value"]
 
 
@@ -254,11 +270,12 @@ def _sizes(path: epath.Path) -> dict[str, int]:
     return found
 
 
-def find_damage(path: epath.Path, items=ITEMS) -> str | None:
+def find_damage(path, items=ITEMS) -> str | None:
     """The first file of a checkpoint that is missing or cut off, told; or None.
 
     Knows sizes, not contents. What has no `files.json` passes.
     """
+    path = folder(path)
     if not (path / FILES).exists():
         return None
     expected = json.loads((path / FILES).read_text())
@@ -324,7 +341,8 @@ def load_model(
     path = directory / str(number)
     if number is None or not path.is_dir():
         raise _missing(directory, stage, step)
-    _check_files(path, ("model", "config"), "another --step")
+    remedy = "another --step, or training with --config.checkpoint.fallback=True,"
+    _check_files(path, ("model", "config"), remedy)
     config = _read_config(path, stage)
     handler = ocp.PyTreeCheckpointHandler()
     shapes = handler.metadata(path / "model").tree

@@ -19,14 +19,21 @@ from jax.experimental import multihost_utils
 
 from rq.config import ConfigError
 
-# Set by launch/kubernetes.yaml, and by hand.
 COORDINATOR, NUMBER, INDEX = (
     "JAX_COORDINATOR_ADDRESS",
     "JAX_NUM_PROCESSES",
     "JAX_PROCESS_ID",
 )
-# Of launchers that JAX asks itself: how many processes there are.
-LAUNCHERS = {"SLURM": "SLURM_STEP_NUM_TASKS", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
+# What launchers call the same; Kubernetes numbers the pods of an indexed job.
+NUMBERS = (NUMBER, "OMPI_COMM_WORLD_SIZE")
+INDICES = (INDEX, "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
+LOCAL_INDEX = "OMPI_COMM_WORLD_LOCAL_RANK"  # on this machine, whose GPU it takes
+# Of launchers that JAX can ask for all three: how many processes there are, and what it
+# must find there. Open MPI 5 no longer tells where the first process is.
+LAUNCHERS = {
+    "SLURM_STEP_NUM_TASKS": "SLURM_STEP_NODELIST",
+    "OMPI_COMM_WORLD_SIZE": "OMPI_MCA_orte_hnp_uri",
+}
 
 
 def start(
@@ -38,8 +45,9 @@ def start(
     """Joins the other processes, if there are any; before anything touches a device.
 
     Who they are comes from the arguments, or from the environment variables
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`, or from SLURM
-    or Open MPI where they have started several. Otherwise this is the only one.
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (with a
+    coordinator, Open MPI and Kubernetes tell the other two), or from SLURM or Open MPI
+    where they have started several. Otherwise this is the only one.
 
     Args:
       coordinator: host:port of the first process, the same in all.
@@ -49,25 +57,24 @@ def start(
     Raises:
       ConfigError: where some of the three are missing, or out of range.
     """
-    given = (
-        coordinator or os.environ.get(COORDINATOR),
-        _number(num_processes, NUMBER),
-        _number(process_id, INDEX),
-    )
+    coordinator = coordinator or os.environ.get(COORDINATOR)
+    numbers, indices = (NUMBERS, INDICES) if coordinator else ([NUMBER], [INDEX])
+    number, index = _number(num_processes, numbers), _number(process_id, indices)
+    given = coordinator, number, index
     if any(value is not None for value in given):
         if any(value is None for value in given):
             raise ConfigError(
                 "several processes need all of --coordinator, --num_processes and "
                 f"--process_id, or {COORDINATOR}, {NUMBER} and {INDEX}; found {given}"
             )
-        _, number, index = given
         if not 0 <= index < number:
             raise ConfigError(f"process {index} of {number}: it must be below")
         if number > 1:
-            jax.distributed.initialize(*given)
-    elif cluster or any(
-        int(os.environ.get(name, 1)) > 1 for name in LAUNCHERS.values()
-    ):
+            local = _number(None, [LOCAL_INDEX])
+            jax.distributed.initialize(
+                *given, local_device_ids=None if local is None else [local]
+            )
+    elif cluster or _launched():
         jax.distributed.initialize()
     if jax.distributed.is_initialized():
         logging.info(
@@ -79,13 +86,28 @@ def start(
         )
 
 
-def _number(value: int | None, variable: str) -> int | None:
-    if value is not None or variable not in os.environ:
+def _launched() -> bool:
+    """Whether a launcher that JAX can ask has started several processes."""
+    for number, place in LAUNCHERS.items():
+        if int(os.environ.get(number, 1)) > 1:
+            if place not in os.environ:
+                raise ConfigError(
+                    f"{number}={os.environ[number]}, but no {place} says where the "
+                    f"first process is: give --coordinator=HOST:PORT or {COORDINATOR}"
+                )
+            return True
+    return False
+
+
+def _number(value: int | None, variables) -> int | None:
+    """The value, or that of the first of these environment variables that is set."""
+    known = [name for name in variables if name in os.environ]
+    if value is not None or not known:
         return value
     try:
-        return int(os.environ[variable])
+        return int(os.environ[known[0]])
     except ValueError:
-        raise ConfigError(f"{variable}={os.environ[variable]}: no number") from None
+        raise ConfigError(f"{known[0]}={os.environ[known[0]]}: no number") from None
 
 
 def is_first() -> bool:

@@ -284,6 +284,8 @@ def _numbers(flag: str, kind) -> tuple | None:
         ) from None
 
 
+LOST = 75  # exit status, EX_TEMPFAIL: worth another try
+
 # Errors of the user's, told in a line; anything else is ours and keeps its traceback.
 USER_ERRORS = (
     configs.ConfigError,
@@ -320,6 +322,12 @@ def main(argv) -> None:
         mode()
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        # Where another process has died this one is not to blame: launchers try again.
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        logging.exception("devices or other processes are gone")
+        sys.exit(LOST)
 
 
 if __name__ == "__main__":

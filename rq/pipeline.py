@@ -15,7 +15,15 @@ import jax
 from absl import logging
 from etils import epath
 
-from rq import checkpoint, distributed, generate, sharding, train, visualize
+from rq import (
+    checkpoint,
+    distributed,
+    generate,
+    preemption,
+    sharding,
+    train,
+    visualize,
+)
 from rq import workdir as workdirs
 from rq.config import ConfigError, differences, from_json, to_json
 from rq.convert import lpips
@@ -42,6 +50,12 @@ def run(config, workdir) -> None:
             continue
         part = config[stage]
         sharding.check_batch(part.batch_size, mesh, part.accumulate)
+    encodes = "codes" in config.stages and not config.transformer.online
+    if encodes and config.codes.batch_size % jax.local_device_count():
+        raise ConfigError(
+            f"codes.batch_size={config.codes.batch_size} does not divide by the "
+            f"{jax.local_device_count()} devices of a process"
+        )
     check_perceptual(config, path)
     with distributed.first_alone("the workdir and its data"):
         claim(path, config)
@@ -58,7 +72,7 @@ def run(config, workdir) -> None:
             make_tokenizer(config, path)
     experiment = workdirs.Experiment(path, mesh)
     for name in config.stages:
-        if name in TRAINED and experiment.finished(name):
+        if name in TRAINED and workdirs.finished(path, name, config):
             logging.info("%s: all %d steps are done", name, config[name].steps)
             continue
         logging.info("%s: starting", name)
@@ -144,10 +158,7 @@ def _train_on_images(make_stage, config, path, mesh, *args) -> None:
         return stream.eval_batches(eval_source, config.data, batch_size, limit)
 
     stage = make_stage(config, mesh, eval_batches, *args)
-    data = stream.train_iterator(
-        source, config.data, batch_size=batch_size, seed=config.seed
-    )
-    _fit(stage, data, config, path, mesh)
+    _fit(stage, source, config, path, mesh)
 
 
 def encode(config, path, mesh) -> None:
@@ -187,23 +198,26 @@ def encode(config, path, mesh) -> None:
             **part,
             process=jax.process_index(),
             processes=jax.process_count(),
+            between=_stop_where_agreed,
         )
         distributed.meet(f"codes of {split} are written")
         logging.info("codes: %d of %s in %s", len(source), split, directory)
+
+
+def _stop_where_agreed() -> None:
+    """Ends several processes that have heard a SIGTERM; one alone ends by itself."""
+    if preemption.agreed():
+        logging.info("codes: SIGTERM; finished shards stay")
+        raise preemption.Preempted
 
 
 def train_transformer(config, path, mesh) -> None:
     """Stage 2 on stored codes, or on images."""
     experiment = workdirs.Experiment(path, mesh)
     stage = experiment.transformer_stage(config.log.eval_batches)
-    data = stream.train_iterator(
-        experiment.code_source(config.data.train_split),
-        config.data,
-        batch_size=stage.batch_size,
-        seed=config.seed,
-        tokens=experiment.tokens(config.transformer.text.dropout),
-    )
-    _fit(stage, data, config, path, mesh)
+    source = experiment.code_source(config.data.train_split)
+    tokens = experiment.tokens(config.transformer.text.dropout)
+    _fit(stage, source, config, path, mesh, tokens)
 
 
 def make_tokenizer(config, path) -> None:
@@ -227,7 +241,17 @@ def make_tokenizer(config, path) -> None:
     logging.info("tokenizer: %s", file)
 
 
-def _fit(stage, data, config, path, mesh) -> None:
+def _fit(stage, source, config, path, mesh, tokens=None) -> None:
+    share, shares = sharding.batch_share(mesh)
+    data = stream.train_iterator(
+        source,
+        config.data,
+        batch_size=stage.batch_size,
+        seed=config.seed,
+        process_index=share,
+        process_count=shares,
+        tokens=tokens,
+    )
     train.fit(
         stage,
         data,

@@ -56,7 +56,8 @@ class Progress(periodic_actions.ReportProgress):
     Rates are of the interval since the last note, with whatever evaluation and
     checkpoints it had in it: images, codes and operations a second, model FLOPs
     utilisation (MFU) where the peak of the devices is known, and the share of the time
-    that the loop waited for data. Memory is that of this process's fullest device.
+    in which the devices had no batch to work on. Memory is that of this process's
+    fullest device.
     """
 
     def __init__(self, stage, writer, goodput):
@@ -64,7 +65,7 @@ class Progress(periodic_actions.ReportProgress):
         super().__init__(num_train_steps=stage.steps, writer=writer, every_secs=SECONDS)
         self._stage, self._goodput = stage, goodput
         self._operations = 0.0
-        self._waited = 0.0
+        self._stalled = 0.0
 
     def count_operations(self, config, mesh, traced) -> None:
         """Takes the operations that a step needs, from its trace."""
@@ -77,13 +78,13 @@ class Progress(periodic_actions.ReportProgress):
         rate = steps / seconds
         images = rate * self._stage.batch_size
         operations = rate * self._operations / jax.device_count()
-        waited, self._waited = self._waited, self._time_per_part["input"]
+        before, self._stalled = self._stalled, self._goodput.stalled
         scalars = {
             "steps_per_sec": rate,
             "images_per_sec": images,
             "codes_per_sec": images * self._stage.codes_per_image,
             "teraflops_per_device": operations / 1e12,
-            "input_share": (self._waited - waited) / seconds,
+            "input_share": (self._stalled - before) / seconds,
             "goodput": self._goodput.share(),
             "uptime": time.monotonic() - self._t0,
         }
@@ -104,6 +105,7 @@ class Progress(periodic_actions.ReportProgress):
             f"{100 * seconds / elapsed:.0f}% {part}"
             for part, seconds in sorted(self._time_per_part.items())
         ]
+        shares.append(f"{100 * self._stalled / elapsed:.0f}% input")
         shares.append(f"goodput {100 * scalars['goodput']:.0f}%")
         if "mfu" in scalars:
             shares.append(f"MFU {100 * scalars['mfu']:.0f}%")

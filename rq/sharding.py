@@ -10,6 +10,7 @@ communicated. One device is the mesh of 1 x 1 x 1.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -82,10 +83,28 @@ def make_mesh(
     elif given != len(devices) or free:
         verb = "divide" if free else "multiply to"
         raise MeshError(f"{told} do not {verb} the {len(devices)} devices")
-    grid = mesh_utils.create_device_mesh(
-        tuple(sizes.values()), devices, allow_split_physical_axes=True
+    return Mesh(_grid(sizes, devices), AXES)
+
+
+def _grid(sizes: dict[str, int], devices) -> np.ndarray:
+    """Devices in their places; between slices of TPUs goes `data` alone."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    shape = tuple(sizes.values())
+    if slices == 1:
+        return mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
+    if sizes["data"] % slices:
+        raise MeshError(
+            f"mesh.data={sizes['data']} does not divide by the {slices} slices, "
+            "which the network of the data centre joins: only gradients may cross it"
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (sizes["data"] // slices, *shape[1:]),
+        (slices, 1, 1),
+        devices,
+        allow_split_physical_axes=True,
     )
-    return Mesh(grid, AXES)
 
 
 @contextlib.contextmanager
@@ -111,6 +130,35 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def batch_parts(mesh: Mesh) -> int:
     """Into how many parts the devices divide a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+@functools.cache
+def _parts_by_process(mesh: Mesh) -> dict[int, tuple[int, ...]]:
+    """Which parts of a batch the devices of each process hold."""
+    held: dict[int, set[int]] = {}
+    for part, devices in enumerate(mesh.devices.reshape(batch_parts(mesh), -1)):
+        for device in devices:
+            held.setdefault(device.process_index, set()).add(part)
+    return {process: tuple(sorted(parts)) for process, parts in held.items()}
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """What this process reads of each batch: (index, count) of equal shares.
+
+    With `tensor` across processes several of them hold, and read, the same rows.
+
+    Raises:
+      MeshError: where the processes' devices overlap in the rows of a batch otherwise.
+    """
+    held = _parts_by_process(mesh)
+    shares = sorted(set(held.values()))
+    if sum(map(len, shares)) > batch_parts(mesh) or len(set(map(len, shares))) > 1:
+        raise MeshError(
+            f"mesh {dict(mesh.shape)}: the devices of {len(held)} processes do not "
+            "share a batch in equal parts; make mesh.tensor smaller, or a multiple of "
+            "the devices of a process"
+        )
+    return shares.index(held[jax.process_index()]), len(shares)
 
 
 def partition_spec(
@@ -142,6 +190,18 @@ def partition_spec(
             taken |= set(axes)
         spec.append(target)
     return PartitionSpec(*spec)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """The array, divided as its axes' logical names say, within `context`.
+
+    Unlike Flax's constraints it leaves an axis whole where the mesh does not divide it,
+    as `partition_spec` does for parameters.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mesh))
 
 
 def _is_box(x) -> bool:
@@ -198,7 +258,7 @@ def abstract_state(abstract_boxed: Any, mesh: Mesh) -> Any:
 
 
 def check_batch(size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Checks that a global batch divides over devices and accumulated pieces.
+    """Checks that a global batch divides over devices, processes, accumulated pieces.
 
     Raises:
       MeshError: where it does not.
@@ -209,19 +269,13 @@ def check_batch(size: int, mesh: Mesh, accumulate: int = 1) -> None:
             f"batch_size={size} does not divide by data x fsdp x accumulate = "
             f"{data} x {fsdp} x {accumulate} = {data * fsdp * accumulate}"
         )
-    # Each process reads rows of its own; with `tensor` across processes, several of
-    # them would have to read the same ones.
-    if (data * fsdp) % jax.process_count():
-        raise MeshError(
-            f"data x fsdp = {data} x {fsdp} does not divide by the "
-            f"{jax.process_count()} processes; make mesh.tensor smaller"
-        )
+    batch_share(mesh)
 
 
 def shard_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, whole: bool = False
 ) -> dict[str, jax.Array]:
-    """Puts this process's rows `[B / processes, ...]` on its devices.
+    """Puts this process's rows `[B / shares, ...]` on its devices (`batch_share`).
 
     Args:
       batch: arrays by name.
@@ -236,20 +290,22 @@ def shard_batch(
     """
     sharding = batch_sharding(mesh)
     parts = batch_parts(mesh)
+    held = range(parts) if whole else _parts_by_process(mesh)[jax.process_index()]
     arrays = {}
     for name, rows in batch.items():
-        size = len(rows) * (1 if whole else jax.process_count())
+        size = len(rows) * parts // len(held)
         if size % parts:
             raise MeshError(
                 f"a batch of {size} ({name!r}) does not divide by data x fsdp = {parts}"
             )
+        each = size // parts
+
+        def part(index, rows=rows, each=each):
+            place = held.index((index[0].start or 0) // each)
+            return rows[place * each : (place + 1) * each]
+
         shape = (size, *rows.shape[1:])
-        if whole:
-            arrays[name] = jax.make_array_from_callback(
-                shape, sharding, rows.__getitem__
-            )
-        else:
-            arrays[name] = jax.make_array_from_process_local_data(sharding, rows, shape)
+        arrays[name] = jax.make_array_from_callback(shape, sharding, part)
     return arrays
 
 

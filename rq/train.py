@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +20,12 @@ from absl import logging
 from rq import sharding
 from rq.checkpoint import Checkpoints, folder
 from rq.goodput import Goodput
+from rq.preemption import Preempted, Stop
 from rq.state import TrainState
-
-PREEMPTED = 143  # exit status after SIGTERM, 128 + 15 as shells have it
 
 
 class NonFiniteLossError(FloatingPointError):
     """The training diverged; the message has the step and the last good checkpoint."""
-
-
-class Preempted(SystemExit):
-    """A SIGTERM was obeyed: all is saved, and the process should end."""
 
 
 def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
@@ -79,10 +72,12 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
             logging.info("%s: all %d steps are done", stage.name, stage.steps)
             return state
         writer = stack.enter_context(contextlib.closing(progress.make_writer(events)))
-        stop = stack.enter_context(_Stop(checkpoints))
+        stop = stack.enter_context(Stop())
         train_step = compiled(stage.train_step, shardings, mesh)
         metrics = _Metrics(stage, config.log.every, writer, checkpoints)
-        goodput = Goodput(workdir / stage.name, first)
+        goodput = stack.enter_context(
+            contextlib.closing(Goodput(workdir / stage.name, first))
+        )
         report = progress.Progress(stage, writer, goodput)
         profile = progress.make_profile(config.profile, events, stage.steps)
         logging.info(
@@ -92,30 +87,29 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
 
         for step in range(first + 1, stage.steps + 1):
             profile(step - 1)
-            with report.timed("input", wait_jax_async_dispatch=False):
-                batch = next(data)
-            # Dispatch this step, and only then read the metrics of the one before: the
-            # devices always have work while the host waits.
-            starting = step == first + 1
-            counting = contextlib.nullcontext() if starting else goodput.counting()
-            with sharding.context(mesh), counting:
-                batch = sharding.shard_batch(batch, mesh)
-                if starting:
-                    traced = train_step.trace(state, batch)
-                    report.count_operations(config, mesh, traced)
-                state, values = train_step(state, batch)
+            starting = step == first + 1  # and compiling
+            with contextlib.nullcontext() if starting else goodput.counting():
+                with goodput.waiting():
+                    batch = next(data)
+                # Dispatch this step, and only then read the metrics of the one before:
+                # the devices always have work while the host waits.
+                with sharding.context(mesh):
+                    batch = sharding.shard_batch(batch, mesh)
+                    if starting:
+                        traced = train_step.trace(state, batch)
+                        report.count_operations(config, mesh, traced)
+                    state, values = train_step(state, batch)
+                goodput.dispatched(values)
                 metrics.add(step, values)
             report(step)
 
-            last, stopping = step == stage.steps, stop.requested(step)
+            last, stopping = step == stage.steps, stop.requested()
             evaluating = last or step % config.log.eval_every == 0
-            saving = last or stopping or step % config.checkpoint.every == 0
-            if saving or evaluating:
+            if evaluating or stopping or step % config.checkpoint.every == 0:
                 # Never save or show a state whose own metrics are unread. They are
                 # of the parameters before the update, hence the look at those after.
                 metrics.read()
                 metrics.check_model(step, state)
-            if saving:
                 # No batch has been drawn since, so the data's position is the state's.
                 # Saved before evaluating, which may take longer than a SIGTERM grants.
                 checkpoints.save(step, state, config_json, data.get_state())
@@ -123,15 +117,12 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
             if stopping:
                 checkpoints.wait()
                 logging.info("%s: SIGTERM; saved step %d", stage.name, step)
-                raise Preempted(PREEMPTED)
+                raise Preempted
             if evaluating:
                 with report.timed("evaluation"):
                     results, pictures = stage.evaluate(state), stage.pictures(state)
                 progress.write_evaluation(writer, step, results, pictures)
                 if config.checkpoint.best and _is_best(stage, results, checkpoints):
-                    if not saving:
-                        checkpoints.save(step, state, config_json, data.get_state())
-                        goodput.save(step)
                     checkpoints.tell_best(step, results[stage.criterion])
         profile(stage.steps)
         checkpoints.wait()
@@ -235,40 +226,3 @@ def _all_finite(tree) -> jax.Array:
 
 def _size(tree) -> str:
     return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)):,}"
-
-
-class _Stop:
-    """Whether a SIGTERM has come, while it is entered.
-
-    Several processes must stop after the same step: there it is the service of
-    `jax.distributed` that hears the signal, and its answer is the same in all of them.
-    """
-
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints = checkpoints
-        self.signalled = False
-        # Python lets the main thread alone set handlers.
-        main = threading.current_thread() is threading.main_thread()
-        self.listens = main and jax.process_count() == 1
-
-    def __enter__(self):
-        if self.listens:
-            self.before = signal.signal(signal.SIGTERM, self.hear)
-        return self
-
-    def __exit__(self, error_type, *_):
-        if self.listens:
-            signal.signal(signal.SIGTERM, self.before)
-        if self.signalled and error_type is None:
-            # It came during the last evaluation: what follows must not start.
-            raise Preempted(PREEMPTED)
-
-    def hear(self, *_) -> None:
-        """Handles the signal."""
-        self.signalled = True
-
-    def requested(self, step: int) -> bool:
-        """After each step, in all processes."""
-        if jax.process_count() > 1:
-            return self.checkpoints.reached_preemption(step)
-        return self.signalled

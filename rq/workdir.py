@@ -41,8 +41,15 @@ CONFIG = "config.json"
 
 
 def finished(path: epath.Path, stage: str, config) -> bool:
-    """Whether a stage ('features', 'rqvae', 'transformer') has all its steps there."""
-    return checkpoint.latest_step(path / stage) == config[stage].steps
+    """Whether a stage ('features', 'rqvae', 'transformer') has all its steps there.
+
+    With `checkpoint.fallback` a damaged last checkpoint is to be made anew.
+    """
+    step = checkpoint.latest_step(path / stage)
+    if step != config[stage].steps:
+        return False
+    damaged = checkpoint.find_damage(path / stage / str(step))
+    return not (config.checkpoint.fallback and damaged)
 
 
 class Experiment:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint.path import atomicity
 
-from rq import checkpoint, sharding
+from rq import checkpoint, sharding, workdir
 from rq import config as config_lib
 from rq.models.quantizer import Codebook
 from rq.state import TrainState
@@ -286,6 +288,50 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
     assert checkpoint.latest_step(tmp_path) == 3
 
 
+def test_the_same_step_may_be_damaged_twice(tmp_path):
+    states = {step: make_state(float(step)) for step in (1, 2)}
+    for _ in range(2):
+        checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
+        for step in {1, 2} - {checkpoints.latest_step()}:
+            checkpoints.save(step, states[step], CONFIG, {"next_index": step})
+        checkpoints.close()
+        damage(tmp_path / "2", "cut off")
+        checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
+        assert_same(checkpoints.restore(abstract(states[1]))[0], states[1])
+        checkpoints.close()
+    names = sorted(p.name for p in tmp_path.iterdir() if p.is_dir())
+    assert names == ["1", "2.damaged", "2.damaged1"]
+
+
+def test_a_bucket_lists_its_files_too(tmp_path, monkeypatch):
+    """There a checkpoint has its name from the start, and one more file at the end."""
+    options = ocp.CheckpointManagerOptions
+    in_bucket = atomicity.CommitFileTemporaryPath
+    monkeypatch.setattr(
+        checkpoint.ocp,
+        "CheckpointManagerOptions",
+        lambda **given: options(temporary_path_class=in_bucket, **given),
+    )
+    save(tmp_path, {1: make_state()}).close()
+    assert (tmp_path / "1" / "commit_success.txt").exists()
+    assert checkpoint.find_damage(tmp_path / "1") is None
+    file = damage(tmp_path / "1", "cut off")
+    assert str(file) in checkpoint.find_damage(tmp_path / "1")
+
+
+def test_a_damaged_last_checkpoint_is_not_finished_where_falling_back_is_allowed(
+    tmp_path,
+):
+    config = config_lib.default()
+    config.rqvae.steps = 2
+    save(tmp_path / "rqvae", {1: make_state(), 2: make_state()}).close()
+    assert workdir.finished(tmp_path, "rqvae", config)
+    damage(tmp_path / "rqvae" / "2", "missing")
+    assert workdir.finished(tmp_path, "rqvae", config)  # and whoever reads it stops
+    config.checkpoint.fallback = True
+    assert not workdir.finished(tmp_path, "rqvae", config)
+
+
 def test_every_checkpoint_damaged_is_none_at_all(tmp_path):
     state = make_state()
     save(tmp_path, {1: state}).close()
@@ -308,6 +354,20 @@ def test_every_so_many_and_the_best_stay_beside_the_latest(tmp_path):
     assert checkpoint.best(tmp_path) == (3, 1 / 3)
     best, _ = checkpoint.load_model(tmp_path, "rqvae", "best")
     np.testing.assert_array_equal(best["params"]["layer"]["b"][0], 3.0)
+
+
+def test_the_best_is_told_once_it_is_complete_and_forgotten_when_it_is_gone(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", keep=1, fallback=True)
+    state = make_state()
+    for step, value in ((1, 0.5), (2, 0.25)):
+        checkpoints.save(step, state, CONFIG, {"next_index": step})
+        checkpoints.tell_best(step, value)
+        assert (tmp_path / str(step) / checkpoint.FILES).exists()  # complete
+    assert checkpoints.best() == (2, 0.25)
+    damage(tmp_path / "2", "missing")
+    assert checkpoints.restore(abstract(state))[1] == {"next_index": 1}
+    assert checkpoints.best() == (None, None)
+    checkpoints.close()
 
 
 def test_without_an_evaluation_there_is_no_best(tmp_path):

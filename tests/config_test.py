@@ -198,7 +198,8 @@ def test_models_follow_packing_condition_and_depth():
         ({"transformer.optimizer.b2": 1.0}, "b2 = 1.0: must be within [0, 1)"),
         ({"transformer.text.length": 1}, "length = 1: must be 2 tokens or more"),
         ({"mesh.data": 0}, "mesh.data = 0: must be positive, or -1"),
-        ({"mesh.fsdp": -1}, "mesh.fsdp = -1: must be positive"),
+        ({"mesh.tensor": 0}, "mesh.tensor = 0: must be positive, or -1"),
+        ({"mesh.fsdp": -1}, "mesh.fsdp = -1: only one may be left open"),
         ({"data.name": ""}, "data.name = '': must not be empty"),
         ({"checkpoint.keep": 0}, "checkpoint.keep = 0: must be positive"),
         # Stages.
@@ -305,6 +306,7 @@ def test_bad_values_are_told_in_one_line(changes, message):
         {"rqvae.model.attn_resolutions": (16, 32), "stages": ("transformer",)},
         {"transformer.condition": "none", "data.num_classes": 0},
         {"mesh.data": 2, "mesh.fsdp": 2, "rqvae.accumulate": 2},
+        {"mesh.data": 1, "mesh.fsdp": -1},
     ],
 )
 def test_good_values_pass(changes):

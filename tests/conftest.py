@@ -5,11 +5,10 @@
 import os
 import pathlib
 
-DEVICES = "--xla_force_host_platform_device_count"
+from program import xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-if DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+os.environ["XLA_FLAGS"] = f"{xla_flags(8)} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Tests compile the same programs again and again, those that start processes above all.
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache/jax"

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import yaml
+from program import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -44,12 +45,14 @@ def test_a_dry_run_prints_the_command():
         "--dry-run",
         WORKDIR="/shared/a run",
         CONFIG="configs/ffhq.py",
+        DATA="/shared/data",
         FLAGS="--config.seed=1 --config.mesh.fsdp=8",
     )
     assert done.returncode == 0
     command, afterwards = done.stdout.splitlines()
     assert command.startswith("srun ") and "configs/ffhq.py" in command
-    assert "--workdir=/shared/a\\ run --config.seed=1 --config.mesh.fsdp=8" in command
+    more = "--config.data.dir=/shared/data --config.seed=1 --config.mesh.fsdp=8"
+    assert f"--workdir=/shared/a\\ run {more}" in command
     assert "143" in afterwards and "scontrol requeue" in afterwards
 
 
@@ -87,7 +90,7 @@ def test_a_job_of_two_tasks_trains_together(tmp_path):
         SLURM_SUBMIT_DIR=str(ROOT),
         VENV=sys.prefix,
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        XLA_FLAGS=xla_flags(4),
         WORKDIR=str(tmp_path / "run"),
         CONFIG="configs/digits.py:tiny",
         FLAGS=f"--config.stages=rqvae --config.data.dir={tmp_path}/data",
@@ -100,14 +103,18 @@ def test_a_job_of_two_tasks_trains_together(tmp_path):
     assert "rqvae/psnr/depth_2" in metrics
 
 
-def test_a_preempted_job_is_queued_again(tmp_path):
-    command(tmp_path / "bin", "srun", "#!/bin/bash\nexit 143\n")
+@pytest.mark.parametrize("status", [143, 75, 1])
+def test_a_preempted_job_is_queued_again(tmp_path, status):
+    """As is one that lost a node, and not one with a mistake."""
+    command(tmp_path / "bin", "srun", f"#!/bin/bash\nexit {status}\n")
     requeued = f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n'
     command(tmp_path / "bin", "scontrol", requeued)
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
     done = sbatch(PATH=path, SLURM_JOB_ID="17", WORKDIR="/shared/run")
-    assert done.returncode == 143
-    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
+    assert done.returncode == status
+    assert (tmp_path / "requeued").exists() == (status != 1)
+    if status != 1:
+        assert (tmp_path / "requeued").read_text() == "requeue 17\n"
 
 
 def test_the_jobset_is_filled_in():
@@ -130,40 +137,67 @@ def test_the_jobset_is_filled_in():
     assert found["kind"] == "JobSet" and found["metadata"]["name"] == "faces"
     job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 2
+    # A mistake ends the set; what is preempted (143) or lost (75) starts again.
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [1, 2]
     container = job["template"]["spec"]["containers"][0]
     assert container["image"] == "registry/rq:1"
     assert container["args"] == [
         "--distributed",
         "--config=configs/ffhq.py",
         "--workdir=/runs/faces",
+        "--config.data.dir=/runs/data",
         "--config.seed=1",
         "--config.mesh.fsdp=8",
     ]
 
 
 GCLOUD = """#!/bin/bash
-# A cloud in a folder: slices come when asked for, the first is preempted in training.
+# A cloud in a folder: slices come when asked for. Training ends, one after the other,
+# with what is in `outcomes`: an exit status, or `gone` where the slice vanishes, which
+# its request tells a look later.
 cd "$(dirname "$0")"
 echo "$*" >> calls
 case "$*" in
-  *"queued-resources describe"*) cat state 2>/dev/null ;;
-  *"queued-resources create"*) echo ACTIVE > state ;;
-  *"queued-resources delete"*) rm -f state ;;
-  *rq.main*)
-    if [ ! -e preempted ]; then
-      touch preempted
-      echo SUSPENDED > state
-      exit 143
-    fi
-    exit "$(cat status)" ;;
+  *"queued-resources describe"*)
+    cat state 2>/dev/null || exit 1
+    if [ -e gone ]; then echo SUSPENDED > state; fi ;;
+  *"queued-resources create"*)
+    [ ! -e state ] || exit 1
+    echo ACTIVE > state ;;
+  *"queued-resources delete"*) rm -f state service gone ;;
+  *"systemctl stop"*) [ ! -e gone ] && rm -f service ;;
+  *systemd-run*)
+    outcome=$(head -n 1 outcomes)
+    sed -i 1d outcomes
+    case $outcome in
+      gone) touch gone ;;
+      0) echo "exited 0" > service ;;
+      *) echo "failed $outcome" > service ;;
+    esac ;;
+  *"systemctl show"*)
+    [ ! -e gone ] || exit 255
+    cat service 2>/dev/null || echo "0 dead"
+    echo "the last line" ;;
 esac
 """
 
 
-@pytest.mark.parametrize("status", [0, 1])
-def test_a_preempted_slice_is_asked_for_again(tmp_path, status):
+@pytest.mark.parametrize(
+    "outcomes, slices, starts, status",
+    [
+        ("0", 1, 1, 0),
+        ("143 0", 1, 2, 0),  # saved, the slice is still there
+        ("gone 0", 2, 2, 0),
+        ("75 gone 143 0", 2, 4, 0),
+        ("gone 1", 2, 2, 1),  # a mistake
+    ],
+)
+def test_training_on_a_slice_goes_on_to_its_end(
+    tmp_path, outcomes, slices, starts, status
+):
     command(tmp_path / "bin", "gcloud", GCLOUD)
-    (tmp_path / "bin/status").write_text(f"{status}\n")
+    (tmp_path / "bin/outcomes").write_text("\n".join(outcomes.split()) + "\n")
     done = subprocess.run(
         [LAUNCH / "tpu_vm.sh"],
         env=os.environ
@@ -171,6 +205,7 @@ def test_a_preempted_slice_is_asked_for_again(tmp_path, status):
             "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
             "PROJECT": "mine",
             "WORKDIR": "/mnt/runs/x",
+            "DATA": "/mnt/data",
             "POLL": "0",
         },
         capture_output=True,
@@ -179,10 +214,35 @@ def test_a_preempted_slice_is_asked_for_again(tmp_path, status):
     )
     assert done.returncode == status, done.stderr
     calls = (tmp_path / "bin/calls").read_text()
-    assert calls.count("queued-resources create") == 2
-    assert calls.count("queued-resources delete") == 1
-    assert calls.count("rq.main --distributed") == 2
+    assert calls.count("queued-resources create") == slices
+    assert calls.count("queued-resources delete") == slices - 1
+    assert calls.count("rq.main --distributed") == starts
+    assert "--workdir=/mnt/runs/x --config.data.dir=/mnt/data" in calls
     assert ("training ended with status 1" in done.stderr) == bool(status)
+
+
+def test_a_script_started_again_watches_what_runs(tmp_path):
+    command(tmp_path / "bin", "gcloud", GCLOUD)
+    (tmp_path / "bin/state").write_text("ACTIVE\n")
+    (tmp_path / "bin/service").write_text("running 0\n")
+    process = subprocess.Popen(
+        [LAUNCH / "tpu_vm.sh"],
+        env=os.environ
+        | {
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+            "PROJECT": "mine",
+            "WORKDIR": "/mnt/runs/x",
+            "POLL": "0.1",
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    lines = (process.stdout.readline() for _ in range(4))
+    assert [line.strip() for line in lines] == ["running 0", "the last line"] * 2
+    (tmp_path / "bin/service").write_text("exited 0\n")
+    assert process.wait(timeout=60) == 0
+    calls = (tmp_path / "bin/calls").read_text()
+    assert "rq.main" not in calls and "create" not in calls
 
 
 def test_a_dry_run_for_tpus_prints_every_command():
@@ -194,7 +254,7 @@ def test_a_dry_run_for_tpus_prints_every_command():
         check=True,
     )
     lines = [line for line in done.stdout.splitlines() if "project=mine" in line]
-    assert ["create", "scp", "ssh", "ssh"] == [
+    assert ["create", "scp", "ssh", "ssh", "ssh", "ssh"] == [
         word
         for line in lines
         for word in line.split()

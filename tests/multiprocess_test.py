@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ import time
 import jax
 import numpy as np
 import pytest
+import together
+from program import xla_flags
 
 from rq import checkpoint, distributed
 from rq.config import ConfigError
@@ -34,19 +35,13 @@ CONFIG = (
 )
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def start(workdir, data_dir, processes, *flags):
     """Processes with eight devices between them, their output in files."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes}",
+        "XLA_FLAGS": xla_flags(8 // processes),
     }
-    port, started = free_port(), []
+    port, started = together.free_port(), []
     for index in range(processes):
         several = [
             f"--coordinator=127.0.0.1:{port}",
@@ -149,6 +144,39 @@ def test_one_process_goes_on_where_two_were_stopped(place, one):
     finish(again, status=143)
 
 
+FOUR_DEVICES = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": xla_flags(4),
+    "PYTHONPATH": str(ROOT),
+}
+
+
+@pytest.mark.parametrize("before", [0, 1000])
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_sigterm_stops_all_processes_at_the_same_point(tmp_path, before, number):
+    """Whenever it comes: before anything was asked, or in a later stage."""
+    started = together.start(
+        number, "asks", str(tmp_path), str(before), env=os.environ | FOUR_DEVICES
+    )
+    deadline = time.time() + 100
+    while len(list(tmp_path.glob("ready*"))) < number:
+        assert time.time() < deadline, together.ends(started, 0)
+        time.sleep(0.05)
+    started[-1].send_signal(signal.SIGTERM)
+    (tmp_path / "go").touch()
+    found = together.ends(started)
+    assert [status for status, _ in found] == [143] * number, found
+    last = {output.splitlines()[-1] for _, output in found}
+    assert len(last) == 1 and "stopped after" in last.pop()
+
+
+def test_batches_are_shared_by_processes_whatever_the_mesh():
+    """Also with `tensor` across processes, which then read the same rows."""
+    found = together.ends(together.start(2, "shares", env=os.environ | FOUR_DEVICES))
+    assert [status for status, _ in found] == [0, 0], found
+    assert "(8, 1, 1) 1 2 1" in found[1][1] and "(1, 1, 8) 0 1 1" in found[1][1]
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
@@ -165,6 +193,16 @@ def test_the_environment_is_read_and_checked(monkeypatch):
     monkeypatch.setenv(distributed.NUMBER, "two")
     with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES=two"):
         distributed.start()
+    monkeypatch.delenv(distributed.NUMBER)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # Open MPI 5
+    with pytest.raises(ConfigError, match="--coordinator=HOST:PORT"):
+        distributed.start()
+    with pytest.raises(ConfigError, match="found .'host:1', 2, None"):
+        distributed.start("host:1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "2")
+    with pytest.raises(ConfigError, match="process 2 of 2"):
+        distributed.start("host:1")
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE")
     monkeypatch.setenv(distributed.NUMBER, "1")
     monkeypatch.setenv(distributed.COORDINATOR, "host:1")
     monkeypatch.setenv(distributed.INDEX, "0")

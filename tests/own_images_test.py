@@ -3,16 +3,12 @@
 """From a folder of images to a trained stage 1 with all its losses, as a user would."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from program import run
 
-ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
 from rq.config import default
 
@@ -37,20 +33,6 @@ def get_config():
     })
     return config
 """
-
-
-def run(*flags, status=0):
-    """`python -m rq.main` to its end, on one device; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rq.main", *flags],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == status, (done.stdout + done.stderr)[-3000:]
-    return done.stdout if status == 0 else done.stderr
 
 
 @pytest.fixture(scope="module")

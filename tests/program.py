@@ -12,9 +12,18 @@ TINY = "--config=configs/digits.py:tiny"
 LIMIT = 300  # seconds, for one process
 
 
+def xla_flags(devices: int = 1) -> str:
+    """Simulated devices; and no optimisation by LLVM, a third of all the time.
+
+    Tests compile far more than they run. XLA's own passes stay as they are.
+    """
+    count = f"--xla_force_host_platform_device_count={devices}"
+    return f"{count} --xla_backend_optimization_level=0"
+
+
 def start(*flags, data_dir=None):
     """Starts `python -m rq.main` on one device."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()}
     if data_dir is not None:
         flags = (*flags, f"--config.data.dir={data_dir}")
     return subprocess.Popen(

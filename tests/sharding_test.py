@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of axis names is complete, and says where arrays of both stages live."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -61,11 +63,11 @@ def names_of(tree):
 def test_the_table_has_each_name_that_models_use_and_no_other(monkeypatch):
     used = set()
 
-    def constraint(x, names):
+    def constraint(x, *names):
         used.update(names)
         return x
 
-    monkeypatch.setattr(nn, "with_logical_constraint", constraint)
+    monkeypatch.setattr(sharding, "constrain", constraint)
     for name in MODELS:
         used |= names_of(boxed(name))
     assert used - {None} == NAMES.keys()
@@ -174,6 +176,30 @@ def test_constraints_of_models_reach_the_compiler():
         assert constraints(model.apply, params, *args) >= 3
 
 
+def test_caches_are_divided_as_batch_and_heads_are():
+    model, args = MODELS["transformer"]
+    params = sharding.unbox(boxed("transformer"))
+    mesh = sharding.make_mesh(fsdp=2, tensor=2)
+
+    def caches(params):
+        return model.apply(params, 8, method="init_caches")
+
+    with sharding.context(mesh):
+        compiled = jax.jit(caches).lower(params).compile()
+    found = jax.tree.leaves(compiled.output_shardings)
+    assert found
+    for where in found:
+        assert where.spec == P(("data", "fsdp"), None, "tensor")
+
+
+def test_an_axis_that_the_mesh_does_not_divide_stays_whole():
+    with sharding.context(sharding.make_mesh(data=1, fsdp=4, tensor=2)):
+        found = jax.jit(lambda x: sharding.constrain(x, "batch", "vocab"))(
+            jnp.zeros((6, 10))
+        )
+    assert found.sharding.shard_shape((6, 10)) == (6, 5)
+
+
 def test_one_device_and_eight_give_the_same_logits():
     model, args = MODELS["transformer"]
     params = sharding.unbox(jax.jit(model.init)(jax.random.key(0), *args))
@@ -233,6 +259,37 @@ def test_batches_are_divided_over_data_and_fsdp():
         np.testing.assert_array_equal(np.asarray(array), rows[name])
         assert array.sharding == sharding.batch_sharding(mesh)
         assert array.addressable_shards[0].data.shape[0] == 2
+
+
+class Device(NamedTuple):
+    process_index: int
+
+
+class Torus:
+    """A mesh over 4 x 4 chips, of which each process has 2 x 2, as hosts of TPUs do."""
+
+    def __init__(self, data, tensor):
+        places = [(x, y) for x in range(4) for y in range(4)]
+        grid = np.empty(16, object)
+        grid[:] = [Device(x // 2 * 2 + y // 2) for x, y in places]
+        self.devices = grid.reshape(data, 1, tensor)
+        self.shape = {"data": data, "fsdp": 1, "tensor": tensor}
+
+
+@pytest.mark.parametrize(
+    "sizes, shares", [((16, 1), 4), ((8, 2), 4), ((4, 4), 2), ((1, 16), 1)]
+)
+def test_hosts_that_hold_the_same_rows_read_the_same(sizes, shares):
+    """A row of the torus is two hosts'."""
+    assert sharding.batch_share(Torus(*sizes)) == (0, shares)
+
+
+def test_hosts_that_hold_some_of_the_same_rows_are_an_error():
+    mesh = Torus(16, 1)
+    mesh.devices = mesh.devices.reshape(-1)[:15].reshape(5, 1, 3)
+    mesh.shape = {"data": 5, "fsdp": 1, "tensor": 3}
+    with pytest.raises(sharding.MeshError, match="make mesh.tensor smaller"):
+        sharding.batch_share(mesh)
 
 
 def test_a_batch_that_does_not_divide_is_an_error_with_its_numbers():

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rq import checkpoint, sharding, train
 from rq import config as config_lib
-from rq import sharding, train
 from rq.models.quantizer import Codebook
 from rq.state import TrainState
 
@@ -142,7 +142,10 @@ def killed_again_and_again(workdir, steps: int, outputs: int, kills) -> None:
     Args:
       workdir, steps, outputs: as in `main`.
       kills: for each child (batches that it draws before the signal, delay in seconds).
+
+    Prints the step of the latest checkpoint after each, as JSON.
     """
+    latest = []
     for batches, delay in kills:
         child = os.fork()
         if not child:
@@ -160,6 +163,8 @@ def killed_again_and_again(workdir, steps: int, outputs: int, kills) -> None:
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
             raise SystemExit(f"a child ended with {os.waitstatus_to_exitcode(status)}")
+        latest.append(checkpoint.latest_step(pathlib.Path(workdir, Toy.name)) or 0)
+    print(json.dumps(latest))
 
 
 def main(workdir, steps, outputs=6, every=2, kill_at=None, delay=0.0, save_kill=None):

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles a config's real program for TPUs that are not here, and says what it needs.
 
-    python -m rq.aot --config=configs/imagenet.py:3.8B --topology=v5e:16x16 \\
-        --config.mesh.fsdp=256
+    python -m rq.aot --config=configs/imagenet.py:3.8B --topology=v5e:16x16
 
 With `--batch=fit` it looks for the largest batch that the chips' memory holds, and
 compiles a few times. Needs no TPU but its compiler, `pip install libtpu`, and one to
@@ -42,6 +41,7 @@ flags.DEFINE_enum(
     ["config", "fit"],
     "The config's batch, or the largest that fits.",
 )
+flags.DEFINE_bool("json", False, "Prints JSON instead of the report.")
 flags.DEFINE_string("out", None, "JSON file to write as well.")
 
 
@@ -60,9 +60,10 @@ def main(argv) -> None:
         result = make(FLAGS.config, FLAGS.program, FLAGS.topology, FLAGS.slices)
     except (configs.ConfigError, chips.TopologyError, MeshError) as error:
         sys.exit(f"error: {error}")
-    print(report.text(result))
+    text = json.dumps(result, indent=2)
+    print(text if FLAGS.json else report.text(result))
     if FLAGS.out:
-        pathlib.Path(FLAGS.out).write_text(json.dumps(result, indent=2) + "\n")
+        pathlib.Path(FLAGS.out).write_text(text + "\n")
     if not result["fits"]:
         sys.exit(1)
 

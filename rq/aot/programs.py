@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rq import sampling, sharding, train
 from rq.config import ConfigError, rqvae_model
 from rq.models.lpips import PerceptualDistance, own_distance
+from rq.models.transformer import unroll
 from rq.stages import FeaturesStage, RQVAEStage, TransformerStage, conditions
 
 PROGRAMS = ("features", "rqvae", "transformer", "sample")
@@ -116,9 +118,10 @@ def sampler(config, mesh) -> jax.stages.Traced:
         )
     stage = make_stage(config, "transformer", mesh)
     boxed = jax.eval_shape(stage.init, jax.random.key(0))
-    params = sharding.abstract_state(boxed, mesh).params
-    filters, guidance = stage.sampling_options()
-    place = sharding.batch_sharding(mesh)
+    params = _unrolled(stage.model, sharding.abstract_state(boxed, mesh).params)
+    # As arguments: of constants the compiler would leave out filters that are off.
+    options = jax.eval_shape(lambda options: options, stage.sampling_options())
+    place, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     fields = {
         name: jax.ShapeDtypeStruct((number, *shape), dtype)
         for name, (shape, dtype) in example(config, stage).items()
@@ -127,9 +130,10 @@ def sampler(config, mesh) -> jax.stages.Traced:
     if cond is not None:
         cond = jax.ShapeDtypeStruct(cond.shape, cond.dtype, sharding=place)
 
-    def sample(params, codebook, cond, key):
+    def sample(params, codebook, cond, key, options):
+        filters, guidance = options
         return sampling.sample(
-            stage.model,
+            stage.model.clone(scan_layers=False),
             params,
             codebook,
             cond,
@@ -141,9 +145,26 @@ def sampler(config, mesh) -> jax.stages.Traced:
         )
 
     embedding = stage.rqvae_variables["codebook"]["state"].embedding
-    codebook = jax.ShapeDtypeStruct(
-        embedding.shape, embedding.dtype, sharding=sharding.replicated(mesh)
-    )
+    codebook = jax.ShapeDtypeStruct(embedding.shape, embedding.dtype, sharding=whole)
     key = jax.eval_shape(lambda: jax.random.key(0))
     with sharding.context(mesh):
-        return jax.jit(sample).trace(params, codebook, cond, key)
+        return jax.jit(sample).trace(params, codebook, cond, key, options)
+
+
+def _unrolled(model, params):
+    """Abstract stacked parameters as `rq.models.transformer.unroll` makes them."""
+    layouts = jax.eval_shape(lambda params: unroll(model, params)[1], params)
+
+    def one(keys, layer):
+        path = [key.key for key in keys]
+        stacked = params
+        for name in path:
+            if name.startswith("blocks_"):
+                name = "blocks"
+            stacked = stacked[name]
+        place = stacked.sharding
+        if stacked.shape != layer.shape:  # the axis of the layers, which none divides
+            place = NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+        return jax.ShapeDtypeStruct(layer.shape, layer.dtype, sharding=place)
+
+    return jax.tree_util.tree_map_with_path(one, layouts)

@@ -64,7 +64,7 @@ def make(config, program: str, topology: str, slices: int = 1) -> dict:
             raise
         return result | {"fits": False, "needed": _needed(str(error))}
     result["compile_seconds"] = time.perf_counter() - middle
-    memory = compiled.memory_analysis()
+    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
     result |= {
         "fits": memory.peak_memory_in_bytes <= chip.hbm,
         "memory": {
@@ -75,6 +75,8 @@ def make(config, program: str, topology: str, slices: int = 1) -> dict:
             "code": memory.generated_code_size_in_bytes,
             "peak": memory.peak_memory_in_bytes,
         },
+        # The compiler's own count for one chip, of each loop's body once.
+        "xla": {name: analysis.get(name) for name in ("flops", "bytes accessed")},
         "collectives": {
             kind: found._asdict()
             for kind, found in counts.collectives(
@@ -161,11 +163,13 @@ def model_operations(config, program, mesh, traced) -> float:
 
     Those of the program itself where nothing is; otherwise it is traced anew without.
     """
-    if program != "transformer" or config.transformer.model.remat == "none":
+    if program != "transformer":
         return counts.operations(traced.jaxpr)
     with config.unlocked():
         plain = config.copy_and_resolve_references()
-    plain.transformer.model.remat = "none"
+    plain.transformer.model.remat, plain.transformer.loss.pieces = "none", 1
+    if plain.transformer == config.transformer:
+        return counts.operations(traced.jaxpr)
     return counts.operations(programs.train_step(plain, program, mesh).jaxpr)
 
 
@@ -246,6 +250,12 @@ def text(result: dict) -> str:
         lines.append(
             f"{kind:12s} {found['count']} a step, data {_size(found['bytes'])}, "
             f"sent by each chip {_size(found['wire'])}"
+        )
+    flops, moved = result["xla"]["flops"], result["xla"]["bytes accessed"]
+    if flops and moved:
+        lines.append(
+            f"XLA's count   {flops:.3e} operations, {_size(moved)} accessed a chip, "
+            "loops once"
         )
     guess = result["estimate"]
     parts = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in guess["seconds"].items())

@@ -60,8 +60,8 @@ def default() -> ConfigDict:
     config = dict(
         seed=0,  # of parameters, dropout, stochastic codes and the order of the data
         stages=STAGES[1:],  # which to run, in this order; 'features' where it is used
-        mesh=dict(  # devices along each axis; their product is the device count
-            data=-1,  # copies of the model; -1: whatever is left
+        mesh=dict(  # devices along each axis, one of them -1: whatever is left
+            data=-1,  # copies of the model
             fsdp=1,  # parts that parameters and optimizer state are split into
             tensor=1,  # parts that heads, MLP and vocabulary are split into
         ),

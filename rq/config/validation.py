@@ -34,6 +34,8 @@ def _one_of(*choices) -> Limit:
     return (lambda x: x in choices), f"must be one of {words}"
 
 
+_PARTS: Limit = (lambda x: x > 0 or x == -1), "must be positive, or -1: what is left"
+
 # By the field's dotted name, or else by the end of it; for each element of a tuple.
 LIMITS: dict[str, Limit] = {
     "seed": _NOT_NEGATIVE,
@@ -41,9 +43,9 @@ LIMITS: dict[str, Limit] = {
         lambda x: x in STAGES,
         f"unknown stage; known: {', '.join(STAGES)} (for several, repeat the flag)",
     ),
-    "mesh.data": (lambda x: x > 0 or x == -1, "must be positive, or -1: what is left"),
-    "fsdp": _POSITIVE,
-    "tensor": _POSITIVE,
+    "mesh.data": _PARTS,
+    "mesh.fsdp": _PARTS,
+    "mesh.tensor": _PARTS,
     "data.name": _NOT_EMPTY,
     "data.path": _ANY,
     "data.dir": _ANY,
@@ -162,6 +164,7 @@ def validate(config: ConfigDict) -> None:
         in_range, problem = limit(name)
         for element in value if isinstance(value, tuple) else (value,):
             _require(config, in_range(element), name, problem)
+    _check_mesh(config)
     _check_stages(config)
     _check_data(config)
     _check_autoencoder(config)
@@ -313,14 +316,20 @@ def _check_transformer(config: ConfigDict) -> None:
     _require(config, possible, "sampling.guidance", problem)
 
 
+def _check_mesh(config: ConfigDict) -> None:
+    free = [f"mesh.{name}" for name, size in config.mesh.items() if size == -1]
+    problem = f"only one may be left open, not {', '.join(free)}"
+    _require(config, len(free) < 2, free[-1] if free else "mesh.data", problem)
+
+
 def _check_training(config: ConfigDict, stage: str) -> None:
     section = config[stage]
     name, size, pieces = f"{stage}.batch_size", section.batch_size, section.accumulate
     problem = f"is not divisible by {stage}.accumulate {pieces}"
     _require(config, size % pieces == 0, name, problem)
 
-    # mesh.data = -1 depends on the devices; the mesh itself is checked against them.
-    parts = max(config.mesh.data, 1) * config.mesh.fsdp
+    # What is -1 depends on the devices; the mesh itself is checked against them.
+    parts = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
     problem = f"{size // pieces} images at once are not divisible by {parts},"
     problem += " from mesh.data and mesh.fsdp"
     _require(config, size // pieces % parts == 0, name, problem)

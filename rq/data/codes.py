@@ -44,6 +44,7 @@ def write(
     shard_size: int = SHARD_SIZE,
     process: int = 0,
     processes: int = 1,
+    between: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes the shards that are not there yet; of several processes each its share.
 
@@ -56,6 +57,7 @@ def write(
       fingerprint: of the RQ-VAE, JSON.
       shard_size: images of a shard.
       process, processes: which of how many.
+      between: called after each shard, equally often in all processes.
 
     Raises:
       DataError: where there are other than the examples announced, or codes that are no
@@ -67,13 +69,14 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     manifest = _announced(num_examples, fingerprint, shard_size)
     known = _read_manifest(directory)
-    for shard, path in enumerate(_shards(directory, manifest)):
-        if shard % processes != process or path.exists():
-            continue
-        start = shard * shard_size
-        stop = min(start + shard_size, num_examples)
-        shapes = _write_shard(path, encode(start, stop), stop - start)
-        known = _agree(directory, manifest, known, shapes)
+    paths = _shards(directory, manifest)
+    for shard in range(process, process + len(paths), processes):
+        if shard < len(paths) and not paths[shard].exists():
+            start = shard * shard_size
+            stop = min(start + shard_size, num_examples)
+            shapes = _write_shard(paths[shard], encode(start, stop), stop - start)
+            known = _agree(directory, manifest, known, shapes)
+        between()
 
 
 def clear(

@@ -126,7 +126,8 @@ def train_iterator(
       data: section of the config.
       batch_size: global, B.
       seed: of order and augmentation.
-      process_index, process_count: JAX's where None.
+      process_index, process_count: this process's share of each batch, as
+        `rq.sharding.batch_share` has it; JAX's where None.
       tokens: makes 'text' of the captions; without it there is none.
 
     Returns:

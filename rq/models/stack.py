@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rq import sharding
 from rq.models.autoencoder import uniform_fan_in
 
 
@@ -178,7 +179,7 @@ class Block(nn.Module):
         out = linear(width, axes[::-1], self.dtype, bias, 4 * width, "mlp_out", scale)
         y = out(y)
         x_BTM += dropout(y)
-        return nn.with_logical_constraint(x_BTM, ("batch", None, None)), cache
+        return sharding.constrain(x_BTM, "batch", None, None), cache
 
 
 _REMAT_POLICIES = {

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rq import sharding
 from rq.models import quantizer
 from rq.models.autoencoder import uniform_fan_in
 from rq.models.stack import Cache, Stack, StackConfig, linear, norm
@@ -209,7 +210,7 @@ class RQTransformer(nn.Module):
             [self.condition_tokens(cond, batch), tokens_BTM[:, :-1]], axis=1
         )
         x_BSM = self.input_dropout(x_BSM, deterministic=deterministic)
-        x_BSM = nn.with_logical_constraint(x_BSM, ("batch", None, None))
+        x_BSM = sharding.constrain(x_BSM, "batch", None, None)
         x_BSM, _ = self.body_stack(
             x_BSM.astype(self.dtype), deterministic=deterministic
         )
@@ -232,7 +233,7 @@ class RQTransformer(nn.Module):
     def logits(self, x_BTDM):
         """Head outputs to float32 logits `[B, T, D, K]`."""
         logits = self.classify(x_BTDM)
-        return nn.with_logical_constraint(logits, ("batch", None, None, "vocab"))
+        return sharding.constrain(logits, "batch", None, None, "vocab")
 
     def text_logits(self, x_BSM):
         """Body outputs to next-token logits `[B, S - 1, num_conditions]`."""
@@ -304,6 +305,7 @@ class RQTransformer(nn.Module):
     def _caches(self, config, batch, length):
         shape = (batch, length, config.heads, self.width // config.heads)
         zeros = jnp.zeros(shape, self.dtype)
+        zeros = sharding.constrain(zeros, "batch", None, "heads", None)
         return tuple(Cache(zeros, zeros) for _ in range(config.layers))
 
     def start(self, cond, batch: int):

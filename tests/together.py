@@ -1,0 +1,107 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What several real processes do together, for tests: a program of each of them.
+
+python tests/together.py COORDINATOR NUMBER INDEX WHAT [MORE]
+"""
+
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+TESTS = pathlib.Path(__file__).parent
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(number: int, *what: str, **options) -> list[subprocess.Popen]:
+    """The processes; `options` go to `subprocess.Popen`."""
+    place = f"127.0.0.1:{free_port()}"
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, place, str(number), str(index), *what],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+        for index in range(number)
+    ]
+
+
+def ends(started, limit: int = 120) -> list[tuple[int, str]]:
+    """Exit status and output of each; whoever is late is killed."""
+    found = []
+    for process in started:
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            for other in started:
+                other.kill()
+            output, _ = process.communicate()
+        found.append((process.returncode, output))
+    return found
+
+
+def _until(path: pathlib.Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def asks(index: int, folder: str, before: str) -> None:
+    """Steps of two stages, each counted from 1; waits for `go` after so many asked."""
+    from rq import preemption
+
+    folder = pathlib.Path(folder)
+    for step in range(int(before)):
+        assert not preemption.agreed(), step
+    (folder / f"ready{index}").touch()
+    _until(folder / "go")
+    for step in range(2_000):
+        if preemption.agreed():
+            print(f"stopped after {step} more", flush=True)
+            raise preemption.Preempted
+        time.sleep(0.002 * (1 + index))
+
+
+def shares(index: int) -> None:
+    """Batches over meshes whose `tensor` does and does not lie across processes."""
+    import jax
+
+    from rq import sharding
+
+    whole = np.arange(16 * 3).reshape(16, 3)
+    for sizes in ((8, 1, 1), (2, 2, 2), (2, 1, 4), (1, 1, 8), (4, 2, 1)):
+        mesh = sharding.make_mesh(*sizes)
+        sharding.check_batch(16, mesh)
+        share, count = sharding.batch_share(mesh)
+        rows = np.split(whole, count)[share]
+        batch = sharding.shard_batch({"x": rows}, mesh)["x"]
+        assert batch.shape == whole.shape
+        for part in batch.addressable_shards:
+            np.testing.assert_array_equal(part.data, whole[part.index])
+        again = sharding.shard_batch({"x": whole}, mesh, whole=True)["x"]
+        for part in again.addressable_shards:
+            np.testing.assert_array_equal(part.data, whole[part.index])
+        print(sizes, share, count, jax.process_index(), flush=True)
+
+
+def main(place: str, number: str, index: str, what: str, *more: str) -> None:
+    """Joins the others and does it."""
+    from rq import distributed
+
+    distributed.start(place, int(number), int(index))
+    {"asks": asks, "shares": shares}[what](int(index), *more)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
