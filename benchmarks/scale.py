@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
 import document
 import numpy as np
@@ -48,10 +49,16 @@ SAMPLES_A_CHIP = 32
 SAMPLER_TENSOR = {"imagenet:3.8B": 4}
 
 WEAK_MODEL, WEAK_BATCH = "imagenet:480M", 8  # examples a chip
+# On small slices the compiler would turn gathers into rings within products, which say
+# the same in another way than those on large ones.
+WEAK_OPTIONS = ["--xla=xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"]
 WEAK = {"v5e:4x4": 16, "v5e:4x8": 32, "v5e:8x8": 64, "v5e:8x16": 128, "v5e:16x16": 256}
 DIVISIONS = ("data", "fsdp")
 
-TOO_SMALL = "imagenet:3.8B, v5e:4x4, data"
+PIECES, PIECES_TOPOLOGY = (1, 4, 16), "v5e:8x8"  # of the loss
+TOO_SMALL = "imagenet:3.8B, v5e:2x2"
+# Gathers within 32 chips, and sums of gradients between eight such groups.
+HYBRID = "imagenet:3.8B, v5e:16x16, fsdp 32"
 
 
 def _flags(model: str, topology: str, *more: str) -> list[str]:
@@ -60,28 +67,42 @@ def _flags(model: str, topology: str, *more: str) -> list[str]:
     return [f"--config={config}", f"--topology={topology}", *more]
 
 
+def _mesh_flags(**sizes: int) -> list[str]:
+    """What is not named is 1; `data` is the rest where it is not named."""
+    sizes = {"data": -1, "fsdp": 1, "tensor": 1} | sizes
+    return [f"--config.mesh.{name}={size}" for name, size in sizes.items()]
+
+
 def _runs() -> dict[str, list[str]]:
     """Flags of `rq.aot` by the name of a run."""
-    runs = {TOO_SMALL: _flags("imagenet:3.8B", "v5e:4x4")}
+    runs = {
+        TOO_SMALL: _flags("imagenet:3.8B", "v5e:2x2", *_mesh_flags(fsdp=4)),
+        HYBRID: _flags("imagenet:3.8B", "v5e:16x16", *_mesh_flags(fsdp=32)),
+    }
     for topology, chips in (TOPOLOGIES | LARGER).items():
-        shard = f"--config.mesh.fsdp={chips}"
+        shard = _mesh_flags(fsdp=chips)
         for model in LARGE if topology in LARGER else MODELS:
             fit = [] if topology in LARGER else ["--batch=fit"]
-            runs[f"{model}, {topology}"] = _flags(model, topology, shard, *fit)
+            runs[f"{model}, {topology}"] = _flags(model, topology, *shard, *fit)
             if topology in TOPOLOGIES:
                 tensor = SAMPLER_TENSOR.get(model, 1)
                 size = SAMPLES_A_CHIP * chips // tensor
                 runs[f"{model}, {topology}, sample"] = _flags(
                     model, topology, "--program=sample",
-                    f"--config.sampling.batch_size={size}",
-                    f"--config.mesh.tensor={tensor}",
+                    f"--config.sampling.batch_size={size}", *_mesh_flags(tensor=tensor),
                 )  # fmt: skip
+    for model in LARGE:
+        for pieces in PIECES:
+            runs[f"{model}, {PIECES_TOPOLOGY}, {pieces} pieces"] = _flags(
+                model, PIECES_TOPOLOGY, f"--config.transformer.loss.pieces={pieces}",
+                *_mesh_flags(fsdp=TOPOLOGIES[PIECES_TOPOLOGY]),
+            )  # fmt: skip
     for topology, chips in WEAK.items():
         size = f"--config.transformer.batch_size={WEAK_BATCH * chips}"
         for name in DIVISIONS:
-            shard = [f"--config.mesh.fsdp={chips}"] if name == "fsdp" else []
+            shard = _mesh_flags(**{name: chips})
             runs[f"weak, {topology}, {name}"] = _flags(
-                WEAK_MODEL, topology, size, *shard
+                WEAK_MODEL, topology, size, *shard, *WEAK_OPTIONS
             )
     return runs
 
@@ -101,7 +122,8 @@ def compile_one(name: str) -> dict:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if not out.exists():
             raise RuntimeError(f"{name}: {(done.stdout + done.stderr)[-2000:]}")
-        return json.loads(out.read_text()) | {"status": done.returncode}
+        made_by = {name: metadata.version(name) for name in ("jax", "libtpu")}
+        return json.loads(out.read_text()) | {"status": done.returncode} | made_by
 
 
 def compile_all(names, jobs: int) -> None:
@@ -177,7 +199,7 @@ def larger_table(reports: dict[str, dict]) -> str:
         "model", "slice", "chips", "mesh", "batch", "GiB a chip", "fits",
         "compute", "memory", "links", "images/s ≤", "MFU ≤", "exit status",
     )  # fmt: skip
-    names = [f"{m}, {t}" for m in LARGE for t in LARGER] + [TOO_SMALL]
+    names = [f"{m}, {t}" for m in LARGE for t in LARGER] + [HYBRID, TOO_SMALL]
     for name in names:
         if name not in reports:
             continue
@@ -217,27 +239,46 @@ def sampling_table(reports: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def pieces_table(reports: dict[str, dict]) -> str:
+    """The loss in pieces: what is never there at once."""
+    lines = _head(
+        "model", "slice", "batch", "pieces", "GiB a chip", "of it temporaries"
+    )
+    for model in LARGE:
+        for pieces in PIECES:
+            report = reports.get(f"{model}, {PIECES_TOPOLOGY}, {pieces} pieces")
+            if report is not None:
+                sizes = (report["memory"][name] for name in ("peak", "temporaries"))
+                lines.append(
+                    _row(
+                        model, PIECES_TOPOLOGY, f"{report['batch_size']:,}", pieces,
+                        *(f"{size / GIB:.2f}" for size in sizes),
+                    )
+                )  # fmt: skip
+    return "\n".join(lines)
+
+
 def _mesh(report: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in report["mesh"].items() if v > 1)
 
 
-def _kinds(report: dict, field: str) -> str:
+def _kinds(report: dict, field: str, of: str = "collectives") -> str:
     """'6 all-reduce 1.80, 12 all-gather 0.30'."""
-    found = report.get("collectives", {})
+    found = report.get(of, {})
     kinds = (f"{v['count']} {kind} {v[field] / GIB:.2f}" for kind, v in found.items())
     return ", ".join(kinds) or "none"
 
 
-def traffic(report: dict, field: str) -> float:
-    """GiB a step of a field of all collectives of gradients and parameters."""
-    return sum(kind[field] for kind in report["collectives"].values()) / GIB
+def traffic(report: dict, field: str, of: str = "partitioned") -> float:
+    """GiB a step of a field of all collectives."""
+    return sum(kind[field] for kind in report[of].values()) / GIB
 
 
 def weak_table(reports: dict[str, dict]) -> str:
     """Collectives of one model as the slice grows, batch a chip kept."""
     lines = _head(
         "chips", "batch", "mesh", "GiB a chip", "own part of the data, GiB",
-        "whole data, GiB", "sent, GiB", "collectives by kind",
+        "whole data, GiB", "collectives by kind, GiB", "sent as compiled, GiB",
     )  # fmt: skip
     for division in DIVISIONS:
         for topology, chips in WEAK.items():
@@ -248,8 +289,9 @@ def weak_table(reports: dict[str, dict]) -> str:
                 _row(
                     chips, report["batch_size"], f"{division} {chips}",
                     f"{report['memory']['peak'] / GIB:.2f}",
-                    *(f"{traffic(report, f):.3f}" for f in ("held", "bytes", "wire")),
-                    _kinds(report, "bytes"),
+                    *(f"{traffic(report, field):.3f}" for field in ("held", "bytes")),
+                    _kinds(report, "bytes", "partitioned"),
+                    f"{traffic(report, 'wire', 'collectives'):.3f}",
                 )
             )  # fmt: skip
     return "\n".join(lines)
@@ -315,10 +357,13 @@ def main() -> None:
     for name, table in (
         ("training", training_table),
         ("larger", larger_table),
+        ("pieces", pieces_table),
         ("sampling", sampling_table),
         ("weak", weak_table),
     ):
         document.insert(DOCUMENT, name, table(reports))
+    known = sorted({f"jax {r['jax']}, libtpu {r['libtpu']}" for r in reports.values()})
+    document.insert(DOCUMENT, "versions", f"Compiled by {'; '.join(known)}.")
     from rq.visualize import save_png
 
     save_png(PLOT, plot(reports))

@@ -5,7 +5,7 @@
     python -m rq.aot --config=configs/imagenet.py:3.8B --topology=v5e:16x16
 
 With `--batch=fit` it looks for the largest batch that the chips' memory holds, and
-compiles a few times. Needs no TPU but its compiler, `pip install libtpu`, and one to
+compiles a few times. Needs no TPU but its compiler, `pip install -e '.[tpu]'`, and one to
 three minutes a compilation. Exits with 1 where the program does not fit into the chips'
 memory, or the flags are wrong.
 """
@@ -41,6 +41,9 @@ flags.DEFINE_enum(
     ["config", "fit"],
     "The config's batch, or the largest that fits.",
 )
+flags.DEFINE_multi_string(
+    "xla", [], "An option of the compiler, NAME=VALUE; repeat it."
+)
 flags.DEFINE_bool("json", False, "Prints JSON instead of the report.")
 flags.DEFINE_string("out", None, "JSON file to write as well.")
 
@@ -57,7 +60,10 @@ def main(argv) -> None:
         make = report.make
         if FLAGS.batch == "fit":
             make = report.make_for_largest_batch
-        result = make(FLAGS.config, FLAGS.program, FLAGS.topology, FLAGS.slices)
+        options = dict(option.partition("=")[::2] for option in FLAGS.xla)
+        result = make(
+            FLAGS.config, FLAGS.program, FLAGS.topology, FLAGS.slices, options
+        )
     except (configs.ConfigError, chips.TopologyError, MeshError) as error:
         sys.exit(f"error: {error}")
     text = json.dumps(result, indent=2)

@@ -98,6 +98,6 @@ def find(topology: str, slices: int = 1) -> tuple[Chip, list[jax.Device]]:
         reason = " ".join(str(error).split())[:300]
         raise TopologyError(
             f"--topology={topology}: {reason} (the compiler is the package libtpu: "
-            "pip install libtpu)"
+            "pip install -e '.[tpu]')"
         ) from error
     return chip, list(found.devices)

@@ -116,7 +116,9 @@ _CONTEXT = ("u32", "")  # what the start of a permutation returns beside arrays
 _BITS = {"pred": 8, "bf16": 16}
 
 
-def collectives(text: str, devices: int) -> dict[str, Collectives]:
+def collectives(
+    text: str, devices: int, partitioned: bool = False
+) -> dict[str, Collectives]:
     """Collectives by kind, from a compiled program's text (`compiled.as_text()`).
 
     Those in the bodies of loops count as often as the loop turns.
@@ -124,6 +126,8 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
     Args:
       text: of the program, which is that of each device.
       devices: of the whole mesh, the group where none is written.
+      partitioned: it is what the partitioner wrote, before the backend has chosen how
+        to do it. There a sum of which a device takes its slice is a reduce-scatter.
     """
     bodies, entry = _computations(text)
     found = {kind: np.zeros(4) for kind in KINDS}
@@ -142,7 +146,7 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
             lines = bodies.get(name, ())
             for line in sorted(lines, key=lambda line: _operation(line) == "while"):
                 begun = set(total) if _operation(line) == "while" else ()
-                for key, values in one_line(line, scatters):
+                for key, values in one_line(line, scatters, lines):
                     if key[1] is None:
                         total[key] = total[key] + values
                     elif key not in begun:
@@ -150,12 +154,13 @@ def collectives(text: str, devices: int) -> dict[str, Collectives]:
             memory[name] = dict(total)
         return memory[name]
 
-    def one_line(line, scatters):
+    def one_line(line, scatters, lines):
         operation = _operation(line)
         kind = operation.removesuffix("-start")
         if kind in KINDS:
             size, group = _size(kind, line), _group(line, devices)
-            if scatters and kind == "all-reduce":
+            sliced = scatters or (partitioned and _is_sliced(line, lines))
+            if sliced and kind == "all-reduce":
                 kind = "reduce-scatter"
             elif kind == "reduce-scatter":
                 size *= group
@@ -207,6 +212,21 @@ _OPERATION = re.compile(r" = (?:\([^=]*?\)|[^ ]+) ([\w\-]+)\(")
 def _operation(line: str) -> str:
     found = _OPERATION.search(line)
     return found[1] if found else ""
+
+
+_SAME_VALUES = ("bitcast", "convert", "copy", "reshape", "transpose")
+
+
+def _is_sliced(line: str, lines) -> bool:
+    """Whether of what a line makes others in its computation use slices alone."""
+    name = re.escape(line.split(" = ")[0].split()[-1])
+    uses = re.compile(rf"[( ]{name}[,)]")
+    users = [other for other in lines if uses.search(other)]
+    return bool(users) and all(
+        _operation(user) == "dynamic-slice"
+        or (_operation(user) in _SAME_VALUES and _is_sliced(user, lines))
+        for user in users
+    )
 
 
 def _turns(line, bodies) -> int:

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import math
+import pathlib
 import re
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -16,17 +18,25 @@ from rq.aot import chips, counts, programs
 from rq.aot.chips import GIB
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+PARTITIONER = "spmd-partitioning"  # the compiler's pass
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT])\) exceeds|[Uu]sed ([\d.]+)([KMGT]) of")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def make(config, program: str, topology: str, slices: int = 1) -> dict:
+def make(
+    config,
+    program: str,
+    topology: str,
+    slices: int = 1,
+    options: Mapping[str, str] | None = None,
+) -> dict:
     """Compiles a program of a config for a topology.
 
     Args:
       config: its `mesh` says how the chips are used.
       program: one of `rq.aot.programs.PROGRAMS`.
       topology, slices: see `rq.aot.chips.find`.
+      options: of the compiler.
 
     Returns:
       all figures, JSON; 'fits' is False, and those of the compiled program are missing,
@@ -49,6 +59,7 @@ def make(config, program: str, topology: str, slices: int = 1) -> dict:
         "chips": len(devices),
         "mesh": dict(mesh.shape),
         "batch_size": size,
+        "options": dict(options or {}),
         "operations": counts.operations(traced.jaxpr),
         "model_operations": model_operations(config, program, mesh, traced),
         "hbm": chip.hbm,
@@ -58,7 +69,7 @@ def make(config, program: str, topology: str, slices: int = 1) -> dict:
     middle = time.perf_counter()
     result["lowering_seconds"] = middle - start
     try:
-        compiled = lowered.compile()
+        compiled, partitioned = _compile(lowered, options or {})
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
@@ -77,14 +88,24 @@ def make(config, program: str, topology: str, slices: int = 1) -> dict:
         },
         # The compiler's own count for one chip, of each loop's body once.
         "xla": {name: analysis.get(name) for name in ("flops", "bytes accessed")},
-        "collectives": {
-            kind: found._asdict()
-            for kind, found in counts.collectives(
-                compiled.as_text(), len(devices)
-            ).items()
-        },
+        "collectives": _collectives(compiled.as_text(), len(devices), False),
+        "partitioned": _collectives(partitioned, len(devices), True),
     }
-    return result | {"estimate": estimate(result, chip)}
+    return result | {"estimate": estimate(result, chip, slices)}
+
+
+def _compile(lowered, options: Mapping[str, str]):
+    """The program, and its text as the partitioner left it ('' where it was idle)."""
+    with tempfile.TemporaryDirectory() as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": f".*{PARTITIONER}.*"}
+        compiled = lowered.compile(dump | dict(options))
+        found = sorted(pathlib.Path(folder).glob(f"*.after_tpu-{PARTITIONER}.*.txt"))
+        return compiled, found[-1].read_text() if found else ""
+
+
+def _collectives(text: str, devices: int, partitioned: bool) -> dict:
+    found = counts.collectives(text, devices, partitioned)
+    return {kind: one._asdict() for kind, one in found.items()}
 
 
 def largest_batch(
@@ -122,7 +143,11 @@ def largest_batch(
 
 
 def make_for_largest_batch(
-    config, program: str, topology: str, slices: int = 1
+    config,
+    program: str,
+    topology: str,
+    slices: int = 1,
+    options: Mapping[str, str] | None = None,
 ) -> dict:
     """`make`, with the largest batch that fits into the chips in place of the config's.
 
@@ -140,7 +165,7 @@ def make_for_largest_batch(
 
     def measure(number):
         section.batch_size = number * parts
-        return make(config, program, topology, slices)
+        return make(config, program, topology, slices, options)
 
     number, found = largest_batch(measure, chip.hbm, max(1, own // parts))
     fit = {
@@ -182,14 +207,15 @@ def _needed(message: str) -> float | None:
     return float(number) * _UNITS[unit]
 
 
-def estimate(result: dict, chip: chips.Chip) -> dict:
+def estimate(result: dict, chip: chips.Chip, slices: int = 1) -> dict:
     """The least time that a step can take, from what each part of a chip must do.
 
     Operations over the peak; arguments read, outputs written and temporaries written
     and read once, over the memory's bandwidth; what collectives send, over that of the
     links. None is reached in practice and they overlap only in part, so the greatest is
     a lower bound, and the share of the peak that it leaves for the model's own
-    operations is an upper bound of MFU.
+    operations is an upper bound of MFU. Between slices another network carries what is
+    sent, and communication is not estimated.
     """
     memory, devices = result["memory"], result["chips"]
     moved = memory["arguments"] + memory["outputs"] + 2 * memory["temporaries"]
@@ -197,8 +223,9 @@ def estimate(result: dict, chip: chips.Chip) -> dict:
     seconds = {
         "compute": result["operations"] / devices / chip.flops,
         "memory": moved / chip.hbm_bandwidth,
-        "communication": sent / chip.ici_bandwidth,
     }
+    if slices == 1:
+        seconds["communication"] = sent / chip.ici_bandwidth
     limit = max(seconds, key=seconds.get)
     ideal = result["model_operations"] / devices / chip.flops
     return {
