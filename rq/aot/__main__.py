@@ -5,9 +5,9 @@
     python -m rq.aot --config=configs/imagenet.py:3.8B --topology=v5e:16x16
 
 With `--batch=fit` it looks for the largest batch that the chips' memory holds, and
-compiles a few times. Needs no TPU but its compiler, `pip install -e '.[tpu]'`, and one to
-three minutes a compilation. Exits with 1 where the program does not fit into the chips'
-memory, or the flags are wrong.
+compiles a few times. Needs no TPU but its compiler, `pip install -e '.[tpu]'`, and one
+to three minutes a compilation. Exits with 1 where the program does not fit into the
+chips' memory, or the flags are wrong.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ flags.DEFINE_enum(
     ["config", "fit"],
     "The config's batch, or the largest that fits.",
 )
-flags.DEFINE_multi_string(
-    "xla", [], "An option of the compiler, NAME=VALUE; repeat it."
-)
+flags.DEFINE_multi_string("xla", [], "A compiler's option, NAME=VALUE; repeat it.")
 flags.DEFINE_bool("json", False, "Prints JSON instead of the report.")
 flags.DEFINE_string("out", None, "JSON file to write as well.")
 
