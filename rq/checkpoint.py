@@ -17,6 +17,7 @@ later is found and named before anything is read. Folders may be on `gs://`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging as python_logging
 import os
@@ -309,6 +310,15 @@ def find_step(directory, step: int | str = "latest") -> int | None:
     """The number of 'latest' or 'best', None where there is none; numbers stay."""
     found = {"latest": latest_step, "best": lambda path: best(path)[0]}
     return found[step](directory) if step in found else step
+
+
+def identity(directory, step: int | str = "latest") -> str:
+    """A hash that no other checkpoint has: of the moment when it was written.
+
+    Copies of it have the same. That of the model would need all of it to be read.
+    """
+    path = folder(directory) / str(find_step(directory, step))
+    return hashlib.sha256((path / "_CHECKPOINT_METADATA").read_bytes()).hexdigest()
 
 
 def load_model(

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import jax
 
@@ -13,24 +12,35 @@ from rq.config import ConfigError
 from rq.convert import resnet
 from rq.models.resnet import preprocess
 from rq.stages import FeaturesStage
+from rq.state import digest
 
-Classifier = Callable[[jax.Array], jax.Array]
 
+class Classifier:
+    """Images `[B, R, R, C]` in [-1, 1] to log-probabilities `[B, num_classes]`."""
 
-def _jitted(model, params, prepare=lambda images: images) -> Classifier:
-    @jax.jit
-    def classify(params, images):
-        logits = model.apply({"params": params}, prepare(images))
-        return jax.nn.log_softmax(logits)
+    def __init__(self, model, params, prepare=lambda images: images):
+        """Takes a network to logits, and what it wants done to images before."""
+        self._params = params
 
-    return functools.partial(classify, params)
+        @jax.jit
+        def classify(params, images):
+            logits = model.apply({"params": params}, prepare(images))
+            return jax.nn.log_softmax(logits)
+
+        self._classify = classify
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """See the class."""
+        return self._classify(self._params, images)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the weights."""
+        return digest(self._params)
 
 
 def own(experiment) -> Classifier:
     """The one that stage `features` trained on the experiment's own classes.
-
-    Returns:
-      Images `[B, R, R, C]` in [-1, 1] to log-probabilities `[B, num_classes]`.
 
     Raises:
       ConfigError: where there is none that learned the classes.
@@ -44,7 +54,7 @@ def own(experiment) -> Classifier:
         )
     stage = FeaturesStage(config, experiment.mesh, lambda: iter([]))
     state = experiment.features_state
-    return _jitted(stage.model, state.model_variables()["params"])
+    return Classifier(stage.model, state.model_variables()["params"])
 
 
 def from_file(path, num_classes: int) -> Classifier:
@@ -53,9 +63,6 @@ def from_file(path, num_classes: int) -> Classifier:
     Args:
       path: an `.npz`.
       num_classes: that it must have.
-
-    Returns:
-      as `own`.
 
     Raises:
       DataError: where the file is missing or something else.
@@ -67,4 +74,4 @@ def from_file(path, num_classes: int) -> Classifier:
             f"--classifier={path} knows {model.num_classes} classes, "
             f"the experiment has {num_classes}"
         )
-    return _jitted(model, jax.device_put(params), preprocess)
+    return Classifier(model, jax.device_put(params), preprocess)

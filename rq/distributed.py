@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from rq.config import ConfigError
 
+T = TypeVar("T")
 COORDINATOR, NUMBER, INDEX = (
     "JAX_COORDINATOR_ADDRESS",
     "JAX_NUM_PROCESSES",
@@ -127,6 +129,28 @@ def agree(values) -> np.ndarray:
     if jax.process_count() == 1:
         return values
     return multihost_utils.broadcast_one_to_all(values)
+
+
+def by_first(function: Callable[[], T]) -> T | None:
+    """What a function returns in the first process, None in the others.
+
+    Where it fails, which is where others would wait for the first in vain, all stop.
+
+    Args:
+      function: without arguments; must not need the other processes.
+
+    Raises:
+      ConfigError: in the others; in the first whatever the function raises.
+    """
+    result = failed = None
+    if is_first():
+        try:
+            result = function()
+        except Exception as error:
+            failed = error
+    if agree(failed is not None):
+        raise failed or ConfigError("the first process has failed: see its messages")
+    return result
 
 
 @contextlib.contextmanager

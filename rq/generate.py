@@ -195,6 +195,103 @@ def sample(experiment, wanted: Wanted, **options) -> tuple[np.ndarray, np.ndarra
     return images, codes
 
 
+class Candidates(NamedTuple):
+    """Of which the best are kept; those of one condition follow each other.
+
+    Attributes:
+      labels: int32 `[M]`, the class of each.
+      cond: `[M]` or `[M, S]`.
+      drawn: how many each condition has, `[C]`.
+      kept: how many of them are kept, `[C]`.
+    """
+
+    labels: np.ndarray
+    cond: np.ndarray
+    drawn: np.ndarray
+    kept: np.ndarray
+
+
+def candidates(experiment, wanted: Wanted, keep: float) -> Candidates:
+    """What rejection sampling draws (paper section 4.2): 1 / `keep` times as many.
+
+    Args:
+      experiment: of a model with classes.
+      wanted: samples, those of one condition after each other.
+      keep: the share of each condition's candidates that is kept.
+
+    Raises:
+      ConfigError: on a share out of range, or a model without classes.
+    """
+    if not 0 < keep <= 1:
+        raise ConfigError(f"--keep={keep}: must be within (0, 1]")
+    kind = experiment.config.transformer.condition
+    if "label" not in conditions.NEEDS[kind]:
+        raise ConfigError(f"--keep ranks by class, but the condition is {kind!r}")
+    new = (wanted.cond[1:] != wanted.cond[:-1]).reshape(len(wanted.cond) - 1, -1)
+    first = np.flatnonzero(np.append(True, new.any(axis=1)))
+    kept = np.diff(np.append(first, len(wanted.labels)))
+    drawn = np.ceil(kept / keep - 1e-9).astype(int)
+    return Candidates(
+        np.repeat(wanted.labels[first], drawn),
+        np.repeat(wanted.cond[first], drawn, axis=0),
+        drawn,
+        kept,
+    )
+
+
+def draw_scored(
+    experiment, among: Candidates, rows: range, classifier: Classifier, **options
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws some candidates: codes int32 `[n, H, W, D]`, log-probabilities `[n]`.
+
+    The images, of which the probabilities of their classes are, do not stay.
+
+    Args:
+      experiment: see `draw`.
+      among: all of them.
+      rows: which.
+      classifier: see `rq.classifier`.
+      **options: of `draw`, but for `first`.
+    """
+    part = slice(rows.start, rows.stop)
+    labels, codes, scores = among.labels[part], [], []
+    drawn = draw(experiment, among.cond[part], len(rows), first=rows.start, **options)
+    for images, found in drawn:
+        begin = sum(map(len, codes))
+        own = labels[np.arange(begin, begin + len(found)) % len(labels)]
+        codes.append(found)
+        scores.append(jnp.take_along_axis(classifier(images), own[:, None], 1)[:, 0])
+    codes, scores = (
+        np.concatenate([sharding.to_host(one) for one in parts])[: len(rows)]
+        for parts in (codes, scores)
+    )
+    return codes, scores
+
+
+def best(among: Candidates, scores: np.ndarray) -> np.ndarray:
+    """Places of those that are kept, by condition, the surest of each first."""
+    places, start = [], 0
+    for number, kept in zip(among.drawn, among.kept, strict=True):
+        order = np.argsort(-scores[start : start + number], kind="stable")
+        places.append(start + order[:kept])
+        start += number
+    return np.concatenate(places)
+
+
+def decode(
+    experiment, codes: np.ndarray, batch_size: int | None = None
+) -> Iterator[jax.Array]:
+    """Images `[B, R, R, C]` of codes `[N, H, W, D]`, on the devices, by batches.
+
+    The last batch is filled with copies.
+    """
+    size = _batch_size(experiment, len(codes), batch_size)
+    for part in np.split(codes, np.arange(size, len(codes), size)):
+        batch = {"codes": np.resize(part, (size, *part.shape[1:]))}
+        batch = sharding.shard_batch(batch, experiment.mesh, whole=True)["codes"]
+        yield experiment.transformer.decode(batch)
+
+
 def sample_best(
     experiment,
     wanted: Wanted,
@@ -220,41 +317,15 @@ def sample_best(
     Raises:
       ConfigError: on a share out of range, or a model without classes.
     """
-    if not 0 < keep <= 1:
-        raise ConfigError(f"--keep={keep}: must be within (0, 1]")
-    kind = experiment.config.transformer.condition
-    if "label" not in conditions.NEEDS[kind]:
-        raise ConfigError(f"--keep ranks by class, but the condition is {kind!r}")
-    # Samples of one condition follow each other.
-    new = (wanted.cond[1:] != wanted.cond[:-1]).reshape(len(wanted.cond) - 1, -1)
-    first = np.flatnonzero(np.append(True, new.any(axis=1)))
-    few = np.diff(np.append(first, len(wanted.labels)))
-    drawn = np.ceil(few / keep - 1e-9).astype(int)
-    candidates = np.repeat(wanted.labels[first], drawn)
-    cond = np.repeat(wanted.cond[first], drawn, axis=0)
-
-    codes, scores = [], []
-    for batch, found in draw(experiment, cond, len(candidates), **options):
-        begin = len(codes) * len(found)
-        own = candidates[np.arange(begin, begin + len(found)) % len(candidates)]
-        codes.append(found)
-        scores.append(jnp.take_along_axis(classifier(batch), own[:, None], 1)[:, 0])
-    codes, scores = (
-        np.concatenate([sharding.to_host(part) for part in parts])[: len(candidates)]
-        for parts in (codes, scores)
+    among = candidates(experiment, wanted, keep)
+    rows = range(len(among.labels))
+    codes, scores = draw_scored(experiment, among, rows, classifier, **options)
+    places = best(among, scores)
+    batches = decode(experiment, codes[places], options.get("batch_size"))
+    images = np.concatenate([sharding.to_host(batch) for batch in batches])
+    return (
+        images[: len(places)],
+        among.labels[places],
+        codes[places],
+        np.exp(scores[places]),
     )
-
-    best, start = [], 0
-    for number, kept in zip(drawn, few, strict=True):
-        order = np.argsort(-scores[start : start + number], kind="stable")
-        best.append(start + order[:kept])
-        start += number
-    best = np.concatenate(best)
-    batch_size = _batch_size(experiment, len(best))
-    images = []
-    for part in np.split(best, np.arange(batch_size, len(best), batch_size)):
-        batch = {"codes": codes[np.resize(part, batch_size)]}
-        batch = sharding.shard_batch(batch, experiment.mesh, whole=True)["codes"]
-        decoded = experiment.transformer.decode(batch)
-        images.append(sharding.to_host(decoded)[: len(part)])
-    return np.concatenate(images), candidates[best], codes[best], np.exp(scores[best])

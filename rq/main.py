@@ -34,8 +34,9 @@ from rq import (
     visualize,
 )
 from rq import config as configs
+from rq.convert import lpips
 from rq.data import DataError, images
-from rq.evaluation import extractors, job, report
+from rq.evaluation import clip, extractors, job, measure, report
 from rq.sampling import SCHEDULES
 from rq.workdir import Experiment
 
@@ -57,7 +58,19 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "inception", None, "eval: file of `rq.convert inception`; else own features."
 )
-flags.DEFINE_enum("resize", "tf1", extractors.RESIZES, "eval: images for --inception.")
+flags.DEFINE_enum(
+    "resize",
+    "tf1",
+    list(extractors.RESIZES),
+    "eval: how images get to --inception: as in TensorFlow's graph, as pytorch-fid and "
+    "the authors have it, or clean-fid.",
+)
+flags.DEFINE_string(
+    "lpips", None, "eval: file of `rq.convert lpips`, for reconstructions."
+)
+flags.DEFINE_string(
+    "clip", None, "eval: folder of a CLIP in ONNX, for samples of texts."
+)
 flags.DEFINE_string(
     "reference", "train", "eval: 'train', 'eval', or images or statistics of any."
 )
@@ -212,36 +225,46 @@ def reconstruct_mode() -> None:
 def eval_mode() -> None:
     """Prints metrics of both stages or of generated images, and writes them as JSON."""
     experiment = _experiment()
-    if FLAGS.num_samples is not None:
-        _write_json(*_eval_job(experiment))
-        return
-    out = _output(f"{_of_images()}evaluation.json", suffix=".json")
-    _write_json(out, experiment.evaluate(FLAGS.images))
-
-
-def _eval_job(experiment):
-    """Generates `--num_samples` images and measures them: (file, metrics)."""
+    extractor = None
     if FLAGS.inception:
         extractor = extractors.inception(FLAGS.inception, experiment.mesh, FLAGS.resize)
-    else:
+    elif FLAGS.num_samples is not None or experiment.finished("features"):
         extractor = extractors.own(experiment)
+    if FLAGS.num_samples is not None:
+        _eval_job(experiment, extractor)
+        return
+    out = _output(f"{_of_images()}evaluation.json", suffix=".json")
+    network = lpips.load(FLAGS.lpips, "--lpips") if FLAGS.lpips else None
+    _write_json(out, experiment.evaluate(FLAGS.images, extractor, network))
+
+
+def _eval_job(experiment, extractor) -> None:
+    """Generates `--num_samples` images, measures them, and writes a page on them."""
+    for name in ("images", "complete", "lpips"):
+        if FLAGS[name].value is not None:
+            raise configs.ConfigError(f"--{name} does not go with --num_samples")
     options = _sampling_flags(experiment)
-    if options["keep"] < 1 and options["judge"] is None:
-        options["judge"] = experiment.classifier
     task = job.Job(
-        experiment,
-        FLAGS.num_samples,
-        judge_name=(FLAGS.classifier or "own") if options["keep"] < 1 else "none",
-        **options,
+        experiment, FLAGS.num_samples, judge_name=FLAGS.classifier or "", **options
     )
-    reference = job.find_reference(experiment, extractor, FLAGS.reference)
-    result = task.run(extractor, reference, FLAGS.reference)
-    shown = report.pictures(experiment, extractor, task.folder)
+    more = None
+    if FLAGS.clip is not None:
+        network = clip.Clip(FLAGS.clip)
+        if not task.texts:
+            raise configs.ConfigError("--clip needs a model that is told texts")
+
+        def more(samples):
+            batches = samples.batches(measure.BATCH)
+            score = clip.score(network, batches, task.texts)
+            return {"CLIP score": score}
+
+    reference, source = job.find_reference(experiment, extractor, FLAGS.reference)
+    result = task.run(extractor, reference, FLAGS.reference, source, more)
+    report.write(experiment, extractor, task)
     if distributed.is_first():
-        title = f"{experiment.config.data.name}: {experiment.path.name}"
-        page = report.write(task.folder.parent, title, shown, task.settings)
-        logging.info("wrote %s", page)
-    return epath.Path(FLAGS.out or task.folder / job.RESULT), result
+        print(json.dumps(result, indent=2))
+        if FLAGS.out:
+            job.write_json(FLAGS.out, result)
 
 
 def rank_mode() -> None:
@@ -256,9 +279,8 @@ def rank_mode() -> None:
 
 def _write_json(path: epath.Path, results) -> None:
     if distributed.is_first():
-        text = json.dumps(results, indent=2)
-        path.write_text(text + "\n")
-        print(text)
+        job.write_json(path, results)
+        print(json.dumps(results, indent=2))
 
 
 def _of_images() -> str:

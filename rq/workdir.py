@@ -9,7 +9,6 @@ images, labels, codes = experiment.sample(num_samples=20, classes=(3, 7), seed=1
 from __future__ import annotations
 
 import functools
-import hashlib
 import pathlib
 from collections.abc import Iterator
 
@@ -35,7 +34,7 @@ from rq.data.pixels import to_float
 from rq.editing import Given
 from rq.evaluation import codes as code_metrics
 from rq.stages import RQVAEStage, TransformerStage
-from rq.state import TrainState
+from rq.state import TrainState, digest
 
 CONFIG = "config.json"
 
@@ -100,6 +99,10 @@ class Experiment:
         known = checkpoint.find_step(self.path / stage, step)
         return step if known is None else known
 
+    def identity(self, stage: str) -> str:
+        """Of the checkpoint that a stage is restored from; another one has another."""
+        return checkpoint.identity(self.path / stage, self.step_of(stage))
+
     def _state(self, stage: str) -> TrainState:
         """The last checkpoint's model, without its optimizer."""
         where, dtype = sharding.replicated(self.mesh), None
@@ -133,10 +136,7 @@ class Experiment:
     @functools.cached_property
     def fingerprint(self) -> dict:
         """Identifies the trained RQ-VAE, so that codes are never used with another."""
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(self.rqvae_variables):
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-        return {"rqvae": digest.hexdigest()}
+        return {"rqvae": digest(self.rqvae_variables)}
 
     @functools.cached_property
     def rqvae(self) -> RQVAEStage:
@@ -396,7 +396,7 @@ class Experiment:
         codes = stage.codes(self.rqvae_state)
         return visualize.code_usage(code_metrics.histogram(codes, stage.model.sizes))
 
-    def evaluate(self, images=None) -> dict:
+    def evaluate(self, images=None, extractor=None, lpips=None) -> dict:
         """Metrics of the stages that have checkpoints, names 'stage/metric'.
 
         Of stage 1, PSNR, SSIM, perceptual distance and code statistics by depth; of
@@ -404,15 +404,14 @@ class Experiment:
 
         Args:
           images: a file or folder, for stage 1 alone; the evaluation split where None.
+          extractor, lpips: of further distances, see `Reconstructor.compare`.
         """
-        if images is not None:
-            results = self.rqvae_on(images).evaluate(self.rqvae_state)
-            return {f"rqvae/{name}": value for name, value in results.items()}
-        metrics = {}
-        parts = [("rqvae", "rqvae_state"), ("transformer", "transformer_state")]
-        for stage, state in parts:
-            if checkpoint.latest_step(self.path / stage) is None:
-                continue
-            results = getattr(self, stage).evaluate(getattr(self, state))
-            metrics |= {f"{stage}/{name}": value for name, value in results.items()}
+        stage = self.rqvae if images is None else self.rqvae_on(images)
+        results = stage.evaluate(self.rqvae_state)
+        if extractor is not None or lpips is not None:
+            results |= stage.compare(self.rqvae_state, extractor, lpips)
+        metrics = {f"rqvae/{name}": value for name, value in results.items()}
+        if images is None and checkpoint.latest_step(self.path / "transformer"):
+            results = self.transformer.evaluate(self.transformer_state)
+            metrics |= {f"transformer/{name}": x for name, x in results.items()}
         return metrics

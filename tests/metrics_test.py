@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pathlib
 
+import flax
 import hypothesis
 import jax
 import numpy as np
@@ -14,23 +15,37 @@ import scipy.linalg
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
+from rq import sharding
 from rq.convert import __main__ as command
 from rq.convert import inception as converter
 from rq.data import DataError
-from rq.evaluation import distances, manifold, statistics
-from rq.models.inception import Inception, preprocess, resize_bilinear_tf1
+from rq.evaluation import (
+    clip,
+    distances,
+    extractors,
+    manifold,
+    measure,
+    statistics,
+)
+from rq.models.inception import resize_bilinear
 
 TESTS = pathlib.Path(__file__).parent
-GOLDEN = TESTS / "golden"
-_spec = importlib.util.spec_from_file_location("make", TESTS / "torch_fidelity/make.py")
-make = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make)
+
+
+def _module(path):
+    spec = importlib.util.spec_from_file_location("make", TESTS / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make = _module("libraries/make.py")
 
 
 @pytest.fixture(scope="module")
 def library():
-    """What torch-fidelity says."""
-    with np.load(TESTS / "torch_fidelity/expected.npz") as file:
+    """What torch-fidelity, pytorch-fid, clean-fid and prdc say."""
+    with np.load(TESTS / "libraries/expected.npz") as file:
         return dict(file)
 
 
@@ -49,34 +64,11 @@ def frechet(a, b):
     return distances.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
-def test_frechet_distance_is_the_golden_one():
-    with np.load(GOLDEN / "metrics_fid.npz") as golden:
-        x, y = golden["in/x"], golden["in/y"]
-        found = statistics.of(x)
-        np.testing.assert_allclose(found.mean, golden["out/mu_x"], atol=1e-5)
-        np.testing.assert_allclose(found.covariance, golden["out/sigma_x"], atol=1e-5)
-        assert frechet(x, y).value == pytest.approx(float(golden["out/fid"]), rel=1e-5)
-        assert frechet(x, x).value == pytest.approx(0, abs=1e-9)
-        few = json.loads(str(golden["config"]))["singular_n"]
-        singular = frechet(x[:few], y[:few])
-        expected = float(golden["out/fid_singular"])
-        assert singular.value == pytest.approx(expected, rel=1e-3)
-        assert singular.condition == np.inf and 1 < frechet(x, y).condition < 1e6
-
-
-def test_inception_score_is_the_golden_one():
-    with np.load(GOLDEN / "metrics_is.npz") as golden:
-        for splits in json.loads(str(golden["config"]))["splits"]:
-            found = distances.inception_score(golden["in/logits"], splits)
-            mean, std = (float(golden[f"out/is_{k}_{splits}"]) for k in ("mean", "std"))
-            assert found.mean == pytest.approx(mean, rel=1e-5)
-            assert found.std == pytest.approx(std, rel=1e-4)
-
-
-def test_figures_are_torch_fidelitys_to_the_printed_digit(figures):
+def test_figures_are_the_libraries_to_the_printed_digit(figures):
     made, real = make.features()
     fid = frechet(made, real).value
     assert fid == pytest.approx(figures["frechet_inception_distance"], rel=1e-6)
+    assert fid == pytest.approx(figures["pytorch_fid"], rel=1e-6)
     kid = distances.kernel_distance(made, real)
     assert kid.mean == pytest.approx(figures["kernel_inception_distance_mean"], 1e-5)
     assert kid.std == pytest.approx(figures["kernel_inception_distance_std"], 1e-4)
@@ -86,6 +78,46 @@ def test_figures_are_torch_fidelitys_to_the_printed_digit(figures):
     found = manifold.manifold(made, real)
     assert found.precision == pytest.approx(figures["precision"], abs=1e-6)
     assert found.recall == pytest.approx(figures["recall"], abs=1e-6)
+    assert found.density == pytest.approx(figures["prdc_density"], abs=1e-6)
+    assert found.coverage == pytest.approx(figures["prdc_coverage"], abs=1e-6)
+
+
+def test_all_metrics_of_two_sets_are_the_libraries(figures):
+    """Together, named, with images in another order for the Inception score."""
+    made, real = (features_of(x) for x in make.features())
+    made = made._replace(logits=make.logits())
+    found = measure.metrics(made, real, "some")
+    expected = {
+        "FID (some)": figures["frechet_inception_distance"],
+        "sFID (some)": figures["frechet_inception_distance"],
+        "KID (some)": figures["kernel_inception_distance_mean"],
+        "precision (some)": figures["precision"],
+        "coverage (some)": figures["prdc_coverage"],
+        "IS (some)": figures["shuffled"]["inception_score_mean"],
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=2e-5), name
+    few = measure.metrics(
+        features_of(make.features()[0][:9]), features_of(make.features()[1][:9])
+    )
+    assert few["FID condition"] is None and not {"KID", "IS"} & few.keys()
+    json.dumps(few, allow_nan=False)
+
+
+def features_of(rows):
+    """As of a network whose spatial features are the others."""
+    collector = measure.Collector()
+    for part in np.array_split(rows, 7):
+        collector.add(extractors.Found(part, None, part))
+    return collector.result()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_inception_score_is_not_that_of_classes_one_after_the_other(order):
+    logits = 9 * np.eye(10)[np.repeat(np.arange(10), 50)[::order]]
+    made = features_of(logits)._replace(logits=logits.astype(np.float32))
+    found = measure.metrics(made, made)
+    assert found["IS"] > 7 and distances.inception_score(logits).mean < 1.1
 
 
 @hypothesis.settings(deadline=None, max_examples=20)
@@ -183,28 +215,112 @@ def test_what_cannot_be_measured_is_told(call, message):
 
 
 @pytest.fixture(scope="module")
-def network(state):
-    params = converter.from_torch(state)
-    apply = jax.jit(lambda images: Inception().apply({"params": params}, images))
-    return lambda images: apply(preprocess(images))
+def weights(state, tmp_path_factory):
+    """A file as `rq.convert inception` writes it."""
+    path = tmp_path_factory.mktemp("inception") / "inception.npz"
+    params = flax.traverse_util.flatten_dict(converter.from_torch(state), sep="/")
+    np.savez(path, kind=converter.KIND, **params)
+    return path
+
+
+@pytest.fixture(scope="module")
+def networks(weights):
+    """Extractors by the way to resize."""
+    one = sharding.make_mesh(devices=jax.devices()[:1])
+    return {
+        name: extractors.inception(weights, one, name) for name in extractors.RESIZES
+    }
+
+
+def close(actual, expected, relative=2e-5):
+    np.testing.assert_allclose(actual, expected, 0, relative * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("height, width", make.SIZES)
-def test_inceptions_features_are_torch_fidelitys(network, library, height, width):
-    """With seeded random weights; resized as TensorFlow 1 did, or not at all."""
-    found = network(make.images(height, width))
+def test_inceptions_features_are_the_libraries(networks, library, height, width):
+    """With seeded random weights; images resized in three ways, or not at all."""
+    found = networks["tf1"](make.images(height, width))
     assert found.pool.shape == (2, 2048) and found.spatial.shape == (2, 2023)
-    for name in ("pool", "logits", "spatial"):
-        expected = library[f"{name}_{height}"]
-        scale = np.abs(expected).max()
-        np.testing.assert_allclose(getattr(found, name), expected, 0, 2e-5 * scale)
+    for name in ("pool", "logits", "spatial"):  # torch-fidelity
+        close(getattr(found, name), library[f"{name}_{height}"])
+    found = networks["pytorch"](make.images(height, width))
+    for name in ("pool", "logits"):  # pytorch-fid, with the bias
+        close(getattr(found, name), library[f"pytorch_{name}_{height}"])
+    found = networks["clean"](make.images(height, width))
+    close(found.pool, library[f"clean_pool_{height}"])
+    resized = extractors.clean_resize(make.images(height, width))
+    close(resized[:, :: make.STEP, :: make.STEP], library[f"clean_{height}"], 1e-6)
+
+
+def test_each_way_to_resize_has_a_name_and_features_of_its_own(networks):
+    names = {e.label for e in networks.values()}
+    assert names == {"", "pytorch-fid", "clean-fid"}
+    assert len({e.fingerprint for e in networks.values()}) == 3
+    assert len({e.name for e in networks.values()}) == 3
+
+
+def test_a_grey_image_is_three_equal_channels(networks):
+    grey = make.images(64, 80)[..., :1]
+    a, b = (networks["tf1"](x) for x in (grey, np.repeat(grey, 3, axis=-1)))
+    np.testing.assert_array_equal(a.pool, b.pool)
+
+
+# Frechet distances of a set of images from itself, resized in another way. In docs.
+RESIZED = {"pytorch": 0.0569, "clean": 3.03}
+
+
+def test_another_way_to_resize_has_a_distance_of_its_own(networks):
+    """By seeded weights: ImageNet's would give other numbers, and as fixed ones."""
+    images = np.concatenate([make.images(64 + k, 80)[:, :64] for k in range(10)])
+    found = {name: networks[name](images).pool for name in networks}
+    for name, expected in RESIZED.items():
+        value = frechet(found[name], found["tf1"]).value
+        assert value == pytest.approx(expected, rel=0.01), name
+
+
+def test_adms_reference_files_give_statistics_and_images(networks, tmp_path):
+    """Frechet distances are by the former, neighbourhoods by the latter."""
+    network = networks["tf1"]
+    images = np.concatenate([make.images(64, 80), make.images(64, 80)[:, ::-1]])
+    rng = np.random.default_rng(0)
+    known = {"mu": rng.normal(size=2048), "sigma": np.eye(2048)}
+    known |= {"mu_s": rng.normal(size=2023), "sigma_s": np.eye(2023)}
+    path = tmp_path / "VIRTUAL.npz"
+    np.savez(path, images, **known)
+    found, digest = measure.reference(path, network, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(found.gaussian.mean, known["mu"])
+    np.testing.assert_array_equal(found.spatial.covariance, known["sigma_s"])
+    np.testing.assert_allclose(found.pool, network(images).pool, rtol=1e-5)
+    np.savez(path, **known)  # without images
+    found, other = measure.reference(path, network, cache=tmp_path / "cache")
+    assert found.pool is None and other != digest
+    # Our own go there and back.
+    measure.save(tmp_path / "own.npz", found)
+    again = measure.load(tmp_path / "own.npz")
+    np.testing.assert_array_equal(again.spatial.mean, known["mu_s"])
+    with pytest.raises(DataError, match="of another network"):
+        measure.check(5, found._replace(gaussian=found.spatial), network)
+    with pytest.raises(DataError, match="two images or more, not 1"):
+        measure.check(1, found, network)
+
+
+def test_a_large_reference_is_drawn_from_at_random(monkeypatch):
+    monkeypatch.setattr(measure, "POOL", 10)
+    rows = np.arange(300.0, dtype=np.float32)[:, None]
+    collector = measure.Collector(len(rows), logits=False)
+    for part in np.array_split(rows, 9):
+        collector.add(extractors.Found(part, part, None))
+    found = collector.result()
+    assert found.gaussian.number == 300 and found.logits is None
+    assert len(found.pool) == 10 and found.pool.base is None
+    assert found.pool.max() > 150 > found.pool.min()
 
 
 def test_inception_has_its_parameters():
     """torchvision's 23,834,568 less the 2,049,000 of its classes."""
     shapes = converter._shapes()
     convs = sum(np.prod(s) for n, s in shapes.items() if not n.startswith("fc"))
-    norms = sum(s[-1] for n, s in shapes.items() if n.endswith("bias"))
+    norms = sum(s[-1] for n, s in shapes.items() if n.endswith("/bias"))
     assert convs + norms == 23_834_568 - 2_049_000
     assert shapes["fc/kernel"] == (2048, 1008)
 
@@ -212,9 +328,11 @@ def test_inception_has_its_parameters():
 def test_an_image_resized_moves_to_the_lower_right():
     """TensorFlow 1's corners, by hand: pixel i of 4 looks at i / 2 of 2."""
     row = np.array([0.0, 8.0]).reshape(1, 1, 2, 1)
-    image = np.repeat(row, 2, axis=1)
-    found = resize_bilinear_tf1(image.astype(np.float32), 4)
+    image = np.repeat(row, 2, axis=1).astype(np.float32)
+    found = resize_bilinear(image, 4, shift=0.0)
     np.testing.assert_array_equal(found[0, 0, :, 0], [0, 4, 8, 8])
+    found = resize_bilinear(image, 4, shift=0.5)  # PyTorch's do not
+    np.testing.assert_array_equal(found[0, 0, :, 0], [0, 2, 6, 8])
 
 
 @pytest.mark.parametrize(
@@ -243,3 +361,35 @@ def test_weights_there_and_back(state, tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "other.npz", x=1)
     with pytest.raises(DataError, match="something else"):
         converter.load(tmp_path / "other.npz")
+
+
+@pytest.fixture(scope="module")
+def small_clip():
+    return clip.Clip(TESTS / "clip"), _module("clip/make.py")
+
+
+def test_clips_cosines_are_the_librarys(small_clip):
+    """transformers', of images of several sizes and captions of several lengths."""
+    network, makes = small_clip
+    with np.load(TESTS / "clip/expected.npz") as file:
+        expected = file["cosines"]
+    pairs = zip(makes.images(), makes.CAPTIONS, strict=True)
+    found = [network(image[None], [text])[0] for image, text in pairs]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # In one batch, filled up to the longest caption; and in turn over many images.
+    image = makes.images()[0]
+    alone = [float(network(image[None], [text])[0]) for text in makes.CAPTIONS]
+    together = network(np.stack([image] * 3), makes.CAPTIONS)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    batches = [np.stack([image] * number) for number in (2, 3, 1)]
+    score = clip.score(network, batches, makes.CAPTIONS)
+    assert score == pytest.approx(np.mean(alone), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+def test_what_is_no_clip_is_told(tmp_path, name):
+    for file in (TESTS / "clip").glob("*.*"):
+        if file.name != name:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match=f"has no .*{name}.*optimum-cli"):
+        clip.Clip(tmp_path)

@@ -5,6 +5,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,9 +36,14 @@ CONFIG = (
 )
 
 
-def start(workdir, data_dir, processes, *flags):
-    """Processes with eight devices between them, their output in files."""
-    environment = os.environ | {
+def start(workdir, data_dir, processes, *flags, environment=os.environ):
+    """Processes with eight devices between them, their output in files.
+
+    Without `data_dir` they get no config.
+    """
+    if data_dir is not None:
+        flags = (*CONFIG, f"--config.data.dir={data_dir}", *flags)
+    environment = environment | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": xla_flags(8 // processes),
     }
@@ -51,8 +57,7 @@ def start(workdir, data_dir, processes, *flags):
         log = workdir.with_suffix(f".{index}.log")
         with log.open("a") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "rq.main", f"--workdir={workdir}", *CONFIG,
-                 f"--config.data.dir={data_dir}", *flags,
+                [sys.executable, "-m", "rq.main", f"--workdir={workdir}", *flags,
                  *(several if processes > 1 else [])],
                 cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -175,6 +180,34 @@ def test_batches_are_shared_by_processes_whatever_the_mesh():
     found = together.ends(together.start(2, "shares", env=os.environ | FOUR_DEVICES))
     assert [status for status, _ in found] == [0, 0], found
     assert "(8, 1, 1) 1 2 1" in found[1][1] and "(1, 1, 8) 0 1 1" in found[1][1]
+
+
+@pytest.mark.slow
+def test_two_processes_draw_and_measure_what_one_does(place, one):
+    """Rejection sampling too, by a network that two processes trained."""
+    workdir = place / "measured"
+    shutil.copytree(one, workdir)
+    finish(start(workdir, place / "data", 2, "--config.stages=features"))
+    found = []
+    for processes in (2, 1):
+        for keep in ("1", "0.5"):
+            out = place / f"{processes}_{keep}.json"
+            flags = (
+                "--mode=eval",
+                "--num_samples=30",
+                f"--keep={keep}",
+                f"--out={out}",
+            )
+            environment = os.environ | {"XDG_CACHE_HOME": str(place / f"c{processes}")}
+            finish(start(workdir, None, processes, *flags, environment=environment))
+            result = json.loads(out.read_text())
+            with np.load(next((workdir / "eval").glob("*/samples.npz"))) as file:
+                result["images"] = file["arr_0"]
+            found.append(result)
+            shutil.rmtree(workdir / "eval")
+    for two, alone in zip(found[:2], found[2:], strict=True):
+        np.testing.assert_array_equal(two["images"], alone["images"])
+        assert two["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize(

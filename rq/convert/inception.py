@@ -41,14 +41,14 @@ def from_torch(state_dict: Mapping[str, np.ndarray]):
       ValueError: on missing names or wrong shapes.
     """
     arrays, flat = StateDict(state_dict), {}
+    flat["fc_bias"] = arrays.take("fc.bias", (NUM_CLASSES,))
     for name, shape in _shapes().items():
-        layer, part = name.rsplit("/", 1)
-        if part == "bias":
+        layer, _, part = name.rpartition("/")
+        if part != "kernel":
             continue  # comes with its kernel
         source = layer.replace("/", ".")
         if source == "fc":
             flat[name] = arrays.take("fc.weight", (NUM_CLASSES, shape[0])).T
-            arrays.take("fc.bias", (NUM_CLASSES,))  # metrics leave it out
             continue
         height, width, inner, outer = shape
         kernel = arrays.take(f"{source}.conv.weight", (outer, inner, height, width))

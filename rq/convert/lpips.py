@@ -105,8 +105,12 @@ def _installed_heads() -> pathlib.Path:
     return folder / "weights" / "v0.1" / "vgg.pth"
 
 
-def load(path):
+def load(path, name: str = "rqvae.lpips_weights"):
     """Reads what `convert` wrote: (`PerceptualDistance`, parameters).
+
+    Args:
+      path: of the `.npz`.
+      name: of the field or flag that has it, for errors.
 
     Raises:
       DataError: where the file is missing or something else, with the command.
@@ -123,13 +127,13 @@ def load(path):
         )
     path = pathlib.Path(path)
     if not path.exists():
-        raise DataError(f"rqvae.lpips_weights={path} does not exist: {how}")
+        raise DataError(f"{name}={path} does not exist: {how}")
     with np.load(path) as file:
         if str(file.get("kind")) != KIND:
-            raise DataError(f"rqvae.lpips_weights={path} holds something else: {how}")
+            raise DataError(f"{name}={path} holds something else: {how}")
         widths = tuple(json.loads(str(file["widths"])))
         if widths != lpips.VGG16_WIDTHS:
-            raise DataError(f"rqvae.lpips_weights={path} is of widths {widths}: {how}")
+            raise DataError(f"{name}={path} is of widths {widths}: {how}")
         flat = {name: file[name] for name in file.files if name not in _DESCRIPTION}
     return PerceptualDistance(), flax.traverse_util.unflatten_dict(flat, sep="/")
 

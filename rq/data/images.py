@@ -100,13 +100,14 @@ class ImageSource:
 class FileSource:
     """Image files of one's own, read as they are; 'label' is 0.
 
-    What cannot be decoded is left out, with a warning.
+    What cannot be decoded is left out, with a warning; or, where it is `strict`, an
+    error when it is read.
 
     Attributes:
-      paths: of the files that can.
+      paths: of the files.
     """
 
-    def __init__(self, path, channels: int):
+    def __init__(self, path, channels: int, strict: bool = False):
         """Opens a file, or all images in a folder.
 
         Raises:
@@ -114,20 +115,23 @@ class FileSource:
         """
         path, self._channels = pathlib.Path(path), channels
         if not path.exists():
-            raise DataError(f"--images={path}: there is no such file or folder")
+            raise DataError(f"{path}: there is no such file or folder")
         found = [path]
         if path.is_dir():
             files = sorted(path.rglob("*"))
             found = [file for file in files if file.suffix.lower() in SUFFIXES]
-        self.paths = [file for file in found if self._is_readable(file)]
+        self.paths = [file for file in found if strict or self._is_readable(file)]
         if not self.paths:
-            raise DataError(f"--images={path}: none of {len(found)} files is an image")
+            raise DataError(f"{path}: none of {len(found)} files is an image")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        image = decode(self.paths[index].read_bytes(), self._channels)
+        try:
+            image = decode(self.paths[index].read_bytes(), self._channels)
+        except DecodeError as error:
+            raise DataError(f"{self.paths[index]}: {error}") from error
         return {"image": image, "label": np.int32(0)}
 
     def _is_readable(self, path):

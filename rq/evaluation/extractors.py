@@ -9,7 +9,6 @@ label: 'FID (digits features)'.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,10 +21,17 @@ from rq import sharding
 from rq.config import ConfigError
 from rq.convert import inception as weights
 from rq.data.pixels import to_float
-from rq.models.inception import SIDE, Inception, preprocess
+from rq.models.inception import SIDE, WIDTH, Inception, preprocess
 from rq.stages import FeaturesStage
+from rq.state import digest
 
-RESIZES = ("tf1", "clean")
+# Of Inception: TensorFlow's graph; pytorch-fid and the authors; clean-fid. What names
+# of metrics are followed by, and whether logits have their bias.
+RESIZES = {
+    "tf1": ("", False),
+    "pytorch": ("pytorch-fid", True),
+    "clean": ("clean-fid", False),
+}
 
 
 class Found(NamedTuple):
@@ -33,59 +39,63 @@ class Found(NamedTuple):
 
     Attributes:
       pool: `[N, F]`.
-      logits: `[N, K]`.
+      logits: `[N, K]`, of classes; None where the network knows none.
       spatial: `[N, S]`, of sFID; None where the network has none.
     """
 
     pool: np.ndarray
-    logits: np.ndarray
+    logits: np.ndarray | None
     spatial: np.ndarray | None
 
 
 class Extractor:
-    """Images to features, one compiled program for one size of batch.
+    """Images to features, one compiled program for one size of images.
 
     Attributes:
-      label: what names of metrics are followed by; '' of Inception.
+      name: for names of files: 'inception-tf1', 'digits-features'.
+      label: what names of metrics are followed by; '' of Inception's own way.
+      width: F, of the features.
       fingerprint: of weights and preprocessing.
     """
 
-    def __init__(self, label: str, apply: Callable, params, mesh, prepare=None):
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        width: int,
+        apply: Callable,
+        params,
+        mesh,
+        prepare: Callable | None = None,
+    ):
         """Use `inception` or `own`.
 
         Args:
-          label: see the class.
+          name, label, width: see the class.
           apply: function of (params, prepared images) to (pool, logits, spatial).
           params: of the network.
           mesh: of the devices that share a batch.
           prepare: what is done to uint8 images `[B, H, W, C]` before, on the host.
         """
-        self.label, self._mesh, self._prepare = label, mesh, prepare
+        self.name, self.label, self.width = name, label, width
+        self._mesh, self._prepare = mesh, prepare
         self._params = jax.device_put(params, sharding.replicated(mesh))
         self._apply = jax.jit(apply)
-        digest = hashlib.sha256(label.encode())
-        for leaf in jax.tree.leaves(params):
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-        digest.update(getattr(prepare, "__name__", "").encode())
-        self.fingerprint = digest.hexdigest()
+        self._batch = 0  # images of the largest batch so far: others are filled up
+        self.fingerprint = digest(params, name)
 
-    def __call__(self, images) -> Found:
-        """Features of uint8 images `[B, H, W, C]`: of the host, or on the devices."""
+    def __call__(self, images: np.ndarray) -> Found:
+        """Features of uint8 images `[B, H, W, C]`; all processes give the same ones."""
+        number = len(images)
         if self._prepare is not None:
-            images = self._prepare(np.asarray(sharding.to_host(images)))
+            images = self._prepare(images)
+        parts = sharding.batch_parts(self._mesh)
+        self._batch = max(self._batch, -(-number // parts) * parts)
+        images = np.resize(images, (self._batch, *images.shape[1:]))
         with sharding.context(self._mesh):
-            if not isinstance(images, jax.Array):
-                parts = sharding.batch_parts(self._mesh)
-                number = len(images)
-                full = np.resize(
-                    images, (-(-number // parts) * parts, *images.shape[1:])
-                )
-                images = sharding.shard_batch({"": full}, self._mesh, whole=True)[""]
-            else:
-                number = len(images)
+            images = sharding.shard_batch({"": images}, self._mesh, whole=True)[""]
             found = sharding.to_host(self._apply(self._params, images))
-        pool, logits, spatial = (None if x is None else x[:number] for x in found)
-        return Found(pool, logits, spatial)
+        return Found(*(None if x is None else x[:number] for x in found))
 
 
 def clean_resize(images: np.ndarray) -> np.ndarray:
@@ -111,8 +121,9 @@ def inception(path, mesh, resize: str = "tf1") -> Extractor:
     Args:
       path: an `.npz`.
       mesh: of the devices.
-      resize: 'tf1': bilinear without antialiasing, of pytorch-fid, torch-fidelity and
-        ADM's evaluator; 'clean': bicubic with it, of clean-fid.
+      resize: 'tf1': bilinear without antialiasing, as in TensorFlow's graph, of ADM's
+        evaluator and torch-fidelity; 'pytorch': PyTorch's, of pytorch-fid and the
+        authors, and their logits; 'clean': bicubic with antialiasing, of clean-fid.
 
     Raises:
       DataError: where the file is missing or something else.
@@ -120,22 +131,26 @@ def inception(path, mesh, resize: str = "tf1") -> Extractor:
     """
     if resize not in RESIZES:
         raise ConfigError(f"--resize={resize} is not one of {', '.join(RESIZES)}")
-    model, clean = Inception(), resize == "clean"
+    label, biased = RESIZES[resize]
+    model, clean = Inception(biased=biased), resize == "clean"
 
     def apply(params, images):
         images = jnp.broadcast_to(images, (*images.shape[:3], 3))  # grey as three
-        prepared = (images - 128.0) / 128.0 if clean else preprocess(images)
+        if clean:
+            prepared = (images - 128.0) / 128.0
+        else:
+            prepared = preprocess(images, resize)
         found = model.apply({"params": params}, prepared)
         return found.pool, found.logits, found.spatial
 
-    label = "clean-fid" if clean else ""
-    return Extractor(
-        label, apply, weights.load(path), mesh, clean_resize if clean else None
-    )
+    name, prepare = f"inception-{resize}", clean_resize if clean else None
+    return Extractor(name, label, WIDTH, apply, weights.load(path), mesh, prepare)
 
 
 def own(experiment) -> Extractor:
-    """The network of stage 0, as an experiment trained it on its own classes.
+    """The network of stage 0, as an experiment trained it on its own images.
+
+    Its logits are of the data set's classes, where it learned those.
 
     Raises:
       ConfigError: where there is none.
@@ -149,6 +164,7 @@ def own(experiment) -> Extractor:
         )
     stage = FeaturesStage(config, experiment.mesh, lambda: iter([]))
     side, channels = config.data.resolution, config.data.channels
+    knows_classes = config.features.objective == "class"
 
     def apply(params, images):
         if images.shape[1:] != (side, side, channels):
@@ -159,8 +175,10 @@ def own(experiment) -> Extractor:
         pool, logits = stage.model.apply(
             {"params": params}, to_float(images), method="pool_and_logits"
         )
-        return pool, logits, None
+        return pool, logits if knows_classes else None, None
 
     params = jax.device_get(experiment.features_state.model_variables()["params"])
-    name = config.data.name.split("/")[0]
-    return Extractor(f"{name} features", apply, params, experiment.mesh)
+    kind, width = config.data.name.split("/")[0], config.features.model.widths[-1]
+    return Extractor(
+        f"{kind}-features", f"{kind} features", width, apply, params, experiment.mesh
+    )

@@ -19,6 +19,7 @@ from rq.data import DataError
 from rq.data.images import FileSource
 
 CHUNK = 1 << 24  # bytes read at once
+MEMBER = "arr_0.npy"  # of images
 
 
 class ImageSet:
@@ -41,18 +42,35 @@ class ImageSet:
           DataError: where there is nothing, or no images.
         """
         self.path = pathlib.Path(path)
-        self._files = self._member = None
+        self._files = None
         if self.path.suffix == ".npz" and self.path.is_file():
-            self._member = "arr_0.npy"
-            with zipfile.ZipFile(self.path) as archive:
-                if self._member not in archive.namelist():
-                    raise DataError(f"{path} has no 'arr_0' of images")
-                with archive.open(self._member) as stream:
-                    self._shape = _read_header(stream, path)
+            try:
+                with zipfile.ZipFile(self.path) as archive:
+                    self._shape = self._open_archive(archive)[1]
+            except zipfile.BadZipFile as error:
+                raise DataError(f"{path}: {error}") from error
             self.number = self._shape[0]
         else:
-            self._files = FileSource(path, channels)
+            self._files = FileSource(path, channels, strict=True)
             self.number = len(self._files)
+
+    def _open_archive(self, archive):
+        """A stream of its images' bytes, and their shape."""
+        if MEMBER not in archive.namelist():
+            raise DataError(f"{self.path} has no 'arr_0' of images")
+        stream = archive.open(MEMBER)
+        version = npy.read_magic(stream)
+        old = version == (1, 0)
+        read = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+        if dtype != np.uint8 or len(shape) != 4 or fortran or shape[-1] not in (1, 3):
+            raise DataError(
+                f"{self.path}: 'arr_0' is {dtype} {shape}, not uint8 NHWC with one or "
+                "three channels"
+            )
+        if not shape[0]:
+            raise DataError(f"{self.path} has no images")
+        return stream, shape
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """uint8 `[<= size, H, W, C]`, one after the other.
@@ -76,11 +94,11 @@ class ImageSet:
 
     def _from_archive(self, size):
         one = int(np.prod(self._shape[1:]))
-        with zipfile.ZipFile(self.path) as archive, archive.open(self._member) as file:
-            _read_header(file, self.path)
+        with zipfile.ZipFile(self.path) as archive:
+            stream, _ = self._open_archive(archive)
             for start in range(0, self.number, size):
                 count = min(size, self.number - start)
-                data = file.read(count * one)
+                data = stream.read(count * one)
                 if len(data) != count * one:
                     raise DataError(f"{self.path} ends within image {start + count}")
                 images = np.frombuffer(data, np.uint8)
@@ -95,16 +113,6 @@ class ImageSet:
                 while data := stream.read(CHUNK):
                     digest.update(data)
         return digest.hexdigest()
-
-
-def _read_header(stream, path) -> tuple[int, ...]:
-    """Shape of the images of an array file; the stream is left at the first."""
-    version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
-    if dtype != np.uint8 or len(shape) != 4 or fortran:
-        raise DataError(f"{path}: 'arr_0' is {dtype} {shape}, not uint8 NHWC")
-    return shape
 
 
 def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
@@ -124,7 +132,7 @@ def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
     with zipfile.ZipFile(
         temporary, "w", zipfile.ZIP_STORED, allowZip64=True
     ) as archive:
-        with archive.open("arr_0.npy", "w", force_zip64=True) as stream:
+        with archive.open(MEMBER, "w", force_zip64=True) as stream:
             header = {
                 "descr": npy.dtype_to_descr(np.dtype(np.uint8)),
                 "fortran_order": False,

@@ -2,10 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples by the ten thousand, and their metrics, in parts that outlive a crash.
 
-A job's folder has `settings.json`, a file for each part (images, labels and features)
-while it runs, and then `samples.npz` and `result.json`. Sample i of a seed is the same
-on any number of devices, so the parts of an interrupted job are those of one that was
-not. All processes generate; the first one writes.
+A job's folder, named by all that its samples follow from, has
+
+    settings.json                all of that
+    samples.npz                  images and labels, as ADM's evaluator reads them
+    features_NAME.npz            of the samples, in a network's features
+    metrics_NAME_REFERENCE.json  against a reference, with everything that it came from
+
+and, while it runs, a file for each part of what it is at. Sample i of a seed is the
+same on any number of devices, so the parts of an interrupted job are those of one that
+was not. All processes generate; the first one writes.
 """
 
 from __future__ import annotations
@@ -13,7 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
+import re
 import time
+import zipfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,23 +30,93 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+import rq
 from rq import distributed, generate, sharding
 from rq.config import ConfigError
 from rq.data import images as image_data
 from rq.data import stream
 from rq.evaluation import image_files, measure
 from rq.evaluation.extractors import Extractor, Found
+from rq.evaluation.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS
 from rq.stages import conditions
 
 PART = 500  # samples in a part: what a crash may cost
-KEEP = 50_000  # features of a reference that neighbourhoods are looked for in
-SAMPLES, RESULT, SETTINGS = "samples.npz", "result.json", "settings.json"
+MANY = 16  # conditions that settings list
+EVALUATIONS = "eval"  # folder of a workdir
+SAMPLES, SETTINGS = "samples.npz", "settings.json"
 
 
 @jax.jit
 def _to_uint8(images):
-    """As `rq.visualize.to_uint8`, on the devices."""
-    return jnp.rint((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+    """As `rq.visualize.to_uint8`, on the devices; and whether all were finite."""
+    pixels = jnp.rint((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5)
+    return pixels.astype(jnp.uint8), jnp.isfinite(images).all()
+
+
+class _Parts:
+    """Files of rows a .. b, in order, each written whole or not at all."""
+
+    def __init__(self, folder: pathlib.Path, name: str, number: int, about: str):
+        """Takes the folder, the parts' name, rows in all, and what makes them usable.
+
+        A part with other rows or `about` is made anew.
+        """
+        self._folder, self._name, self._about = folder, name, about
+        self.number = number
+        starts = range(0, number, PART)
+        self._rows = [range(a, min(a + PART, number)) for a in starts]
+
+    def _path(self, rows: range):
+        return self._folder / f"{self._name}_part_{rows.start:08d}.npz"
+
+    def _about_rows(self, rows: range) -> str:
+        return f"{rows.start} {rows.stop} {self._about}"
+
+    def _is_there(self, rows: range) -> bool:
+        """Whether a part is there, whole, and of what is asked for."""
+        path = self._path(rows)
+        if not path.exists():
+            return False
+        try:
+            with np.load(path) as file:
+                return str(file["about"]) == self._about_rows(rows)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            logging.warning("%s is damaged: made anew", path)
+            return False
+
+    def make(self, function: Callable[[range], dict[str, np.ndarray]]) -> None:
+        """Makes what is missing; all processes call it, the first writes."""
+        there = distributed.agree([self._is_there(rows) for rows in self._rows])
+        start, made = time.monotonic(), 0
+        for rows, known in zip(self._rows, there, strict=True):
+            if known:
+                continue
+            arrays = function(rows)
+            if distributed.is_first():
+                path = self._path(rows)
+                temporary = path.with_suffix(".tmp.npz")
+                np.savez(temporary, about=self._about_rows(rows), **arrays)
+                temporary.replace(path)
+            made += len(rows)
+            rate = made / (time.monotonic() - start)
+            logging.info(
+                "%s %d/%d, %.3g a second, ETA %.0f s",
+                self._name, rows.stop, self.number, rate,
+                (self.number - rows.stop) / rate,
+            )  # fmt: skip
+        distributed.meet(f"{self._name} of all parts")
+
+    def each(self) -> Iterator[dict[str, np.ndarray]]:
+        """Arrays of all parts, in order, after `make`."""
+        for rows in self._rows:
+            with np.load(self._path(rows)) as file:
+                yield {name: file[name] for name in file.files}
+
+    def remove(self) -> None:
+        """All parts, also those of other rows."""
+        if distributed.is_first():
+            for path in self._folder.glob(f"{self._name}_part_*.npz"):
+                path.unlink()
 
 
 class Job:
@@ -46,6 +125,7 @@ class Job:
     Attributes:
       folder: of the job: WORKDIR/eval/NAME.
       settings: everything that the samples follow from, JSON.
+      texts: of each sample in turn, where the model has texts.
     """
 
     def __init__(
@@ -65,18 +145,33 @@ class Job:
         """Plans it; arguments are those of `Experiment.sample`.
 
         Texts are the evaluation split's captions where none are given. `judge_name`
-        tells the judge in the settings.
+        tells the judge in the settings. Its weights are part of the job's name.
 
         Raises:
-          ConfigError: on classes, texts or filters that the model does not have.
+          ConfigError: on classes, texts, filters or a share to keep that the model does
+            not have or that cannot be.
         """
+        if "://" in str(experiment.path):
+            raise ConfigError(
+                f"samples are kept on a disk, not in {experiment.path}: copy the "
+                "workdir there"
+            )
+        if keep != 1 and judge is None:
+            judge, judge_name = experiment.classifier, "own"
         self._experiment, self._number = experiment, number
         self._seed, self._batch_size = seed, batch_size
-        self._keep, self._judge, self._changes = keep, judge, changes
+        self._judge, self._changes = judge, changes
         config = experiment.config
         if "text" in conditions.NEEDS[config.transformer.condition] and not texts:
             classes, texts = self._captions()
         self._asked = generate.conditions_of(experiment, classes, texts)
+        which = list(self._asked.names) if classes or texts else "all"
+        self.texts = tuple(texts)
+        self._among = None
+        if keep != 1:
+            rows = np.sort(self._rows(range(number)))
+            wanted = generate.Wanted(self._asked.labels[rows], self._cond(rows))
+            self._among = generate.candidates(experiment, wanted, keep)
         experiment.transformer.sampling_options(**changes)  # bad ones are told now
         changed = {name: x for name, x in changes.items() if x is not None}
         sampling = dict(config.sampling) | changed
@@ -88,234 +183,313 @@ class Job:
                         name: experiment.step_of(name)
                         for name in ("rqvae", "transformer")
                     },
-                    "weights": experiment.fingerprint["rqvae"],
+                    "weights": experiment.fingerprint
+                    | {"transformer": experiment.identity("transformer")},
                     "samples": number,
                     "seed": seed,
-                    "classes": list(classes) or "all",
-                    "texts": hashlib.sha256("\n".join(texts).encode()).hexdigest()
-                    if texts
-                    else "none",
+                    "conditions": self._told_conditions(which),
                     "dtype": experiment.dtype or "as trained",
                     "keep": keep,
                     "judge": judge_name,
+                    "judge_weights": "" if keep == 1 else judge.fingerprint,
                     "sampling": sampling,
                 }
             )
         )
-        text = json.dumps(self.settings, sort_keys=True)
+        self._text = json.dumps(self.settings, sort_keys=True)
         step = self.settings["checkpoints"]["transformer"]
-        name = f"{step}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        self.folder = pathlib.Path(experiment.path) / "eval" / name
+        name = f"{step}_{hashlib.sha256(self._text.encode()).hexdigest()[:8]}"
+        self.folder = pathlib.Path(experiment.path) / EVALUATIONS / name
 
     def _captions(self):
-        config = self._experiment.config
+        """Classes and texts of the evaluation split's first captions."""
+        config, labels, texts = self._experiment.config, [], []
         source = self._experiment.code_source(config.data.eval_split)
-        found = [source.read(i) for i in range(min(self._number, len(source)))]
-        found = [(int(e["label"]), lines[0]) for e, lines in found if lines]
+        for i in range(min(self._number, len(source))):
+            example, lines = source.read(i)
+            if lines:
+                labels.append(int(example["label"]))
+                texts.append(lines[0])
         labelled = "label" in conditions.NEEDS[config.transformer.condition]
-        labels, texts = zip(*found, strict=True)
-        return (labels if labelled else ()), texts
+        return tuple(labels) if labelled else (), tuple(texts)
 
-    def run(self, extractor: Extractor, reference, name: str) -> dict:
-        """Samples what is missing, and measures: what `result.json` has.
+    def _told_conditions(self, which) -> dict:
+        """Of what samples are drawn, in turn: of many the first, and a hash of all."""
+        if self._asked.cond is None:
+            return {"number": 1, "which": "all"}
+        cond = np.ascontiguousarray(self._asked.cond)
+        return {
+            "number": len(cond),
+            "which": which if len(which) <= MANY else [*which[:MANY], "..."],
+            "sha256": hashlib.sha256(cond.tobytes()).hexdigest(),
+        }
 
-        In other processes than the first it may be what an earlier run measured.
+    def _rows(self, rows: range) -> np.ndarray:
+        """Which condition each sample has."""
+        return np.asarray(rows) % len(self._asked.labels)
+
+    def _cond(self, rows: np.ndarray) -> np.ndarray | None:
+        return None if self._asked.cond is None else self._asked.cond[rows]
+
+    def sample(self) -> image_files.ImageSet:
+        """Draws what is missing; the images."""
+        path = self.folder / SAMPLES
+        if distributed.agree(path.exists()):
+            return image_files.ImageSet(path)
+        distributed.by_first(self._write_settings)
+        parts = _Parts(self.folder, "samples", self._number, self._text)
+        if self._among is None:
+            parts.make(self._draw)
+        else:
+            codes = self._draw_best()
+
+            def decode(rows):
+                part = codes[rows.start : rows.stop]
+                drawn = generate.decode(self._experiment, part, self._batch_size)
+                return self._as_part(drawn, rows)
+
+            parts.make(decode)
+
+        def join():
+            shape = next(parts.each())["images"].shape[1:]
+            image_files.write(
+                path,
+                (self._number, *shape),
+                (part["images"] for part in parts.each()),
+                self._asked.labels[self._rows(range(self._number))],
+            )
+
+        distributed.by_first(join)
+        parts.remove()
+        if self._among is not None:
+            self._candidates().remove()
+        distributed.meet("the samples are there")
+        return image_files.ImageSet(path)
+
+    def _write_settings(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.settings, indent=2) + "\n"
+        (self.folder / SETTINGS).write_text(text)
+
+    def _draw(self, rows: range) -> dict[str, np.ndarray]:
+        drawn = generate.draw(
+            self._experiment,
+            self._cond(self._rows(rows)),
+            len(rows),
+            first=rows.start,
+            seed=self._seed,
+            batch_size=self._batch_size,
+            **self._changes,
+        )
+        return self._as_part((images for images, _ in drawn), rows)
+
+    def _as_part(self, batches, rows: range) -> dict[str, np.ndarray]:
+        images = []
+        for batch in batches:
+            pixels, finite = sharding.to_host(_to_uint8(batch))
+            if not np.all(finite):
+                raise ConfigError(f"samples {rows}: pixels that are not finite")
+            images.append(pixels)
+        return {"images": np.concatenate(images)[: len(rows)]}
+
+    def _candidates(self) -> _Parts:
+        number = len(self._among.labels)
+        return _Parts(self.folder, "candidates", number, self._text)
+
+    def _draw_best(self) -> np.ndarray:
+        """Codes of the samples that are kept, int32 `[N, H, W, D]`.
+
+        Ranked over all candidates of a class, in whatever parts they were drawn.
+        """
+        parts = self._candidates()
+
+        def score(rows):
+            codes, scores = generate.draw_scored(
+                self._experiment,
+                self._among,
+                rows,
+                self._judge,
+                seed=self._seed,
+                batch_size=self._batch_size,
+                **self._changes,
+            )
+            return {"codes": codes.astype(np.uint16), "scores": scores}
+
+        parts.make(score)
+        scores = np.concatenate([part["scores"] for part in parts.each()])
+        places = generate.best(self._among, scores)
+        # They are by class; sample i is the next best of its class.
+        order = np.argsort(self._rows(range(self._number)), kind="stable")
+        of_sample = np.empty_like(places)
+        of_sample[order] = places
+        chosen = np.zeros(len(scores), bool)
+        chosen[places] = True
+        codes, start = [], 0
+        for part in parts.each():
+            codes.append(part["codes"][chosen[start : start + len(part["codes"])]])
+            start += len(part["codes"])
+        rank = np.cumsum(chosen) - 1  # among those chosen
+        return np.concatenate(codes)[rank[of_sample]].astype(np.int32)
+
+    def features(self, extractor: Extractor) -> measure.FeatureSet | None:
+        """Of the samples, extracted where they are not kept; in the first process."""
+        path = self.folder / f"features_{extractor.name}.npz"
+        about = f"{extractor.fingerprint} {self._text}"
+
+        def known():
+            if not path.exists():
+                return None
+            with np.load(path) as file:
+                if str(file["about"]) != about:
+                    return None
+            return measure.load(path)
+
+        found = distributed.by_first(known)
+        if distributed.agree(found is not None):
+            return found
+        samples = self.sample()
+        parts = _Parts(self.folder, path.stem, self._number, about)
+
+        batches = enumerate(samples.batches(PART))
+
+        def extract(rows):
+            images = next(x for i, x in batches if i * PART == rows.start)
+            pieces = [extractor(x) for x in _split(images, measure.BATCH)]
+            fields = zip(Found._fields, zip(*pieces, strict=True), strict=True)
+            return {k: np.concatenate(x) for k, x in fields if x[0] is not None}
+
+        parts.make(extract)
+
+        def join():
+            collector = measure.Collector()
+            for part in parts.each():
+                collector.add(Found(*(part.get(k) for k in Found._fields)))
+            result = collector.result()
+            measure.save(path, result, about=about)
+            return result
+
+        found = distributed.by_first(join)
+        parts.remove()
+        return found
+
+    def run(
+        self,
+        extractor: Extractor,
+        reference: measure.FeatureSet | None,
+        name: str,
+        source: str,
+        more: Callable[[image_files.ImageSet], dict] | None = None,
+    ) -> dict:
+        """Samples and extracts what is missing, and measures: what the JSON has.
 
         Args:
           extractor: of features, from `rq.evaluation.extractors`.
           reference: of the same features, in the first process.
-          name: of the reference, noted with the settings.
+          name: of the reference.
+          source: hash of what it is of.
+          more: metrics of the samples, of the images themselves; called in the first
+            process.
+
+        Returns:
+          'metrics', 'settings' of the samples and 'evaluation', what the metrics are
+          of; in the first process, {} in others.
+
+        Raises:
+          DataError: where the reference does not fit the features.
         """
-        result, samples = self.folder / RESULT, self.folder / SAMPLES
-        about = {
-            "reference": name,
-            "features_sha256": extractor.fingerprint,
-            "label": extractor.label,
-        }
-        known = json.loads(result.read_text()) if result.exists() else {}
-        measured = known.get("evaluation") == about
-        measured, drawn = distributed.agree([measured, samples.exists()])
-        if measured:
-            logging.info("%s has these samples and metrics", self.folder)
+        file = self.folder / result_name(extractor, name)
+        distributed.by_first(lambda: measure.check(self._number, reference, extractor))
+        samples = self.sample()
+        made = self.features(extractor)
+
+        def finish():
+            found = measure.metrics(made, reference, extractor.label)
+            found |= more(samples) if more is not None else {}
+            known = {
+                "metrics": found,
+                "settings": self.settings,
+                "evaluation": {
+                    "label": extractor.label,
+                    "features": extractor.name,
+                    "features_sha256": extractor.fingerprint,
+                    "reference": name,
+                    "reference_sha256": source,
+                    "reference_images": reference.gaussian.number,
+                    "reference_pool": 0
+                    if reference.pool is None
+                    else len(reference.pool),
+                    "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
+                    "rq": rq.__version__,
+                    "jax": jax.__version__,
+                    "device": jax.devices()[0].device_kind,
+                },
+            }
+            write_json(file, known)
             return known
-        if distributed.is_first():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.settings, indent=2)
-            (self.folder / SETTINGS).write_text(text + "\n")
-        collector = measure.Collector()
-        if drawn:
-            self._measure_samples(extractor, collector)
-        else:
-            self._generate(extractor, collector)
-        if distributed.is_first():
-            found = measure.metrics(
-                collector.reference(), reference, extractor.label, collector.logits
-            )
-            known = {"metrics": found, "settings": self.settings, "evaluation": about}
-            if not drawn:
-                self._finish()
-            temporary = result.with_suffix(".tmp")
-            temporary.write_text(json.dumps(known, indent=2) + "\n")
-            temporary.replace(result)
-        distributed.meet("the job is done")
-        return known
 
-    def _measure_samples(self, extractor, collector) -> None:
-        """Samples that are there, in other features."""
-        samples = image_files.ImageSet(self.folder / SAMPLES)
-        collector.add_all(extractor, samples.batches(measure.BATCH))
+        return distributed.by_first(finish) or {}
 
-    def _parts(self) -> list[range]:
-        starts = range(0, self._number, PART)
-        return [range(a, min(a + PART, self._number)) for a in starts]
 
-    def _path(self, part: range) -> pathlib.Path:
-        return self.folder / f"part_{part.start:08d}.npz"
+def result_name(extractor: Extractor, reference: str) -> str:
+    """Of the file of metrics: 'metrics_inception-tf1_train.json'."""
+    stem = re.sub(r"\W+", "-", pathlib.Path(reference).stem)
+    return f"metrics_{extractor.name}_{stem}.json"
 
-    def _generate(self, extractor, collector) -> None:
-        """All parts, those that are there from their files."""
-        parts = self._parts()
-        there = distributed.agree([self._usable(part, extractor) for part in parts])
-        start, made = time.monotonic(), 0
-        for part, usable in zip(parts, there, strict=True):
-            if usable:
-                if not distributed.is_first():
-                    continue
-                with np.load(self._path(part)) as file:
-                    fields = {k: file[k] for k in Found._fields if k in file.files}
-                collector.add(Found(**{"spatial": None} | fields))
-                continue
-            images, labels, found = self._draw(part, extractor)
-            collector.add(found)
-            if distributed.is_first():
-                known = found._asdict()
-                arrays = {k: x for k, x in known.items() if x is not None}
-                temporary = self._path(part).with_suffix(".tmp.npz")
-                np.savez(
-                    temporary,
-                    images=images,
-                    labels=labels,
-                    features_sha256=extractor.fingerprint,
-                    **arrays,
-                )
-                temporary.replace(self._path(part))
-            made += len(part)
-            rate = made / (time.monotonic() - start)
-            left = (self._number - part.stop) / rate
-            logging.info(
-                "samples %d/%d, %.3g a second, ETA %.0f s",
-                part.stop, self._number, rate, left,
-            )  # fmt: skip
 
-    def _usable(self, part, extractor) -> bool:
-        path = self._path(part)
-        if not path.exists():
-            return False
-        with np.load(path) as file:
-            return str(file["features_sha256"]) == extractor.fingerprint
-
-    def _draw(self, part: range, extractor):
-        """Images uint8, labels and features of one part."""
-        asked = self._asked
-        rows = np.arange(part.start, part.stop) % len(asked.labels)
-        options = dict(seed=self._seed, batch_size=self._batch_size, **self._changes)
-        cond = None if asked.cond is None else asked.cond[rows]
-        labels = asked.labels[rows]
-        if self._keep < 1:
-            # Samples of a condition must follow each other there, and not here.
-            order = np.argsort(rows, kind="stable")
-            wanted = generate.Wanted(labels[order], cond[order])
-            first = part.start * int(np.ceil(1 / self._keep))  # no candidate twice
-            best, *_ = generate.sample_best(
-                self._experiment,
-                wanted,
-                self._judge,
-                self._keep,
-                first=first,
-                **options,
-            )
-            images = np.empty(best.shape, np.uint8)
-            images[order] = np.asarray(_to_uint8(best))
-            pieces = [extractor(x) for x in _split(images, measure.BATCH)]
-        else:
-            drawn = generate.draw(
-                self._experiment, cond, len(part), first=part.start, **options
-            )
-            batches, pieces = [], []
-            for batch, _ in drawn:
-                batch = _to_uint8(batch)
-                pieces.append(extractor(batch))
-                batches.append(sharding.to_host(batch))
-            images = np.concatenate(batches)[: len(part)]
-        found = Found(
-            *(
-                None if field[0] is None else np.concatenate(field)[: len(part)]
-                for field in zip(*pieces, strict=True)
-            )
-        )
-        return images, labels, found
-
-    def _finish(self) -> None:
-        """Joins the parts to what ADM's evaluator reads, and removes them."""
-        parts = self._parts()
-
-        def images():
-            for part in parts:
-                with np.load(self._path(part)) as file:
-                    yield file["images"]
-
-        labels = []
-        for part in parts:
-            with np.load(self._path(part)) as file:
-                labels.append(file["labels"])
-                shape = file["images"].shape[1:]
-        image_files.write(
-            self.folder / SAMPLES,
-            (self._number, *shape),
-            images(),
-            np.concatenate(labels),
-        )
-        for part in parts:
-            self._path(part).unlink()
+def write_json(path, content) -> None:
+    """Writes a file, which appears when it is whole."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
 
 
 def _split(images, size):
     return np.split(images, np.arange(size, len(images), size))
 
 
-def split_reference(experiment, extractor: Extractor, split: str, cache=None):
-    """A split of the experiment's own data set, cropped at the centre, as a reference.
+def split_batches(data, split: str) -> tuple[int, Iterator[np.ndarray]]:
+    """How many images a split has, and these, uint8 `[<= B, R, R, C]`.
+
+    Cropped at the centre.
 
     Raises:
       DataError: where the data set or the split is missing.
     """
-    with experiment.config.data.unlocked():
-        data = experiment.config.data.copy_and_resolve_references()
+    with data.unlocked():
+        data = data.copy_and_resolve_references()
     data.augment = "center"
-    about = f"{image_data.fingerprint(data, split)} center {data.resolution}"
-
-    def collect():
-        collector = measure.Collector(KEEP)
-        for batch in split_batches(data, split):
-            collector.add_all(extractor, [batch])
-        return collector.reference()
-
-    return measure.cached(extractor, f"{about} {data.channels}", collect, cache)[0]
-
-
-def split_batches(data, split: str):
-    """uint8 images of a split, `[<= B, R, R, C]`."""
     source = image_data.source(data, split)
-    for batch in stream.eval_batches(source, data, measure.BATCH):
-        yield batch["image"][batch["mask"]]
+    batches = stream.eval_batches(source, data, measure.BATCH)
+    return len(source), (batch["image"][batch["mask"]] for batch in batches)
 
 
-def find_reference(experiment, extractor, name: str, cache=None) -> measure.Reference:
-    """'train' or 'eval', splits of the experiment's; or a path."""
+def find_reference(
+    experiment, extractor: Extractor, name: str, cache=None
+) -> tuple[measure.FeatureSet | None, str]:
+    """'train' or 'eval', splits of the experiment's own data set; or a path.
+
+    Returns:
+      the reference, in the first process alone; and a hash of what it is of.
+
+    Raises:
+      ConfigError: where it is neither.
+      DataError: where it cannot be read.
+    """
     data = experiment.config.data
     splits = {"train": data.train_split, "eval": data.eval_split}
-    if name in splits:
-        return split_reference(experiment, extractor, splits[name], cache)
-    if not pathlib.Path(name).exists():
-        raise ConfigError(f"--reference={name} is neither train, eval nor a file")
-    return measure.reference(name, extractor, data.channels, cache)
+    if name not in splits:
+        if not pathlib.Path(name).exists():
+            raise ConfigError(f"--reference={name} is neither train, eval nor a file")
+        return measure.reference(name, extractor, data.channels, cache)
+    split = splits[name]
+    about = f"{image_data.fingerprint(data, split)} center {data.resolution}"
+    about = hashlib.sha256(f"{about} {data.channels}".encode()).hexdigest()
+
+    def collect():
+        number, batches = split_batches(data, split)
+        collector = measure.Collector(number, logits=False)
+        collector.add_all(extractor, batches)
+        return collector.result()
+
+    return measure.cached(extractor, about, collect, cache), about

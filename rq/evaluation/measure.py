@@ -7,124 +7,193 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
 from rq import distributed
+from rq.data import DataError
 from rq.evaluation import distances, statistics
 from rq.evaluation.extractors import Extractor, Found
 from rq.evaluation.image_files import ImageSet
 from rq.evaluation.manifold import DENSITY_NEIGHBOURS, manifold
 from rq.evaluation.statistics import Gaussian, Moments
 
-BATCH = 64
-# Of what Inception scores are computed by more than one part of.
-SPLITS = 10
+BATCH = 64  # images at once through a network
+SPLITS = 10  # parts of the images, of each of which the Inception score is one
+SHUFFLE_SEED = 2020  # of their order, as torch-fidelity has it
+# Of a larger reference so many images, drawn at random, stand for all in what needs the
+# features themselves: neighbourhoods and kernels.
+POOL = 50_000
 
 
-class Reference(NamedTuple):
+class FeatureSet(NamedTuple):
     """What a set of images is known by; parts are None where they are unknown.
 
     Attributes:
       gaussian: of the features.
       spatial: of the spatial ones.
-      pool: the features themselves `[N, F]`, float32, of all or the first of them.
+      pool: the features themselves `[N, F]`, float32, of all images or of some.
+      logits: `[N, K]`, float32.
     """
 
     gaussian: Moments | Gaussian
-    spatial: Moments | Gaussian | None
-    pool: np.ndarray | None
+    spatial: Moments | Gaussian | None = None
+    pool: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
 
 class Collector:
-    """Takes features batch by batch; of spatial ones it keeps the moments alone."""
+    """Takes features batch by batch, and keeps no more of them than is needed."""
 
-    def __init__(self, keep: int | None = None):
+    def __init__(self, number: int | None = None, logits: bool = True):
         """Starts with none.
 
         Args:
-          keep: of so many images the features stay, for neighbourhoods and kernels; of
-            the others the moments. None: of all.
+          number: of images in all; of more than `POOL` only some features stay. None:
+            those of all.
+          logits: whether they stay.
         """
-        self._keep = keep
-        self._pool, self._logits, self._kept = [], [], 0
-        self._moments: Moments | None = None
-        self._spatial: Moments | None = None
+        self._kept = None
+        if number is not None and number > POOL:
+            self._kept = np.zeros(number, bool)
+            chosen = np.random.default_rng(0).permutation(number)[:POOL]
+            self._kept[chosen] = True
+        self._wants_logits = logits
+        self._seen, self._pool, self._logits = 0, [], []
+        self._gaussian, self._spatial = statistics.Stream(), statistics.Stream()
 
     def add(self, found: Found) -> None:
         """Takes a batch."""
-        self._moments = _added(self._moments, found.pool)
+        number = len(found.pool)
+        self._gaussian.add(found.pool)
         if found.spatial is not None:
-            self._spatial = _added(self._spatial, found.spatial)
-        room = len(found.pool) if self._keep is None else self._keep - self._kept
-        self._pool.append(found.pool[:room])
-        self._kept += len(self._pool[-1])
-        self._logits.append(found.logits)
+            self._spatial.add(found.spatial)
+        if self._wants_logits and found.logits is not None:
+            self._logits.append(found.logits)
+        pool = found.pool
+        if self._kept is not None:
+            pool = pool[self._kept[self._seen : self._seen + number]]
+        if len(pool):
+            self._pool.append(pool)
+        self._seen += number
 
     def add_all(self, extractor: Extractor, batches: Iterable[np.ndarray]) -> None:
         """Takes the features of images."""
         for images in batches:
             self.add(extractor(images))
 
-    @property
-    def logits(self) -> np.ndarray:
-        """`[N, K]`."""
-        return np.concatenate(self._logits)
-
-    def reference(self) -> Reference:
-        """All of it, to be compared."""
-        return Reference(self._moments, self._spatial, np.concatenate(self._pool))
-
-
-def _added(moments: Moments | None, features: np.ndarray) -> Moments:
-    new = statistics.of(features)
-    return new if moments is None else statistics.merge(moments, new)
+    def result(self) -> FeatureSet:
+        """All that was taken, at least one batch."""
+        return FeatureSet(
+            self._gaussian.moments(),
+            self._spatial.moments(),
+            np.concatenate(self._pool),
+            np.concatenate(self._logits) if self._logits else None,
+        )
 
 
-def metrics(
-    generated: Reference, real: Reference, label: str = "", logits=None
-) -> dict[str, float]:
+def check(number: int, real: FeatureSet, extractor: Extractor) -> None:
+    """Refuses what could not be measured, before anything is drawn or extracted.
+
+    Args:
+      number: of generated images.
+      real: what they are to be compared with.
+      extractor: of the generated images' features.
+
+    Raises:
+      DataError: on too few images, or a reference of other features.
+    """
+    if number < 2:
+        raise DataError(f"metrics need two images or more, not {number}")
+    if len(real.gaussian.mean) != extractor.width:
+        raise DataError(
+            f"the reference has {len(real.gaussian.mean)} features, {extractor.name} "
+            f"{extractor.width}: they are of another network"
+        )
+
+
+def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, float]:
     """Everything that two sets of images allow to be said.
 
     Args:
-      generated, real: the sets.
+      made: the generated images; of their logits is the Inception score.
+      real: the reference.
       label: of the features, see `rq.evaluation.extractors`; in all names.
-      logits: of the generated images, for the Inception score.
 
     Returns:
-      numbers by name: FID and the condition of its covariances, sFID, KID (of subsets
-      of 1,000, where there are so many), precision, recall, density, coverage, IS.
+      numbers by name: FID and the condition of its covariances (None where infinite),
+      sFID, KID (of subsets of 1,000, where there are so many), precision, recall,
+      density, coverage, IS.
     """
     named = f" ({label})" if label else ""
     found = {}
     for name, a, b in (
-        ("FID", generated.gaussian, real.gaussian),
-        ("sFID", generated.spatial, real.spatial),
+        ("FID", made.gaussian, real.gaussian),
+        ("sFID", made.spatial, real.spatial),
     ):
         if a is None or b is None:
             continue
         distance = distances.frechet_distance(
             a.mean, a.covariance, b.mean, b.covariance
         )
+        finite = np.isfinite(distance.condition)
         found[f"{name}{named}"] = distance.value
-        found[f"{name} condition{named}"] = distance.condition
-    if generated.pool is not None and real.pool is not None:
-        least = min(len(generated.pool), len(real.pool))
+        found[f"{name} condition{named}"] = distance.condition if finite else None
+    if made.pool is not None and real.pool is not None:
+        least = min(len(made.pool), len(real.pool))
         if least >= distances.SUBSET_SIZE:
-            kernel = distances.kernel_distance(generated.pool, real.pool)
+            kernel = distances.kernel_distance(made.pool, real.pool)
             found[f"KID{named}"] = kernel.mean
             found[f"KID deviation{named}"] = kernel.std
         if least > DENSITY_NEIGHBOURS:
-            shares = manifold(generated.pool, real.pool)._asdict()
+            shares = manifold(made.pool, real.pool)._asdict()
             found |= {f"{name}{named}": value for name, value in shares.items()}
-    if logits is not None and len(logits) >= SPLITS:
-        score = distances.inception_score(logits, SPLITS)
+    if made.logits is not None and len(made.logits) >= SPLITS:
+        # Parts must not be of some classes each, as those of sorted images are.
+        order = np.random.RandomState(SHUFFLE_SEED).permutation(len(made.logits))
+        score = distances.inception_score(made.logits[order], SPLITS)
         found[f"IS{named}"] = score.mean
         found[f"IS deviation{named}"] = score.std
     return found
+
+
+# On disk: pytorch-fid's `.npz`, 'mu' and 'sigma', with 'mu_s' and 'sigma_s' of sFID as
+# ADM's reference files have them; 'number', 'pool' and 'logits' of our own.
+
+
+def save(path, found: FeatureSet, **notes: str) -> None:
+    """Writes an `.npz`; it appears when it is whole."""
+    path = pathlib.Path(path)
+    arrays = dict(notes)
+    if found.spatial is not None:
+        arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
+    for name in ("pool", "logits"):
+        if getattr(found, name) is not None:
+            arrays[name] = getattr(found, name)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
+    statistics.save(temporary, found.gaussian, **arrays)
+    temporary.replace(path)
+
+
+def load(path) -> FeatureSet:
+    """Reads what `save` wrote, pytorch-fid's statistics, or ADM's without its images.
+
+    Raises:
+      DataError: where the file is missing or something else.
+    """
+    gaussian = statistics.load(path)
+    with np.load(path) as file:
+        spatial = None
+        if {"mu_s", "sigma_s"} <= set(file.files):
+            parts = (file[k].astype(np.float64) for k in ("mu_s", "sigma_s"))
+            spatial = Gaussian(gaussian.number, *parts)
+        pool, logits = (
+            file[name] if name in file.files else None for name in ("pool", "logits")
+        )
+    return FeatureSet(gaussian, spatial, pool, logits)
 
 
 def cache_folder() -> pathlib.Path:
@@ -134,73 +203,84 @@ def cache_folder() -> pathlib.Path:
 
 
 def cached(
-    extractor: Extractor, source: str, collect, cache=None
-) -> tuple[Reference | None, pathlib.Path]:
-    """A reference, from the cache where it is there.
+    extractor: Extractor, source: str, collect: Callable[[], FeatureSet], cache=None
+) -> FeatureSet | None:
+    """A reference, from the cache where it is there; in the first process alone.
 
     Args:
       extractor: of the features.
-      source: hash of what the images are read from.
-      collect: function without arguments, to a `Reference`; called where it is not.
-      cache: folder; `cache_folder()` where None.
-
-    Returns:
-      the reference, in the first process alone, and the file that has it; pytorch-fid
-      reads that file too.
+      source: hash of what the images are read from, and how.
+      collect: to it where it is not; all processes call it.
+      cache: folder; `cache_folder()` where None. Its files are what `save` writes.
     """
     key = hashlib.sha256(f"{source} {extractor.fingerprint}".encode()).hexdigest()
     path = pathlib.Path(cache or cache_folder()) / f"{key[:24]}.npz"
     if distributed.agree(path.exists()):
-        if not distributed.is_first():
-            return None, path
         logging.info("reference: statistics from %s", path)
-        with np.load(path) as file:
-            spatial = None
-            if "spatial_mu" in file.files:
-                parts = (file[f"spatial_{k}"] for k in ("number", "mu", "sigma"))
-                spatial = Gaussian(*parts)
-            pool = file["pool"]
-        return Reference(statistics.load(path), spatial, pool), path
+        return distributed.by_first(lambda: load(path))
     found = collect()
-    if not distributed.is_first():
-        return None, path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    more = {"pool": found.pool, "source": source, "extractor": extractor.fingerprint}
-    if found.spatial is not None:
-        more |= {
-            "spatial_mu": found.spatial.mean,
-            "spatial_sigma": found.spatial.covariance,
-            "spatial_number": found.spatial.number,
-        }
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-    statistics.save(temporary, found.gaussian, **more)
-    temporary.replace(path)
-    return found, path
+
+    def keep():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, found, source=source, extractor=extractor.fingerprint)
+        return found
+
+    return distributed.by_first(keep)
 
 
-def of_images(images: ImageSet, extractor: Extractor, batch: int = BATCH) -> Collector:
-    """All features of a set of images."""
-    collector = Collector()
-    collector.add_all(extractor, images.batches(batch))
-    return collector
-
-
-def reference(path, extractor: Extractor, channels: int = 3, cache=None) -> Reference:
-    """A reference by its path: images, or pytorch-fid's statistics of them.
+def of_images(
+    images: ImageSet, extractor: Extractor, logits: bool = True, batch: int = BATCH
+) -> FeatureSet:
+    """All features of a set of images.
 
     Raises:
-      DataError: where it is neither.
+      DataError: where there are fewer than two, of which nothing can be said.
     """
-    path = pathlib.Path(path)
+    if images.number < 2:
+        raise DataError(f"{images.path} has one image; metrics need two or more")
+    collector = Collector(images.number, logits)
+    collector.add_all(extractor, images.batches(batch))
+    return collector.result()
+
+
+def reference(
+    path, extractor: Extractor, channels: int = 3, cache=None
+) -> tuple[FeatureSet | None, str]:
+    """A reference by its path, and a hash of what it is of.
+
+    Images; pytorch-fid's statistics of them; or ADM's reference files, of which the
+    images, which may be some alone, are looked at for neighbourhoods and kernels.
+
+    Returns:
+      the reference, in the first process alone; and the hash.
+
+    Raises:
+      DataError: where it is none of these.
+    """
+    path, known = pathlib.Path(path), None
+    has_images = True
     if path.suffix == ".npz" and path.exists():
-        with np.load(path) as file:
-            if "mu" in file.files:
-                return Reference(statistics.load(path), None, None)
+        with _opened(path) as file:
+            known = load(path) if "mu" in file.files else None
+            has_images = "arr_0" in file.files
+    if known is not None and not has_images:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return distributed.by_first(lambda: known), digest
     images = ImageSet(path, channels)
-    found, _ = cached(
+    digest = images.fingerprint()
+    found = cached(
         extractor,
-        images.fingerprint(),
-        lambda: of_images(images, extractor).reference(),
+        f"{digest} {channels}",
+        lambda: of_images(images, extractor, logits=False),
         cache,
     )
-    return found
+    if known is not None and found is not None:
+        found = known._replace(pool=found.pool)
+    return found, digest
+
+
+def _opened(path):
+    try:
+        return np.load(path)
+    except Exception as error:  # of zipfile, of NumPy
+        raise DataError(f"{path} is no .npz: {error}") from error

@@ -13,7 +13,10 @@ import numpy as np
 from rq import sharding
 from rq.data.pixels import to_float
 from rq.evaluation import codes as code_metrics
+from rq.evaluation.distances import frechet_distance
 from rq.evaluation.images import SSIM_WINDOW, psnr_of_error, ssim
+from rq.evaluation.statistics import Stream
+from rq.visualize import to_uint8
 
 # Statistics of codes that are reported, by depth.
 STATISTICS = ("usage", "perplexity", "entropy_bits")
@@ -111,6 +114,46 @@ class Reconstructor:
             counts = [sum(counts)]
         metrics["usage/all"] = float(np.mean(np.concatenate(counts) > 0))
         return metrics
+
+    def compare(
+        self, variables, batches: Iterable[dict], extractor=None, lpips=None
+    ) -> dict[str, float]:
+        """Distances in networks of one's choice, by depth.
+
+        Args:
+          variables, batches: as `evaluate` takes them.
+          extractor: of features, see `rq.evaluation.extractors`: 'rFID', the Frechet
+            distance of all reconstructions from all originals, two or more.
+          lpips: a `PerceptualDistance` and its parameters: 'lpips', the mean over
+            images.
+        """
+        depths = range(self.model.depth)
+        originals, made = Stream(), [Stream() for _ in depths]
+        apart, number = np.zeros(self.model.depth), 0
+        if lpips is not None:
+            module, params = lpips
+            distance = jax.jit(lambda *args: jnp.sum(module.apply(*args)))
+        for images, _, values in self._over(self._outputs_step, variables, {}, batches):
+            number += len(images)
+            outputs = values["outputs"]
+            if extractor is not None:
+                originals.add(extractor(to_uint8(images)).pool)
+                for stream, one in zip(made, outputs, strict=True):
+                    stream.add(extractor(to_uint8(one)).pool)
+            if lpips is not None:
+                images = to_float(images)
+                apart += [distance({"params": params}, images, x) for x in outputs]
+        found = {}
+        for d in depths:
+            if extractor is not None and number > 1:
+                named = f" ({extractor.label})" if extractor.label else ""
+                real, moments = originals.moments(), made[d].moments()
+                found[f"rFID{named}/depth_{d + 1}"] = frechet_distance(
+                    real.mean, real.covariance, moments.mean, moments.covariance
+                ).value
+            if lpips is not None:
+                found[f"lpips/depth_{d + 1}"] = float(apart[d] / number)
+        return found
 
     def outputs(self, variables, batches: Iterable[dict], number: int):
         """The first `number` images and their reconstructions, all in [-1, 1].

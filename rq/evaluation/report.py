@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A page to look at: WORKDIR/eval/report.html, with its pictures beside it.
 
-Metrics of all jobs by checkpoint; of the last job random samples, the best and the
-worst, and their nearest neighbours among the training images; reconstructions by depth
-and the use of codes. Needs no server.
+Metrics of all jobs, a table for each network and reference; of the last job random
+samples, the best and the worst, and their nearest neighbours among the training images;
+reconstructions by depth and the use of codes. Needs no server.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import pathlib
 
 import numpy as np
 
-from rq import visualize
-from rq.evaluation import image_files, job, measure
+from rq import distributed, visualize
+from rq.data import images as image_data
+from rq.data import stream
+from rq.evaluation import job, measure
+from rq.evaluation.extractors import Extractor
 
 RANDOM, EXTREMES, NEIGHBOURS = 64, 16, 8
 COLUMNS = 16
-LOOKED = 2_000  # samples among which the best and worst are looked for
-TRAINING = 10_000  # images among which neighbours are looked for
+TRAINING = 10_000  # images among which neighbours are looked for, from the first on
 BLOCK = 1024
 
 STYLE = """
@@ -36,145 +38,189 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; }
 """
 
 
-def results(folder: pathlib.Path) -> list[dict]:
-    """Of all finished jobs below a folder, by the transformer's step."""
-    found = [json.loads(path.read_text()) for path in folder.glob(f"*/{job.RESULT}")]
-    return sorted(
-        found,
-        key=lambda r: (
-            r["settings"]["checkpoints"]["transformer"],
-            r["evaluation"]["label"],
-            json.dumps(r["settings"], sort_keys=True),
-        ),
-    )
+def results(folder: pathlib.Path) -> dict[tuple[str, str], list[dict]]:
+    """Of all jobs below a folder, by network and reference; then by the step."""
+    found: dict[tuple[str, str], list[dict]] = {}
+    for path in sorted(folder.glob("*/metrics_*.json")):
+        known = json.loads(path.read_text())
+        key = known["evaluation"]["features"], known["evaluation"]["reference"]
+        found.setdefault(key, []).append(known)
+    for known in found.values():
+        known.sort(
+            key=lambda r: (
+                r["settings"]["checkpoints"]["transformer"],
+                json.dumps(r["settings"], sort_keys=True),
+            )
+        )
+    return dict(sorted(found.items()))
 
 
-def _told(settings: dict) -> str:
-    """Of a job's settings what tells it from others, in a line."""
-    sampling = settings["sampling"]
+# Sampling that changes nothing, and is not told.
+PLAIN = {
+    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+    "guidance": 1.0, "guidance_schedule": "constant",
+}  # fmt: skip
+
+
+def told(settings: dict) -> str:
+    """What tells a job from others, in a line."""
     parts = [f"{settings['samples']:,} samples", f"seed {settings['seed']}"]
-    plain = {
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "guidance": 1.0,
-    }
-    for name, off in plain.items():
-        values = sampling[name]
-        if any(value != off for value in values):
-            parts.append(f"{name} {', '.join(f'{value:g}' for value in values)}")
+    for name, plain in PLAIN.items():
+        values = settings["sampling"][name]
+        values = [values] if isinstance(values, str) else values
+        if set(values) != {plain}:
+            parts.append(f"{name} {', '.join(map(str, values))}")
     if settings["keep"] < 1:
-        parts.append(f"best {100 * settings['keep']:g} %")
-    return ", ".join(parts)
+        parts.append(f"best {100 * settings['keep']:g} % by {settings['judge']}")
+    if settings["dtype"] != "as trained":
+        parts.append(settings["dtype"])
+    which = settings["conditions"]["which"]
+    if which != "all":
+        first = [" ".join(map(str, one.values())) for one in which[:4]]
+        parts.append(f"of {', '.join(first)}{', ...' if len(which) > 4 else ''}")
+    return "; ".join(parts)
 
 
 def table(found: list[dict]) -> list[list[str]]:
-    """Rows of cells, the head first; metrics of which no job has any are left out."""
+    """Rows of cells, the head first."""
     names = list(dict.fromkeys(name for r in found for name in r["metrics"]))
     names = [name for name in names if "condition" not in name]
     rows = [["step", "samples", *names]]
     for r in found:
         cells = [f"{r['metrics'][n]:.4g}" if n in r["metrics"] else "" for n in names]
-        step = r["settings"]["checkpoints"]["transformer"]
-        rows.append([f"{step:,}", _told(r["settings"]), *cells])
+        rows.append(
+            [str(r["settings"]["checkpoints"]["transformer"]), told(r["settings"])]
+            + cells
+        )
     return rows
 
 
-def nearest(features: np.ndarray, others: np.ndarray, number: int) -> np.ndarray:
-    """Indices `[N, number]` of the nearest of `others` `[M, F]` to each of `[N, F]`."""
+def nearest(features: np.ndarray, others: np.ndarray, number: int):
+    """The nearest of `others` `[M, F]` to each of `features` `[N, F]`.
+
+    Returns:
+      indices `[N, number]`, the nearest first, and distances `[N, number]`.
+    """
     squares = np.einsum("mf,mf->m", others, others)
-    found = []
+    found, distances = [], []
     for start in range(0, len(features), BLOCK):
         part = features[start : start + BLOCK]
-        distances = squares - 2 * (part @ others.T)
-        found.append(np.argsort(distances, axis=1, kind="stable")[:, :number])
-    return np.concatenate(found)
+        apart = squares - 2 * (part @ others.T)
+        order = np.argsort(apart, axis=1, kind="stable")[:, :number]
+        own = np.einsum("nf,nf->n", part, part)[:, None]
+        apart = np.take_along_axis(apart, order, axis=1) + own
+        found.append(order)
+        distances.append(np.sqrt(np.maximum(apart, 0)))
+    return np.concatenate(found), np.concatenate(distances)
 
 
-def _some(batches, extractor, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first images, and their features."""
-    collector, images, left = measure.Collector(), [], number
+def _training(experiment, extractor: Extractor) -> measure.FeatureSet | None:
+    """Of the first training images, in order; in the first process."""
+    data = experiment.config.data
+    about = f"{image_data.fingerprint(data, data.train_split)} first {TRAINING}"
+
+    def collect():
+        number, batches = job.split_batches(data, data.train_split)
+        collector, left = measure.Collector(logits=False), min(number, TRAINING)
+        for batch in batches:
+            collector.add(extractor(batch[:left]))
+            left -= len(batch[:left])
+            if not left:
+                return collector.result()
+
+    return measure.cached(extractor, about, collect)
+
+
+def _some(batches, indices: np.ndarray) -> np.ndarray:
+    """Images of a stream by their places."""
+    wanted, found, seen = set(indices.tolist()), {}, 0
     for batch in batches:
-        batch = batch[:left]
-        images.append(batch)
-        collector.add(extractor(batch))
-        left -= len(batch)
-        if not left:
-            break
-    return np.concatenate(images), collector.reference().pool
+        for i in wanted & set(range(seen, seen + len(batch))):
+            found[i] = batch[i - seen]
+        seen += len(batch)
+    return np.stack([found[i] for i in indices.tolist()])
 
 
-def pictures(experiment, extractor, folder: pathlib.Path, seed: int = 0) -> dict:
-    """Pictures of a finished job, uint8 `[H, W, 3]`, with what they show.
+def pictures(experiment, extractor: Extractor, task: job.Job) -> dict:
+    """Pictures of a finished job, uint8 `[H, W, 3]` by name, with what they show.
 
     The best samples are those whose neighbours among the training images are nearest,
-    in units of how far those are from their own.
+    in units of how far those are from their own. All processes call it; {} in all but
+    the first.
     """
-    data = experiment.config.data
-    samples = image_files.ImageSet(folder / job.SAMPLES).batches(measure.BATCH)
-    images, features = _some(samples, extractor, LOOKED)
-    training, others = _some(
-        job.split_batches(data, data.train_split), extractor, TRAINING
-    )
-    neighbours = nearest(features, others, NEIGHBOURS)
-    own = nearest(others, others, 4)[:, 3]
-    apart = np.linalg.norm(features - others[neighbours[:, 0]], axis=1)
-    usual = np.linalg.norm(others - others[own], axis=1)[neighbours[:, 0]]
-    order = np.argsort(apart / np.maximum(usual, 1e-12), kind="stable")
-    some = np.random.default_rng(seed).permutation(len(images))
-    rows = some[:NEIGHBOURS]
-    beside = np.concatenate(
-        [images[rows, None], training[neighbours[rows]]], axis=1
-    ).reshape(-1, *images.shape[1:])
-    found = {
-        "random": ("Random samples", visualize.grid(images[some[:RANDOM]], COLUMNS)),
-        "best": (
-            "Nearest to training images",
-            visualize.grid(images[order[:EXTREMES]], COLUMNS),
-        ),
-        "worst": (
-            "Farthest from training images",
-            visualize.grid(images[order[::-1][:EXTREMES]], COLUMNS),
-        ),
-        "neighbours": (
-            "Samples (first column) and the training images nearest to them",
-            visualize.grid(beside, 1 + NEIGHBOURS),
-        ),
-        "reconstructions": (
-            "Reconstructions of unseen images by depth",
-            experiment.reconstructions(),
-        ),
-        "code_usage": ("How often codes are used", experiment.code_usage()),
-    }
-    return found
+    samples = task.sample()
+    made, training = task.features(extractor), _training(experiment, extractor)
+    reconstructions, usage = experiment.reconstructions(), experiment.code_usage()
+
+    def draw():
+        neighbours, apart = nearest(made.pool, training.pool, NEIGHBOURS)
+        _, own = nearest(training.pool, training.pool, 4)
+        usual = own[neighbours[:, 0], -1]
+        order = np.argsort(apart[:, 0] / np.maximum(usual, 1e-12), kind="stable")
+        some = np.random.default_rng(0).permutation(len(order))
+        chosen = {
+            "random": some[:RANDOM],
+            "best": order[:EXTREMES],
+            "worst": order[::-1][:EXTREMES],
+            "neighbours": some[:NEIGHBOURS],
+        }
+        places = np.unique(np.concatenate(list(chosen.values())))
+        images = dict(zip(places, _some(samples.batches(64), places), strict=True))
+        shown = {k: np.stack([images[i] for i in x]) for k, x in chosen.items()}
+        data = experiment.config.data
+        source = stream.Variants(image_data.source(data, data.train_split), data)
+        beside = [
+            np.stack([images[i], *(source[int(j)]["image"] for j in neighbours[i])])
+            for i in chosen["neighbours"]
+        ]
+        looked = f"{len(training.pool):,} training images"
+        titles = {
+            "random": f"Random samples of {len(order):,}",
+            "best": f"Nearest to {looked}",
+            "worst": f"Farthest from {looked}",
+        }
+        found = {
+            name: (title, visualize.grid(shown[name], COLUMNS))
+            for name, title in titles.items()
+        }
+        found["neighbours"] = (
+            f"Samples (first column) and the nearest of {looked}",
+            visualize.grid(np.concatenate(beside), 1 + NEIGHBOURS),
+        )
+        found["reconstructions"] = (
+            "Reconstructions of unseen images by depth", reconstructions
+        )  # fmt: skip
+        found["code_usage"] = "How often codes are used", usage
+        return found
+
+    return distributed.by_first(draw) or {}
 
 
-def write(folder: pathlib.Path, name: str, shown: dict, settings: dict) -> pathlib.Path:
-    """Writes the page over all jobs of a folder; pictures of one.
-
-    Args:
-      folder: WORKDIR/eval.
-      name: title of the page.
-      shown: from `pictures`.
-      settings: of the job that is pictured.
-    """
-    rows = table(results(folder))
+def write(experiment, extractor: Extractor, task: job.Job) -> pathlib.Path:
+    """Writes the page over all jobs of a workdir, with pictures of one: its path."""
+    shown, folder = pictures(experiment, extractor, task), task.folder.parent
+    path, title = folder / "report.html", html.escape(
+        f"{experiment.config.data.name}: {experiment.path.name}"
+    )  # fmt: skip
+    if not distributed.is_first():
+        return path
     lines = [
         "<!doctype html><meta charset='utf-8'>",
-        f"<title>{html.escape(name)}</title><style>{STYLE}</style>",
-        f"<h1>{html.escape(name)}</h1><table>",
+        f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>",
     ]
-    for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True):
-        cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-        lines.append(f"<tr>{cells}</tr>")
-    lines.append("</table>")
+    for (features, reference), found in results(folder).items():
+        about = html.escape(f"{features}, reference {reference}")
+        lines.append(f"<h2>{about}</h2><table>")
+        rows = table(found)
+        for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True):
+            cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+            lines.append(f"<tr>{cells}</tr>")
+        lines.append("</table>")
     for key, (title, picture) in shown.items():
         visualize.save_png(folder / "pictures" / f"{key}.png", picture)
         lines.append(f"<h2>{html.escape(title)}</h2>")
         lines.append(f"<img src='pictures/{key}.png' alt='{html.escape(title)}'>")
-    told = html.escape(json.dumps(settings, indent=2))
-    lines.append(f"<h2>Settings of the samples shown</h2><pre>{told}</pre>")
-    path = folder / "report.html"
+    settings = html.escape(json.dumps(task.settings, indent=2))
+    lines.append(f"<h2>Settings of the samples shown</h2><pre>{settings}</pre>")
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -11,6 +11,8 @@ import numpy as np
 
 from rq.data import DataError
 
+ROWS = 1024  # features whose moments are taken at once
+
 
 class Moments(NamedTuple):
     """Of N features of width F, float64; made by `of`, joined by `merge`.
@@ -54,6 +56,33 @@ def merge(a: Moments, b: Moments) -> Moments:
     scatter = a.scatter + b.scatter
     scatter = scatter + np.outer(apart, apart) * (a.number * b.number / number)
     return Moments(number, a.mean + apart * (b.number / number), scatter)
+
+
+class Stream:
+    """Moments of rows that come in batches, of which it keeps no more than `ROWS`."""
+
+    def __init__(self):
+        """Starts with none."""
+        self._rows, self._number, self._moments = [], 0, None
+
+    def add(self, rows: np.ndarray) -> None:
+        """Takes features `[n, F]`."""
+        self._rows.append(rows)
+        self._number += len(rows)
+        if self._number >= ROWS:
+            self._take()
+
+    def _take(self) -> None:
+        new = of(np.concatenate(self._rows))
+        before = self._moments
+        self._moments = new if before is None else merge(before, new)
+        self._rows, self._number = [], 0
+
+    def moments(self) -> Moments | None:
+        """Of all so far; None of none."""
+        if self._rows:
+            self._take()
+        return self._moments
 
 
 class Gaussian(NamedTuple):

@@ -5,7 +5,8 @@
 The network of TF-Slim's graph (Szegedy et al. 2016) as pytorch-fid, clean-fid, ADM's
 evaluator and torch-fidelity have it, which is not torchvision's: averages leave padding
 out, the last block takes a maximum, and there are 1,008 classes. Batch norms are folded
-into the convolutions (`rq.convert.inception`). float32 throughout.
+into the convolutions (`rq.convert.inception`). float32 throughout, with products at the
+highest precision: accelerators would round them to bfloat16 or TF32 otherwise.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 SIDE = 299
 NUM_CLASSES = 1008
+WIDTH = 2048  # of the features
 SPATIAL_CHANNELS = 7  # of sFID, as ADM's evaluator has it
 
 
@@ -27,8 +29,7 @@ class Features(NamedTuple):
     Attributes:
       pool: `[B, 2048]`: FID, KID, precision and recall.
       spatial: `[B, 2023]`, 17 x 17 of `SPATIAL_CHANNELS`: sFID.
-      logits: `[B, 1008]` without the bias, as the Inception score is computed by the
-        libraries above.
+      logits: `[B, 1008]`: Inception score.
     """
 
     pool: jax.Array
@@ -44,6 +45,12 @@ def _maximum(x, stride=2, padding="VALID"):
     return nn.max_pool(x, (3, 3), (stride, stride), padding)
 
 
+def _conv(width, size, stride, padding, name):
+    return nn.Conv(
+        width, size, (stride, stride), padding, name=name, precision="highest"
+    )
+
+
 class _Block(nn.Module):
     """Branches of convolutions side by side.
 
@@ -53,8 +60,7 @@ class _Block(nn.Module):
 
     def conv(self, x, name, width, size=(1, 1), stride=1):
         padding = "SAME" if stride == 1 else "VALID"
-        layer = nn.Conv(width, size, (stride, stride), padding, name=name)
-        return nn.relu(layer(x))
+        return nn.relu(_conv(width, size, stride, padding, name)(x))
 
     def branch(self, x, *layers):
         for layer in layers:
@@ -167,15 +173,21 @@ class _E(_Block):
 
 
 class Inception(_Block):
-    """The whole network; layers are named as in pytorch-fid's weights."""
+    """The whole network; layers are named as in pytorch-fid's weights.
+
+    Attributes:
+      biased: whether logits have their bias: in the authors' Inception score they do,
+        in that of TensorFlow's graph, torch-fidelity and ADM's evaluator they do not.
+    """
+
+    biased: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Features:
         """Images `[B, 299, 299, 3]` in [-1, 1], as `preprocess` leaves them."""
 
         def valid(x, name, width, stride=1):
-            layer = nn.Conv(width, (3, 3), (stride, stride), "VALID", name=name)
-            return nn.relu(layer(x))
+            return nn.relu(_conv(width, (3, 3), stride, "VALID", name)(x))
 
         x = valid(images, "Conv2d_1a_3x3", 32, 2)
         x = valid(x, "Conv2d_2a_3x3", 32)
@@ -193,29 +205,40 @@ class Inception(_Block):
         x = _E(False, name="Mixed_7b")(x)
         x = _E(True, name="Mixed_7c")(x)
         pool = jnp.mean(x, axis=(1, 2))
-        logits = nn.Dense(NUM_CLASSES, use_bias=False, name="fc")(pool)
+        dense = nn.Dense(NUM_CLASSES, use_bias=False, name="fc", precision="highest")
+        bias = self.param("fc_bias", nn.initializers.zeros, (NUM_CLASSES,))
+        logits = dense(pool) + (bias if self.biased else 0)
         return Features(pool, spatial.reshape(len(images), -1), logits)
 
 
-def preprocess(images: jax.Array) -> jax.Array:
-    """uint8 images `[B, H, W, 3]` to `[B, 299, 299, 3]` in [-1, 1) as in the graph.
+# How images get to 299 x 299: where output pixel i of n looks, in units of pixels of an
+# input of `size`, is (i + shift) size / n - shift. Neither way has antialiasing.
+#   'tf1'     TensorFlow 1's `resize_bilinear`, as in the graph, without half a pixel's
+#             shift: images move to the lower right, which published statistics contain.
+#             ADM's evaluator and torch-fidelity.
+#   'pytorch' PyTorch's `interpolate`: pytorch-fid, and the authors of the paper.
+_SHIFTS = {"tf1": 0.0, "pytorch": 0.5}
 
-    Bilinear without antialiasing, the pixels' corners aligned at the upper left as
-    TensorFlow 1 has it; then (x - 128) / 128.
+
+def preprocess(images: jax.Array, resize: str = "tf1") -> jax.Array:
+    """uint8 images `[B, H, W, 3]` to `[B, 299, 299, 3]`, about [-1, 1].
+
+    Args:
+      images: of any size.
+      resize: 'tf1' or 'pytorch', see above.
     """
-    resized = resize_bilinear_tf1(images.astype(jnp.float32), SIDE)
-    return (resized - 128.0) / 128.0
+    resized = resize_bilinear(images.astype(jnp.float32), SIDE, _SHIFTS[resize])
+    if resize == "tf1":
+        return (resized - 128.0) / 128.0
+    return resized / 127.5 - 1.0
 
 
-def resize_bilinear_tf1(images: jax.Array, side: int) -> jax.Array:
-    """TensorFlow 1's `resize_bilinear`, `align_corners=False`, to `[B, side, side, C]`.
-
-    Output pixel i looks at i * size / side, without half a pixel's offset: images move
-    towards the lower right by up to half a pixel, which FID's statistics have in them.
-    """
+def resize_bilinear(images: jax.Array, side: int, shift: float) -> jax.Array:
+    """Images `[B, H, W, C]` to `[B, side, side, C]`; `shift` of a pixel's centre."""
     for axis in (1, 2):
         size = images.shape[axis]
-        where = jnp.arange(side, dtype=jnp.float32) * jnp.float32(size / side)
+        places = jnp.arange(side, dtype=jnp.float32) + shift
+        where = jnp.clip(places * jnp.float32(size / side) - shift, 0, size - 1)
         low = jnp.floor(where).astype(jnp.int32)
         high = jnp.minimum(low + 1, size - 1)
         shape = [1] * images.ndim

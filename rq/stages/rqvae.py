@@ -192,6 +192,12 @@ class RQVAEStage(Stage):
             *self._variables(state), self._eval_batches()
         )
 
+    def compare(self, state: TrainState, extractor=None, lpips=None):
+        """Distances in further networks, see `Reconstructor.compare`."""
+        variables, _ = self._variables(state)
+        batches = self._eval_batches()
+        return self.reconstructor.compare(variables, batches, extractor, lpips)
+
     def pictures(self, state: TrainState, number: int = PICTURED):
         """Reconstructions by depth beside the first `number` originals."""
         variables, _ = self._variables(state)

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what torch-fidelity says of random images and features: expected.npz.
+"""Writes what the field's libraries say of random images and features: expected.npz.
 
-    pip install torch torchvision torch-fidelity
-    python tests/torch_fidelity/make.py
+    pip install torch torchvision torch-fidelity pytorch-fid clean-fid prdc
+    python tests/libraries/make.py
 
 The tests need none of them: they make weights, images and features again from the seed.
 """
@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 
 SEED = 0
+STEP = 13  # of the pixels that are kept of resized images
 SIZES = ((64, 80), (320, 320), (299, 299))  # of images, height and width
 # Rows, width of features; rows of logits. Enough for the library's subsets of 1,000.
 ROWS, WIDTH, CLASSES = (1300, 1100), 16, 12
@@ -92,8 +93,44 @@ def inception_outputs(torch) -> dict:
     return found
 
 
+def other_outputs(torch, shapes) -> dict:
+    """pytorch-fid's features as the authors have them, and images by clean-fid.
+
+    Their logits are those of its network, with their bias.
+    """
+    from cleanfid.resize import make_resizer
+    from pytorch_fid import inception as module
+
+    with (
+        mock.patch.object(module, "load_state_dict_from_url", lambda *_, **__: {}),
+        mock.patch.object(torch.nn.Module, "load_state_dict", lambda *_: None),
+    ):
+        net = module.fid_inception_v3().eval()
+    state = {name: torch.tensor(value) for name, value in weights(shapes).items()}
+    missing, _ = net.load_state_dict(state, strict=False)
+    assert not [name for name in missing if "num_batches" not in name], missing
+    pools, found = [], {}
+    net.avgpool.register_forward_hook(lambda module, x, y: pools.append(y))
+    resize = make_resizer("PIL", False, "bicubic", (299, 299))
+    for height, width in SIZES:
+        x = torch.tensor(images(height, width)).permute(0, 3, 1, 2) / 255
+        x = torch.nn.functional.interpolate(x, (299, 299), mode="bilinear")
+        with torch.no_grad():
+            found[f"pytorch_logits_{height}"] = net(2 * x - 1).numpy()
+        found[f"pytorch_pool_{height}"] = pools[-1][..., 0, 0].numpy()
+        clean = np.stack([resize(image) for image in images(height, width)])
+        found[f"clean_{height}"] = clean[:, ::STEP, ::STEP]
+        x = torch.tensor((clean - 128) / 128).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            net(x)
+        found[f"clean_pool_{height}"] = pools[-1][..., 0, 0].numpy()
+    return found
+
+
 def metrics(torch) -> dict:
-    """The library's figures of `features` and `logits`."""
+    """The libraries' figures of `features` and `logits`."""
+    from prdc import compute_prdc
+    from pytorch_fid.fid_score import calculate_frechet_distance
     from torch_fidelity.metric_fid import (
         fid_features_to_statistics,
         fid_statistics_to_metric,
@@ -107,8 +144,14 @@ def metrics(torch) -> dict:
     found = dict(fid_statistics_to_metric(*statistics, verbose=False))
     found |= kid_features_to_metric(made, real, verbose=False)
     found |= isc_features_to_metric(torch.tensor(logits()), shuffle=False)
+    found["shuffled"] = isc_features_to_metric(torch.tensor(logits()), shuffle=True)
     precision, recall = calculate_precision_recall_full(made, real)
-    return found | {"precision": precision, "recall": recall}
+    found |= {"precision": precision, "recall": recall}
+    made, real = features()
+    moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (made, real)]
+    found["pytorch_fid"] = float(calculate_frechet_distance(*moments[0], *moments[1]))
+    shares = compute_prdc(real, made, nearest_k=5)
+    return found | {f"prdc_{name}": float(x) for name, x in shares.items()}
 
 
 def main() -> None:
@@ -116,10 +159,12 @@ def main() -> None:
     import torch
 
     found = inception_outputs(torch)
+    found |= other_outputs(torch, json.loads(found["shapes"]))
     figures = metrics(torch)
     path = pathlib.Path(__file__).with_name("expected.npz")
     np.savez_compressed(path, metrics=json.dumps(figures), **found)
     print(figures, {name: np.std(x) for name, x in found.items() if name != "shapes"})
+    print(path.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":
