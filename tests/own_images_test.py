@@ -72,7 +72,9 @@ def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):
     images = f"--images={place}/images/b"
     run("--mode=eval", workdir, images, f"--out={out}")
     other = json.loads(out.read_text())
-    assert set(other) == {n for n in metrics if n.startswith("rqvae/")}
+    distances = {f"rqvae/rFID (folder features)/depth_{d}" for d in range(1, 5)}
+    expected = {n for n in metrics if n.startswith("rqvae/")} | distances
+    assert set(other) == expected and all(other[name] > 0 for name in distances)
     assert other["rqvae/psnr/depth_4"] != metrics["rqvae/psnr/depth_4"]
 
     picture = tmp_path / "one.png"

@@ -15,8 +15,12 @@ from rq import pipeline, sharding, train
 from rq.config import ConfigError, default, validate
 from rq.convert import lpips
 from rq.data import DataError
+from rq.evaluation import statistics
+from rq.evaluation.distances import frechet_distance
+from rq.evaluation.extractors import Found
 from rq.models.lpips import own_distance
 from rq.stages import FeaturesStage, RQVAEStage
+from rq.visualize import to_uint8
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 8
@@ -250,6 +254,43 @@ def test_evaluation_measures_everything_by_depth():
     )
     assert originals.shape == (3, SIDE, SIDE, 3) and outputs.shape[:2] == (4, 3)
     assert -1 <= originals.min() and originals.max() <= 1
+
+
+class Pixels:
+    """An extractor: a few pixels of uint8 images."""
+
+    label = "pixels"
+
+    def __call__(self, images):
+        assert images.dtype == np.uint8
+        return Found(images[:, ::5, ::5].reshape(len(images), -1)[:, :6], None, None)
+
+
+def test_further_distances_of_reconstructions_by_depth():
+    """rFID between sets of uint8 images; LPIPS as evaluation has that of the loss."""
+    config = reduced_imagenet(**SMALL)
+    mask = np.arange(BATCH) < BATCH - 1
+    turned = {"image": batch()["image"][:, ::-1]}
+    batches = [batch() | {"mask": mask}, batch() | turned | {"mask": mask}]
+    stage = RQVAEStage(config, one_device(), lambda: iter(batches))
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    network = stage.distance, state.frozen["distance"]
+    found = stage.compare(state, Pixels(), network)
+    expected = stage.evaluate(state)
+    originals, outputs = stage.reconstructor.outputs(
+        state.model_variables(), batches, 99
+    )
+    real = Pixels()(to_uint8(originals)).pool
+    for d in range(1, 5):
+        name = f"feature_distance/depth_{d}"
+        assert found[f"lpips/depth_{d}"] == pytest.approx(expected[name], rel=1e-4)
+        made = Pixels()(to_uint8(outputs[d - 1])).pool
+        a, b = statistics.of(real), statistics.of(made)
+        value = frechet_distance(a.mean, a.covariance, b.mean, b.covariance).value
+        assert found[f"rFID (pixels)/depth_{d}"] == pytest.approx(value, rel=1e-9)
+    assert set(stage.compare(state, lpips=network)) == {
+        f"lpips/depth_{d}" for d in range(1, 5)
+    }
 
 
 def test_own_features_measure_zero_for_equal_images_and_more_for_others():
