@@ -13,12 +13,12 @@ LIMIT = 300  # seconds, for one process
 
 
 def xla_flags(devices: int = 1) -> str:
-    """Simulated devices; and no optimisation by LLVM, a third of all the time.
+    """Simulated devices; and little optimisation by LLVM, a quarter of the time.
 
     Tests compile far more than they run. XLA's own passes stay as they are.
     """
     count = f"--xla_force_host_platform_device_count={devices}"
-    return f"{count} --xla_backend_optimization_level=0"
+    return f"{count} --xla_backend_optimization_level=1"
 
 
 def start(*flags, data_dir=None):
