@@ -78,6 +78,7 @@ def run(name, mesh, config=None, steps=STEPS):
     [
         pytest.param((8, 1, 1), marks=pytest.mark.slow),
         pytest.param((1, 8, 1), marks=pytest.mark.slow),
+        pytest.param((1, 1, 8), marks=pytest.mark.slow),
         (2, 2, 2),
     ],
 )

@@ -18,6 +18,7 @@ from rq.aot import chips, counts, programs
 from rq.aot.chips import GIB
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+MARGIN = 1.25  # by which a batch is far too large
 PARTITIONER = "spmd-partitioning"  # the compiler's pass
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT])\) exceeds|[Uu]sed ([\d.]+)([KMGT]) of")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -120,7 +121,8 @@ def largest_batch(
 
     Returns:
       examples for each part, 1 where not even that fits, and the reports of all that
-      were tried.
+      were tried. A batch is not tried where the line through two others puts it
+      `MARGIN` over the memory.
     """
     found: dict[int, dict] = {}
 
@@ -130,16 +132,25 @@ def largest_batch(
         return found[number]["fits"]
 
     best = 2 ** int(math.log2(first))
-    if fits(best) and fits(2 * best):
-        # Memory grows about linearly from here: a guess saves most of the search.
-        one, two = (found[number]["memory"]["peak"] for number in (best, 2 * best))
-        room = 1 + (hbm - one) / max(two - one, 1e-3 * one)
-        best *= 2 ** int(math.log2(room))
+    if fits(best):
+        # What is not an argument grows with the batch: a guess saves most of the search.
+        memory = found[best]["memory"]
+        grows = max(1e-3 * memory["peak"], memory["peak"] - memory["arguments"])
+        room = (hbm - memory["arguments"]) / grows
+        best *= 2 ** max(0, int(math.log2(room)))
     while best > 1 and not fits(best):
         best //= 2
-    while fits(best) and fits(2 * best):
+    while fits(best) and not _far_too_large(2 * best, found, hbm) and fits(2 * best):
         best *= 2
     return best, found
+
+
+def _far_too_large(number: int, found: Mapping[int, dict], hbm: float) -> bool:
+    sizes = [n for n in sorted(found) if found[n]["fits"]]
+    if len(sizes) < 2:
+        return False
+    (n, a), (m, b) = ((n, found[n]["memory"]["peak"]) for n in sizes[-2:])
+    return b + (number - m) * (b - a) / (m - n) > MARGIN * hbm
 
 
 def make_for_largest_batch(
