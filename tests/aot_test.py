@@ -306,7 +306,9 @@ def test_the_largest_batch_is_found_from_wherever_the_search_starts(
     assert len(tried) == len(set(tried))  # a compilation takes a minute
 
 
-@pytest.mark.parametrize("each, expected", [(0.01, [32, 512, 1024]), (0.018, [32, 512])])
+@pytest.mark.parametrize(
+    "each, expected", [(0.01, [32, 512, 1024]), (0.018, [32, 512])]
+)
 def test_the_search_takes_few_compilations_where_memory_grows_evenly(each, expected):
     """Twice the largest is tried only where it might fit."""
     tried = []

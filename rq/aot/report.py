@@ -133,7 +133,7 @@ def largest_batch(
 
     best = 2 ** int(math.log2(first))
     if fits(best):
-        # What is not an argument grows with the batch: a guess saves most of the search.
+        # What is no argument grows with the batch: a guess saves most of the search.
         memory = found[best]["memory"]
         grows = max(1e-3 * memory["peak"], memory["peak"] - memory["arguments"])
         room = (hbm - memory["arguments"]) / grows
