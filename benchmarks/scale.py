@@ -7,12 +7,17 @@
 Compiles real train steps and samplers by `python -m rq.aot`, about a minute each, and
 writes tables and a plot to docs/scale.md. What docs/scale.json has already is not
 compiled again: `--fresh` starts over, `--only imagenet:3.8B` takes some. Needs libtpu.
+
+The compiler is told to make little effort for the program's speed, which it need not have
+here: a tenth of the time, and nearly the same memory and collectives. To see how nearly,
+`CHECKED` is compiled both ways.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -57,6 +62,9 @@ DIVISIONS = ("data", "fsdp")
 
 PIECES, PIECES_TOPOLOGY = (1, 4, 16), "v5e:8x8"  # of the loss
 TOO_SMALL = "imagenet:3.8B, v5e:2x2"
+EFFORT = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1"}
+CHECKED = ("imagenet:1.4B, v5e:8x8, 1 pieces", "imagenet:3.8B, v5e:8x8, 4 pieces")
+FULL = ", full effort"
 # Gathers within 32 chips, and sums of gradients between eight such groups.
 HYBRID = "imagenet:3.8B, v5e:16x16, fsdp 32"
 
@@ -104,7 +112,7 @@ def _runs() -> dict[str, list[str]]:
             runs[f"weak, {topology}, {name}"] = _flags(
                 WEAK_MODEL, topology, size, *shard, *WEAK_OPTIONS
             )
-    return runs
+    return runs | {name + FULL: runs[name] for name in CHECKED}
 
 
 RUNS = _runs()
@@ -119,7 +127,10 @@ def compile_one(name: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "report.json"
         command = [sys.executable, "-m", "rq.aot", *RUNS[name], f"--out={out}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        effort = {} if name.endswith(FULL) else EFFORT
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | effort, capture_output=True, text=True
+        )
         if not out.exists():
             raise RuntimeError(f"{name}: {(done.stdout + done.stderr)[-2000:]}")
         made_by = {name: metadata.version(name) for name in ("jax", "libtpu")}
@@ -258,6 +269,28 @@ def pieces_table(reports: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def effort_table(reports: dict[str, dict]) -> str:
+    """What the compiler's effort changes."""
+    lines = _head(
+        "program",
+        "effort",
+        "GiB a chip",
+        "collectives by kind, GiB sent",
+        "compiled in",
+    )
+    for name in CHECKED:
+        for run, effort in ((name, "little"), (name + FULL, "full")):
+            if run in reports:
+                report = reports[run]
+                lines.append(
+                    _row(
+                        name, effort, f"{report['memory']['peak'] / GIB:.2f}",
+                        _kinds(report, "wire"), f"{report['compile_seconds']:.0f} s",
+                    )
+                )  # fmt: skip
+    return "\n".join(lines)
+
+
 def _mesh(report: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in report["mesh"].items() if v > 1)
 
@@ -360,6 +393,7 @@ def main() -> None:
         ("pieces", pieces_table),
         ("sampling", sampling_table),
         ("weak", weak_table),
+        ("effort", effort_table),
     ):
         document.insert(DOCUMENT, name, table(reports))
     known = sorted({f"jax {r['jax']}, libtpu {r['libtpu']}" for r in reports.values()})
