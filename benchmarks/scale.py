@@ -8,9 +8,9 @@ Compiles real train steps and samplers by `python -m rq.aot`, about a minute eac
 writes tables and a plot to docs/scale.md. What docs/scale.json has already is not
 compiled again: `--fresh` starts over, `--only imagenet:3.8B` takes some. Needs libtpu.
 
-The compiler is told to make little effort for the program's speed, which it need not have
-here: a tenth of the time, and nearly the same memory and collectives. To see how nearly,
-`CHECKED` is compiled both ways.
+The compiler is told to make little effort for the program's speed, which nobody needs
+here: a tenth of the time, and nearly the same memory and collectives. How nearly, the
+runs of `CHECKED` tell, which are compiled both ways.
 """
 
 from __future__ import annotations
