@@ -32,6 +32,7 @@ from rq.workdir import Experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHOWN = 12  # samples of each row of the picture
+GUIDANCE = ", guidance "  # between a step and a scale
 COLUMNS = {  # of the table: name of a metric, and how it is written
     "FID": ".2f",
     "precision": ".3f",
@@ -108,7 +109,7 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
         some = Experiment(path, step=step)
         task = job.Job(some, number, classes=classes, **changes)
         task.run(extractor, real, "train", source)
-        name = f"step {step:,}" + ("" if scale is None else f", guidance {scale:g}")
+        name = f"step {step:,}" + ("" if scale is None else f"{GUIDANCE}{scale:g}")
         samples = ImageSet(task.folder / job.SAMPLES)
         add(name, next(samples.batches(SHOWN)), task.features(extractor))
     add("real, unseen", batches[0][:SHOWN], of_batches(extractor, batches))
@@ -131,9 +132,9 @@ def table(rows: list[dict], unseen: int) -> str:
 def out_of_order(rows: list[dict]) -> list[str]:
     """A line for each pair that the Frechet distance ranks against all expectation."""
     trained = [one for one in rows if one["name"].startswith("step")]
-    last = trained[-1]["name"].split(",")[0] if "," in trained[-1]["name"] else ""
-    final = [one for one in trained if last and one["name"].startswith(last)]
-    best = min(final or trained[-1:], key=lambda one: one["FID"])
+    last = trained[-1]["name"].split(GUIDANCE)[0]
+    final = [one for one in trained if one["name"].split(GUIDANCE)[0] == last]
+    best = min(final, key=lambda one: one["FID"])
     order = [rows[-1], best, trained[0], rows[0]]
     return [
         f"{a['name']} at {a['FID']:.2f} is not before {b['name']} at {b['FID']:.2f}"
