@@ -6,7 +6,6 @@ import importlib.util
 import json
 import pathlib
 
-import flax
 import hypothesis
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from rq import sharding
 from rq.convert import __main__ as command
 from rq.convert import inception as converter
+from rq.convert import npz
 from rq.data import DataError
 from rq.evaluation import (
     clip,
@@ -218,8 +218,7 @@ def test_what_cannot_be_measured_is_told(call, message):
 def weights(state, tmp_path_factory):
     """A file as `rq.convert inception` writes it."""
     path = tmp_path_factory.mktemp("inception") / "inception.npz"
-    params = flax.traverse_util.flatten_dict(converter.from_torch(state), sep="/")
-    np.savez(path, kind=converter.KIND, **params)
+    npz.save(path, converter.KIND, converter.from_torch(state))
     return path
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from rq import pipeline, sharding, train
 from rq.config import ConfigError, default, validate
-from rq.convert import lpips
+from rq.convert import lpips, npz
 from rq.data import DataError
 from rq.evaluation import statistics
 from rq.evaluation.distances import frechet_distance
@@ -318,12 +318,30 @@ def test_missing_lpips_weights_say_the_command(tmp_path):
         config.rqvae.lpips_weights = name
         with pytest.raises(DataError, match="python -m rq.convert lpips"):
             pipeline.check_perceptual(config, tmp_path)
-    wrong = tmp_path / "wrong.npz"
-    np.savez(wrong, a=np.zeros(3))
-    config.rqvae.lpips_weights = str(wrong)
-    with pytest.raises(DataError, match="wrong.npz"):
-        pipeline.check_perceptual(config, tmp_path)
-    assert lpips.load is not None
+    wrong, narrow = tmp_path / "wrong.npz", tmp_path / "narrow.npz"
+    wrong.write_bytes(b"no archive")
+    npz.save(narrow, lpips.KIND, {"head_0": np.zeros(8)}, [8])
+    for path, message in ((wrong, "wrong.npz holds something"), (narrow, "widths")):
+        config.rqvae.lpips_weights = str(path)
+        with pytest.raises(DataError, match=message):
+            pipeline.check_perceptual(config, tmp_path)
+
+
+@pytest.mark.parametrize("about", [None, [3, 4]])
+def test_converted_weights_are_written_and_read(tmp_path, about):
+    params = {"a": {"kernel": np.arange(6.0).reshape(2, 3)}, "b": np.float32(2)}
+    path = tmp_path / "x.npz"
+    npz.save(path, "toy", params, about)
+    found, read = npz.load(path, "toy", "--flag", "make it")
+    assert found == about
+    jax.tree.map(np.testing.assert_array_equal, read, params)
+    with pytest.raises(ValueError, match="must end in .npz"):
+        npz.save(tmp_path / "x.bin", "toy", params)
+    with pytest.raises(DataError, match="--flag=.*x.npz holds something else: make it"):
+        npz.load(path, "another", "--flag", "make it")
+    np.savez(path, kind="toy")  # without the rest
+    with pytest.raises(DataError, match="holds something else"):
+        npz.load(path, "toy", "--flag", "make it")
 
 
 def test_own_features_need_their_stage(tmp_path):

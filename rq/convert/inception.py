@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Mapping
 
 import flax.traverse_util
@@ -13,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rq.convert import npz
 from rq.convert.names import StateDict
 from rq.convert.torch_file import read_torch_file
-from rq.data import DataError
 from rq.models.inception import NUM_CLASSES, SIDE, Inception
 
 KIND = "inception-2015-12-05"  # what the file says of itself
@@ -71,10 +70,7 @@ def convert(weights, out) -> None:
     Raises:
       ValueError: as `from_torch`, or where `out` is no .npz.
     """
-    if pathlib.Path(out).suffix != ".npz":
-        raise ValueError(f"--out={out} must end in .npz")
-    params = from_torch(read_torch_file(weights))
-    np.savez(out, kind=KIND, **flax.traverse_util.flatten_dict(params, sep="/"))
+    npz.save(out, KIND, from_torch(read_torch_file(weights)))
 
 
 def load(path):
@@ -87,16 +83,4 @@ def load(path):
         "python -m rq.convert inception --weights=pt_inception-2015-12-05-6726825d.pth "
         "--out=FILE.npz makes it from pytorch-fid's weights"
     )
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise DataError(f"--inception={path} does not exist: {how}")
-    try:
-        file = np.load(path)
-        known = str(file["kind"]) == KIND
-    except (ValueError, KeyError, OSError, IndexError):
-        known = False
-    if not known:
-        raise DataError(f"--inception={path} holds something else: {how}")
-    with file:
-        flat = {name: file[name] for name in file.files if name != "kind"}
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
+    return npz.load(path, KIND, "--inception", how)[1]

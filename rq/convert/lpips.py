@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 
-import flax.traverse_util
 import numpy as np
 
+from rq.convert import npz
 from rq.convert.names import StateDict
 from rq.convert.torch_file import read_torch_file
 from rq.data import DataError
@@ -85,13 +84,9 @@ def convert(vgg, heads, out) -> None:
       FileNotFoundError: where the heads are not given and `lpips` is not installed.
       ValueError: as `from_torch`.
     """
-    out = pathlib.Path(out)
-    if out.suffix != ".npz":
-        raise ValueError(f"--out={out} must end in .npz")
     heads = _installed_heads() if heads is None else heads
     module, params = from_torch({**read_torch_file(vgg), **read_torch_file(heads)})
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    np.savez(out, kind=KIND, widths=json.dumps(module.widths), **flat)
+    npz.save(out, KIND, params, module.widths)
 
 
 def _installed_heads() -> pathlib.Path:
@@ -125,17 +120,7 @@ def load(path, name: str = "rqvae.lpips_weights"):
         raise DataError(
             f"rqvae.loss.perceptual='lpips' needs rqvae.lpips_weights: {how}"
         )
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise DataError(f"{name}={path} does not exist: {how}")
-    with np.load(path) as file:
-        if str(file.get("kind")) != KIND:
-            raise DataError(f"{name}={path} holds something else: {how}")
-        widths = tuple(json.loads(str(file["widths"])))
-        if widths != lpips.VGG16_WIDTHS:
-            raise DataError(f"{name}={path} is of widths {widths}: {how}")
-        flat = {name: file[name] for name in file.files if name not in _DESCRIPTION}
-    return PerceptualDistance(), flax.traverse_util.unflatten_dict(flat, sep="/")
-
-
-_DESCRIPTION = ("kind", "widths")
+    widths, params = npz.load(path, KIND, name, how)
+    if tuple(widths) != lpips.VGG16_WIDTHS:
+        raise DataError(f"{name}={path} is of widths {widths}: {how}")
+    return PerceptualDistance(), params

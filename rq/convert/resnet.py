@@ -4,16 +4,13 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
 from collections.abc import Mapping
 
-import flax.traverse_util
 import numpy as np
 
+from rq.convert import npz
 from rq.convert.names import StateDict
 from rq.convert.torch_file import read_torch_file
-from rq.data import DataError
 from rq.models.resnet import WIDTHS, ResNet
 
 KIND = "resnet"  # what the file says of itself
@@ -87,11 +84,8 @@ def save(module: ResNet, params, out) -> None:
     Raises:
       ValueError: where `out` is no .npz.
     """
-    if pathlib.Path(out).suffix != ".npz":
-        raise ValueError(f"--out={out} must end in .npz")
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    about = json.dumps([module.blocks, module.bottleneck, module.num_classes])
-    np.savez(out, kind=KIND, about=about, **flat)
+    about = [module.blocks, module.bottleneck, module.num_classes]
+    npz.save(out, KIND, params, about)
 
 
 def convert(weights, out) -> None:
@@ -113,18 +107,5 @@ def load(path):
         "python -m rq.convert resnet --weights=resnet101-63fe2227.pth --out=FILE.npz "
         "makes it from torchvision's weights"
     )
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise DataError(f"--classifier={path} does not exist: {how}")
-    try:
-        file = np.load(path)
-        known = str(file["kind"]) == KIND
-    except (ValueError, KeyError, OSError, IndexError):
-        known = False
-    if not known:
-        raise DataError(f"--classifier={path} holds something else: {how}")
-    with file:
-        blocks, bottleneck, classes = json.loads(str(file["about"]))
-        flat = {n: file[n] for n in file.files if n not in ("kind", "about")}
-    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    (blocks, bottleneck, classes), params = npz.load(path, KIND, "--classifier", how)
     return ResNet(tuple(blocks), bottleneck, classes), params
