@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib import metadata
 
 import document
@@ -141,10 +141,10 @@ def compile_all(names, jobs: int) -> None:
     """Compiles what is missing, and keeps each report at once."""
     start = time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
-        for number, (name, found) in enumerate(
-            zip(names, pool.map(compile_one, names), strict=True), 1
-        ):
-            RESULTS.write_text(json.dumps(read() | {name: found}, indent=1) + "\n")
+        running = {pool.submit(compile_one, name): name for name in names}
+        for number, future in enumerate(as_completed(running), 1):
+            name = running[future]
+            write(read() | {name: future.result()})
             spent = time.monotonic() - start
             left = spent / number * (len(names) - number) / 60
             print(f"{number}/{len(names)} {name}: ETA {left:.0f} min", flush=True)
@@ -153,6 +153,13 @@ def compile_all(names, jobs: int) -> None:
 def read() -> dict[str, dict]:
     """Reports so far, by name."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def write(reports: dict[str, dict]) -> None:
+    """All or nothing: hours of compilation are in it."""
+    temporary = RESULTS.with_suffix(".tmp")
+    temporary.write_text(json.dumps(reports, indent=1) + "\n")
+    temporary.replace(RESULTS)
 
 
 def _gib(number: float | None) -> str:
@@ -381,7 +388,7 @@ def main() -> None:
     chosen = [name for name in RUNS if any(part in name for part in given.only)]
     if given.fresh:
         kept = {name: found for name, found in read().items() if name not in chosen}
-        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        write(kept)
     missing = [name for name in chosen if name not in read()]
     if not given.report:
         compile_all(missing, given.jobs)

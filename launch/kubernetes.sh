@@ -37,7 +37,7 @@ FLAGS=$(for flag in ${more[@]+"${more[@]}"}; do echo "                    - $fla
 template=$(cat "$(dirname "${BASH_SOURCE[0]}")/kubernetes.yaml")
 for name in NAME IMAGE CONFIG FLAGS CLAIM ACCELERATOR TOPOLOGY HOSTS CHIPS_A_HOST \
   MAX_RESTARTS; do
-  template=${template//"\${$name}"/${!name}}
+  template=${template//"\${$name}"/"${!name}"}
 done
 
 if [ "${1:-}" = --dry-run ]; then

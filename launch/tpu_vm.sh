@@ -176,6 +176,7 @@ while true; do
       ;;
   esac
   echo "status $status: going on, on another slice if this one is gone" >&2
+  # Where only the connection was gone the service still runs, and is watched again.
+  [ "$status" = 255 ] || clear || true
   wait_for_slice
-  clear || true
 done

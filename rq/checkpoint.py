@@ -11,8 +11,9 @@ optimizer and a person can read the rest:
     config     JSON: the stage, and the config that it was trained with
     data       JSON: position of the data iterator, the same in all processes
 
-and `files.json`, the size of each of their files: by it a file that was lost or cut off
-later is found and named before anything is read. Folders may be on `gs://`.
+and `files.json`, the size of each of their files, and a checksum of small ones: by it a
+file that was lost or cut off later is found and named before anything is read. Folders
+may be on `gs://`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import hashlib
 import json
 import logging as python_logging
 import os
+import zlib
 from typing import Any
 
 import jax
@@ -39,6 +41,8 @@ MODEL = ("params", "codebook", "ema", "frozen")
 TRAINING = ("step", "opt_state", "key", "adversary")
 ITEMS = ("model", "training", "config", "data")
 FILES, BEST, DAMAGED = "files.json", "best.json", "damaged"
+EVALUATED = "evaluated.json"
+SMALL = 2**20  # bytes; a larger file is not read again for its checksum
 
 ORBAX = f"{os.sep}orbax{os.sep}"
 
@@ -101,20 +105,37 @@ class Checkpoints:
         unnamed = self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
         for path in [*unnamed, self.path(self._writing)]:
             if path.is_dir():
-                (path / FILES).write_text(json.dumps(_sizes(path)))
+                (path / FILES).write_text(json.dumps(_listing(path)))
 
     def best(self) -> tuple[int | None, float | None]:
         """Step and figure of the best evaluation; (None, None) where none was told."""
         return best(self.directory)
 
-    def tell_best(self, step: int, value: float) -> None:
-        """This checkpoint, once it is complete, stays until a better one is told."""
+    def tell_if_best(self, step: int, value: float) -> None:
+        """A checkpoint of a figure below all before stays until a better one is told.
+
+        All processes must call it; it is the first that knows.
+        """
+        _, before = self.best()
+        if not distributed.agree(before is None or value < before):
+            return
         self.wait()
-        if distributed.is_first():
-            temporary = self.directory / f"{BEST}.tmp"
-            temporary.write_text(json.dumps({"step": step, "value": value}))
-            temporary.replace(self.directory / BEST)
+        self._tell(BEST, {"step": step, "value": value})
         distributed.meet(f"best {self.stage} {step}")
+
+    def evaluated(self) -> int:
+        """Step of the latest evaluation, 0 before the first; for all processes."""
+        return int(distributed.agree(evaluated(self.directory)))
+
+    def tell_evaluated(self, step: int) -> None:
+        """An evaluation is made and written."""
+        self._tell(EVALUATED, {"step": step})
+
+    def _tell(self, name: str, content: dict) -> None:
+        if distributed.is_first():
+            temporary = self.directory / f"{name}.tmp"
+            temporary.write_text(json.dumps(content))
+            temporary.replace(self.directory / name)
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint; None where there is none."""
@@ -169,8 +190,8 @@ class Checkpoints:
             damaged; with `fallback` and without `step` a damaged one is renamed, and
             the one before it taken.
         """
-        if step is None and self.fallback:
-            self._leave_damaged()
+        if step is None:
+            self.leave_damaged()
         step = self.latest_step() if step is None else step
         if step is None or step not in self._manager.all_steps():
             raise _missing(self.directory, self.stage, step)
@@ -191,9 +212,21 @@ class Checkpoints:
         )
         return TrainState(**items.model, **items.training), items.data
 
-    def _leave_damaged(self) -> None:
-        """Renames the newest checkpoints, while they are damaged, to STEP.damaged."""
-        while (step := self.latest_step()) is not None:
+    def check_none_is_damaged(self) -> None:
+        """Raises CheckpointError where damaged ones were renamed, for `fallback`.
+
+        Without any other left, training would begin anew.
+        """
+        aside = sorted(self.directory.glob(f"*.{DAMAGED}*"))
+        if aside:
+            raise CheckpointError(
+                f"{aside[-1]} was damaged and there is no checkpoint before it; "
+                f"remove {self.directory} to begin anew"
+            )
+
+    def leave_damaged(self) -> None:
+        """With `fallback`: renames the newest ones, while damaged, to STEP.damaged."""
+        while self.fallback and (step := self.latest_step()) is not None:
             damage = find_damage(self.path(step))
             if damage is None:
                 return
@@ -259,28 +292,39 @@ def best(directory) -> tuple[int | None, float | None]:
     return told["step"], told["value"]
 
 
-def _sizes(path: epath.Path) -> dict[str, int]:
-    """Bytes of each file of the items, by its name within the checkpoint."""
+def evaluated(directory) -> int:
+    """Step of the latest evaluation of a stage, 0 before the first."""
+    file = folder(directory) / EVALUATED
+    return json.loads(file.read_text())["step"] if file.exists() else 0
+
+
+def _listing(path: epath.Path) -> dict[str, list]:
+    """[bytes, checksum or None] of each file of the items, by its name there."""
     found, folders = {}, [path / item for item in ITEMS]
     while folders:
         for entry in folders.pop().iterdir():
             if entry.is_dir():
                 folders.append(entry)
             else:
-                found[entry.relative_to(path).as_posix()] = entry.stat().length
+                size = entry.stat().length
+                checksum = zlib.crc32(entry.read_bytes()) if size <= SMALL else None
+                found[entry.relative_to(path).as_posix()] = [size, checksum]
     return found
 
 
 def find_damage(path, items=ITEMS) -> str | None:
-    """The first file of a checkpoint that is missing or cut off, told; or None.
+    """The first file that is missing, cut off or changed in a checkpoint; or None.
 
-    Knows sizes, not contents. What has no `files.json` passes.
+    Of files above `SMALL` it knows the size alone. What has no `files.json` passes.
     """
     path = folder(path)
     if not (path / FILES).exists():
         return None
-    expected = json.loads((path / FILES).read_text())
-    for name, size in sorted(expected.items()):
+    try:
+        expected = dict(json.loads((path / FILES).read_text()))
+    except ValueError:
+        return f"{path / FILES} cannot be read: the checkpoint is damaged"
+    for name, (size, checksum) in sorted(expected.items()):
         if name.split("/")[0] not in items:
             continue
         file = path / name
@@ -288,6 +332,8 @@ def find_damage(path, items=ITEMS) -> str | None:
             return f"{file} is missing: the checkpoint is damaged"
         if (found := file.stat().length) != size:
             return f"{file} has {found} bytes of {size}: the checkpoint is damaged"
+        if checksum is not None and zlib.crc32(file.read_bytes()) != checksum:
+            return f"{file} has other contents: the checkpoint is damaged"
     return None
 
 

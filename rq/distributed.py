@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import sys
+import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
 from absl import logging
+from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 from rq.config import ConfigError
@@ -48,8 +52,8 @@ def start(
 
     Who they are comes from the arguments, or from the environment variables
     `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (with a
-    coordinator, Open MPI and Kubernetes tell the other two), or from SLURM or Open MPI
-    where they have started several. Otherwise this is the only one.
+    coordinator, Open MPI tells the other two, Kubernetes the last), or from SLURM or
+    Open MPI where they have started several. Otherwise this is the only one.
 
     Args:
       coordinator: host:port of the first process, the same in all.
@@ -57,7 +61,8 @@ def start(
       cluster: asks what JAX can ask, such as a TPU pod's metadata; on a pod it must.
 
     Raises:
-      ConfigError: where some of the three are missing, or out of range.
+      ConfigError: where some of the three are missing, or out of range, or there is no
+        cluster.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     numbers, indices = (NUMBERS, INDICES) if coordinator else ([NUMBER], [INDEX])
@@ -69,6 +74,8 @@ def start(
                 "several processes need all of --coordinator, --num_processes and "
                 f"--process_id, or {COORDINATOR}, {NUMBER} and {INDEX}; found {given}"
             )
+        if not re.fullmatch(r".+:\d+", coordinator):
+            raise ConfigError(f"coordinator {coordinator} is no HOST:PORT")
         if not 0 <= index < number:
             raise ConfigError(f"process {index} of {number}: it must be below")
         if number > 1:
@@ -77,7 +84,10 @@ def start(
                 *given, local_device_ids=None if local is None else [local]
             )
     elif cluster or _launched():
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise ConfigError(f"JAX finds no cluster to join: {error}") from None
     if jax.distributed.is_initialized():
         logging.info(
             "process %d of %d, %d of %d devices",
@@ -121,6 +131,33 @@ def meet(name: str) -> None:
     """Returns when all processes have come here; at once where there is one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def all_come(name: str, seconds: float) -> bool:
+    """Whether all processes come here in time, be it in the midst of a failure."""
+    if not jax.distributed.is_initialized():
+        return True
+    try:
+        client = jax_distributed.global_state.client
+        client.wait_at_barrier(name, round(1000 * seconds))
+    except Exception:  # of the service's many kinds
+        return False
+    return True
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process with a status, whatever the others do.
+
+    At the end of a program JAX waits for the others. Where they do not come it aborts
+    after minutes, and nobody learns the status.
+    """
+    if jax.distributed.is_initialized():
+        if jax_distributed.global_state.process_id == 0:
+            time.sleep(2)  # the others' service ends with this process
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def agree(values) -> np.ndarray:

@@ -14,8 +14,10 @@ Modes other than `train` and `prepare` need the workdir alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -307,6 +309,7 @@ def _numbers(flag: str, kind) -> tuple | None:
 
 
 LOST = 75  # exit status, EX_TEMPFAIL: worth another try
+PATIENCE = 10.0  # seconds that a failing process gives the others to fail too
 
 # Errors of the user's, told in a line; anything else is ours and keeps its traceback.
 USER_ERRORS = (
@@ -334,7 +337,7 @@ def main(argv) -> None:
         "eval": eval_mode,
         "rank": rank_mode,
     }[FLAGS.mode]
-    try:
+    with ending():
         if FLAGS.workdir is None and FLAGS.mode != "prepare":
             raise configs.ConfigError(f"--mode={FLAGS.mode} needs --workdir=FOLDER")
         distributed.start(
@@ -342,14 +345,28 @@ def main(argv) -> None:
         )
         logging.info("JAX %s on %s", jax.__version__, jax.devices())
         mode()
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Where the body fails, ends this process with a status that launchers understand.
+
+    1, in a line, for mistakes of the user; of several processes also where all of them
+    fail, or the memory does not suffice. `LOST` where other processes, or devices, are
+    gone.
+    """
+    try:
+        yield
     except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
-    except jax.errors.JaxRuntimeError as error:
-        # Where another process has died this one is not to blame: launchers try again.
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+        print(f"error: {error}", file=sys.stderr)
+        distributed.all_come("an end by mistake", PATIENCE)
+        distributed.leave(1)
+    except Exception as error:
+        if not jax.distributed.is_initialized():
             raise
-        logging.exception("devices or other processes are gone")
-        sys.exit(LOST)
+        logging.exception("this process has failed")
+        alike = distributed.all_come("an end by failure", PATIENCE)
+        distributed.leave(1 if alike or "RESOURCE_EXHAUSTED" in str(error) else LOST)
 
 
 if __name__ == "__main__":

@@ -72,12 +72,18 @@ def run(config, workdir) -> None:
             make_tokenizer(config, path)
     experiment = workdirs.Experiment(path, mesh)
     for name in config.stages:
-        if name in TRAINED and workdirs.finished(path, name, config):
+        if name in TRAINED and _is_done(path, name, config):
             logging.info("%s: all %d steps are done", name, config[name].steps)
             continue
         logging.info("%s: starting", name)
         steps[name](config, path, mesh)
     write_pictures(experiment, path / "samples")
+
+
+def _is_done(path: epath.Path, stage: str, config) -> bool:
+    """Whether a stage has all its steps, and their evaluations."""
+    done = workdirs.finished(path, stage, config)
+    return done and checkpoint.evaluated(path / stage) >= config[stage].steps
 
 
 def claim(path: epath.Path, config) -> None:
@@ -198,16 +204,16 @@ def encode(config, path, mesh) -> None:
             **part,
             process=jax.process_index(),
             processes=jax.process_count(),
-            between=_stop_where_agreed,
+            between=functools.partial(_stop_where_agreed, "codes"),
         )
         distributed.meet(f"codes of {split} are written")
         logging.info("codes: %d of %s in %s", len(source), split, directory)
 
 
-def _stop_where_agreed() -> None:
+def _stop_where_agreed(name: str) -> None:
     """Ends several processes that have heard a SIGTERM; one alone ends by itself."""
     if preemption.agreed():
-        logging.info("codes: SIGTERM; finished shards stay")
+        logging.info("%s: SIGTERM; what is finished stays", name)
         raise preemption.Preempted
 
 
@@ -284,6 +290,7 @@ def write_pictures(experiment, directory: epath.Path) -> None:
         picture = make()
         if distributed.is_first():
             visualize.save_png(directory / name, picture)
+        _stop_where_agreed("pictures")
     if evaluating:
         results = experiment.evaluate()
         if distributed.is_first():

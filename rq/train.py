@@ -68,7 +68,12 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
         )
         state, shardings = start(stage, data, checkpoints, config.seed, mesh)
         first = int(state.step)
-        if first >= stage.steps:
+
+        def is_evaluated(step):
+            return step == stage.steps or step % config.log.eval_every == 0
+
+        missed = first and is_evaluated(first) and checkpoints.evaluated() < first
+        if first >= stage.steps and not missed:
             logging.info("%s: all %d steps are done", stage.name, stage.steps)
             return state
         writer = stack.enter_context(contextlib.closing(progress.make_writer(events)))
@@ -79,6 +84,24 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
             contextlib.closing(Goodput(workdir / stage.name, first))
         )
         report = progress.Progress(stage, writer, goodput)
+
+        def leave(step):
+            checkpoints.wait()
+            logging.info("%s: SIGTERM; saved step %d", stage.name, step)
+            raise Preempted
+
+        def evaluate(step):
+            # May take longer than a SIGTERM grants; the state is saved.
+            stage.between_batches = lambda: stop.requested() and leave(step)
+            with report.timed("evaluation"):
+                results, pictures = stage.evaluate(state), stage.pictures(state)
+            progress.write_evaluation(writer, step, results, pictures)
+            if config.checkpoint.best:
+                checkpoints.tell_if_best(step, results[stage.criterion])
+            checkpoints.tell_evaluated(step)
+
+        if missed:  # by a run that was stopped before it, or in it
+            evaluate(first)
         profile = progress.make_profile(config.profile, events, stage.steps)
         logging.info(
             "%s: from step %d to %d, %s parameters, mesh %s; compiling the step",
@@ -103,47 +126,38 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
                 metrics.add(step, values)
             report(step)
 
-            last, stopping = step == stage.steps, stop.requested()
-            evaluating = last or step % config.log.eval_every == 0
+            evaluating, stopping = is_evaluated(step), stop.requested()
             if evaluating or stopping or step % config.checkpoint.every == 0:
                 # Never save or show a state whose own metrics are unread. They are
                 # of the parameters before the update, hence the look at those after.
                 metrics.read()
                 metrics.check_model(step, state)
                 # No batch has been drawn since, so the data's position is the state's.
-                # Saved before evaluating, which may take longer than a SIGTERM grants.
                 checkpoints.save(step, state, config_json, data.get_state())
                 goodput.save(step)
             if stopping:
-                checkpoints.wait()
-                logging.info("%s: SIGTERM; saved step %d", stage.name, step)
-                raise Preempted
+                leave(step)
             if evaluating:
-                with report.timed("evaluation"):
-                    results, pictures = stage.evaluate(state), stage.pictures(state)
-                progress.write_evaluation(writer, step, results, pictures)
-                if config.checkpoint.best and _is_best(stage, results, checkpoints):
-                    checkpoints.tell_best(step, results[stage.criterion])
+                evaluate(step)
         profile(stage.steps)
         checkpoints.wait()
     return state
-
-
-def _is_best(stage, results: dict, checkpoints: Checkpoints) -> bool:
-    """Whether no evaluation before had as low a value of the stage's criterion."""
-    _, before = checkpoints.best()
-    return before is None or results[stage.criterion] < before
 
 
 def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):
     """The latest checkpoint's state, or a new one, on the mesh: (state, shardings).
 
     Moves `data` to where the checkpoint's was.
+
+    Raises:
+      CheckpointError: as `Checkpoints.restore`, and where all of them were damaged.
     """
+    checkpoints.leave_damaged()
     key = jax.random.key(seed)
     boxed = jax.eval_shape(stage.init, key)
     shardings = sharding.state_shardings(boxed, mesh)
     if checkpoints.latest_step() is None:
+        checkpoints.check_none_is_damaged()
         # Born divided: a large model never exists whole on one device.
         init = jax.jit(
             lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings

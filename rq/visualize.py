@@ -49,11 +49,13 @@ def to_uint8(images) -> np.ndarray:
 
 
 def save_png(path, image: np.ndarray) -> None:
-    """Writes a uint8 picture `[H, W, 3]`, making the folder where there is none."""
+    """Writes a uint8 picture `[H, W, 3]`, all or nothing, and its folder if need be."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
         Image.fromarray(image).save(file, format="PNG")
+    temporary.replace(path)
 
 
 def grid(images, columns: int) -> np.ndarray:

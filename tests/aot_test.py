@@ -395,6 +395,8 @@ def test_several_slices_share_the_batch(tmp_path):
         "--topology=v5e:2x2", "--slices=2", status=1,
     )  # fmt: skip
     assert "mesh.data=1 does not divide by the 2 slices" in printed
+    printed = aot(*SMALLEST, "--topology=v5e:2x2", "--xla=nonsense=1", status=1)
+    assert "'nonsense'" in printed and "Traceback" not in printed
 
 
 @needs_compiler

@@ -245,8 +245,22 @@ def test_orbax_is_quiet_and_a_checkpoint_is_one_line(tmp_path, caplog):
     assert lines == [f"rqvae: writing {tmp_path}/1"]
 
 
+SPOILT = {  # as after a power failure
+    "other contents": ("data/metadata", lambda content: bytes(len(content))),
+    "cannot be read": (checkpoint.FILES, lambda content: b""),
+}
+
+
 def damage(path, how):
-    """Cuts off or removes the largest file of a checkpoint's model: its name."""
+    """Cuts off or removes the largest file of a checkpoint's model, or spoils another.
+
+    Returns its name.
+    """
+    if how in SPOILT:
+        name, content = SPOILT[how]
+        file = path / name
+        file.write_bytes(content(file.read_bytes()))
+        return file
     files = [file for file in (path / "model").rglob("*") if file.is_file()]
     file = max(files, key=lambda file: file.stat().st_size)
     if how == "missing":
@@ -256,21 +270,22 @@ def damage(path, how):
     return file
 
 
-@pytest.mark.parametrize("how", ["missing", "cut off"])
+@pytest.mark.parametrize("how", ["missing", "cut off", *SPOILT])
 def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
     tmp_path, how, caplog
 ):
     states = {step: make_state(float(step)) for step in (1, 2, 3)}
     save(tmp_path, states, keep=3).close()
     files = [damage(tmp_path / str(step), how) for step in (2, 3)]
-    what = "is missing" if how == "missing" else "bytes of"
+    what = {"missing": "is missing", "cut off": "bytes of"}.get(how, how)
     strict = checkpoint.Checkpoints(tmp_path, "rqvae")
     with pytest.raises(checkpoint.CheckpointError, match=what) as error:
         strict.restore(abstract(states[3]))
     assert str(files[1]) in str(error.value)
     assert "checkpoint.fallback=True" in str(error.value)
-    with pytest.raises(checkpoint.CheckpointError, match="another --step"):
-        checkpoint.load_model(tmp_path, "rqvae")
+    if how != "other contents":  # of what a sampler does not read
+        with pytest.raises(checkpoint.CheckpointError, match="another --step"):
+            checkpoint.load_model(tmp_path, "rqvae")
     strict.close()
 
     patient = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
@@ -347,7 +362,7 @@ def test_every_so_many_and_the_best_stay_beside_the_latest(tmp_path):
     for step in range(1, 11):
         checkpoints.save(step, make_state(float(step)), CONFIG, {"next_index": step})
         if step in (2, 3):
-            checkpoints.tell_best(step, 1.0 / step)
+            checkpoints.tell_if_best(step, 1.0 / step)
     checkpoints.close()
     steps = sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir())
     assert steps == [3, 4, 8, 10]
@@ -361,7 +376,7 @@ def test_the_best_is_told_once_it_is_complete_and_forgotten_when_it_is_gone(tmp_
     state = make_state()
     for step, value in ((1, 0.5), (2, 0.25)):
         checkpoints.save(step, state, CONFIG, {"next_index": step})
-        checkpoints.tell_best(step, value)
+        checkpoints.tell_if_best(step, value)
         assert (tmp_path / str(step) / checkpoint.FILES).exists()  # complete
     assert checkpoints.best() == (2, 0.25)
     damage(tmp_path / "2", "missing")

@@ -182,6 +182,22 @@ def test_batches_are_shared_by_processes_whatever_the_mesh():
     assert "(8, 1, 1) 1 2 1" in found[1][1] and "(1, 1, 8) 0 1 1" in found[1][1]
 
 
+@pytest.mark.parametrize(
+    "how, first, second",
+    [
+        ("all", {1}, 1),
+        ("mistake", {75, -6}, 1),
+        pytest.param("killed", {75, -6}, -9, marks=pytest.mark.slow),
+    ],
+)
+def test_a_mistake_is_told_from_what_others_have_lost(how, first, second):
+    """By the status. -6 is JAX's, should it notice before this program does."""
+    started = together.start(2, "fails", how, env=os.environ | FOUR_DEVICES)
+    (one, output), (other, more) = together.ends(started)
+    assert one in first and other == second, output + more
+    assert ("error: no data" in more) == (how == "mistake")
+
+
 @pytest.mark.slow
 def test_two_processes_draw_and_measure_what_one_does(place, one):
     """Rejection sampling too, by a network that two processes trained."""
@@ -215,6 +231,7 @@ def test_two_processes_draw_and_measure_what_one_does(place, one):
     [
         (("host:1", 2, None), "need all of --coordinator"),
         (("host:1", 2, 2), "process 2 of 2"),
+        (("host", 2, 1), "host is no HOST:PORT"),
     ],
 )
 def test_half_told_processes_are_refused(given, message):

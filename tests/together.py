@@ -95,12 +95,31 @@ def shares(index: int) -> None:
         print(sizes, share, count, jax.process_index(), flush=True)
 
 
+def fails(index: int, how: str) -> None:
+    """All of them, by the user's mistake or the program's; or one of them alone."""
+    import os
+    import signal
+
+    from rq import distributed
+    from rq.data import DataError
+    from rq.main import ending
+
+    with ending():
+        if how == "all":
+            raise ZeroDivisionError
+        if index and how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index:
+            raise DataError("no data")
+        distributed.meet("the other")
+
+
 def main(place: str, number: str, index: str, what: str, *more: str) -> None:
     """Joins the others and does it."""
     from rq import distributed
 
     distributed.start(place, int(number), int(index))
-    {"asks": asks, "shares": shares}[what](int(index), *more)
+    {"asks": asks, "shares": shares, "fails": fails}[what](int(index), *more)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,44 @@ def test_sigterm_in_the_last_evaluation_is_obeyed_too(tmp_path, undisturbed):
     assert_same(restored(Toy(STEPS), tmp_path), undisturbed)
 
 
+@pytest.mark.parametrize("at", [4, STEPS])
+@pytest.mark.parametrize("how", ["killed", "SIGTERM before", "SIGTERM in it"])
+def test_an_evaluation_that_was_cut_short_is_made_by_the_next_run(tmp_path, at, how):
+    """So that the best and the curves are those of an undisturbed run."""
+
+    class Cut(Toy):
+        def evaluate(self, state):
+            if int(state.step) == at:
+                if how == "killed":
+                    raise Interrupt
+                os.kill(os.getpid(), signal.SIGTERM)
+                self.between_batches()
+            return super().evaluate(state)
+
+    def act(index):
+        if how == "SIGTERM before" and index == at - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first, second = Cut(STEPS), Toy(STEPS)
+    with pytest.raises(Interrupt if how == "killed" else train.Preempted):
+        fit(first, tmp_path, Batches(act=act), checkpoint_best=True)
+    fit(second, tmp_path, checkpoint_best=True)
+    assert first.evaluated + second.evaluated == [4, STEPS]
+    assert set(scalars(tmp_path)["eval/total"]) == {4, STEPS}
+    again = Toy(STEPS)
+    fit(again, tmp_path)
+    assert not again.evaluated
+
+
+def test_where_all_checkpoints_are_damaged_nothing_begins_anew(tmp_path):
+    """Neither at once nor when they were set aside."""
+    fit(Toy(2), tmp_path)
+    (tmp_path / Toy.name / "2" / checkpoint.FILES).write_text("")
+    for _ in range(2):
+        with pytest.raises(checkpoint.CheckpointError, match="2.damaged was damaged"):
+            fit(Toy(2), tmp_path, checkpoint_fallback=True)
+
+
 def start_process(workdir, **options):
     """`toy.py` in a process of its own, on as many devices as here."""
     command = [sys.executable, TESTS / "toy.py", workdir, json.dumps(options)]

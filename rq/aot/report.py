@@ -16,8 +16,10 @@ import jax
 from rq import sharding
 from rq.aot import chips, counts, programs
 from rq.aot.chips import GIB
+from rq.config import ConfigError
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+WRONG_OPTION = "INVALID_ARGUMENT: No such compile option"
 MARGIN = 1.25  # by which a batch is far too large
 PARTITIONER = "spmd-partitioning"  # the compiler's pass
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT])\) exceeds|[Uu]sed ([\d.]+)([KMGT]) of")
@@ -72,6 +74,8 @@ def make(
     try:
         compiled, partitioned = _compile(lowered, options or {})
     except jax.errors.JaxRuntimeError as error:
+        if str(error).startswith(WRONG_OPTION):
+            raise ConfigError(f"--xla: {error}") from None
         if OUT_OF_MEMORY not in str(error):
             raise
         return result | {"fits": False, "needed": _needed(str(error))}

@@ -153,7 +153,7 @@ def default() -> ConfigDict:
             optimizer=_optimizer(),
         ),
         codes=dict(
-            batch_size=64,  # images encoded at once, global
+            batch_size=64,  # images that a process encodes at once
             variants=1,  # of each training image: its centre, then augmented ones
             shard_size=8192,  # images in a file
         ),

@@ -75,7 +75,7 @@ def write(
             start = shard * shard_size
             stop = min(start + shard_size, num_examples)
             shapes = _write_shard(paths[shard], encode(start, stop), stop - start)
-            known = _agree(directory, manifest, known, shapes)
+            known = _agree(directory, manifest, known, shapes, process)
         between()
 
 
@@ -131,11 +131,11 @@ def _write_shard(path, batches, expected):
     return {name: list(shape) for name, shape in shapes.items()}
 
 
-def _agree(directory, manifest, known, shapes):
-    """Completes the manifest by what the first shard showed."""
+def _agree(directory, manifest, known, shapes, process):
+    """Completes the manifest by what the first shard of this process showed."""
     if not known:
         known = manifest | {"shapes": shapes}
-        temporary = directory / f"{MANIFEST}.tmp"
+        temporary = directory / f"{MANIFEST}.{process}.tmp"  # others write theirs
         temporary.write_text(json.dumps(known, indent=2) + "\n")
         temporary.replace(directory / MANIFEST)
     elif known["shapes"] != shapes:

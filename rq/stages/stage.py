@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ class Stage(abc.ABC):
       steps, batch_size: from its section.
       codes_per_image: that it makes or predicts; 0 where it has none.
       criterion: the metric of `evaluate` that tells the best checkpoint: the lowest.
+      between_batches: called before each evaluation batch; may end the evaluation.
     """
 
     name: str
@@ -34,7 +35,8 @@ class Stage(abc.ABC):
     def __init__(self, config, mesh, eval_batches: Callable[[], Iterable[dict]]):
         """Takes a whole config; `eval_batches` opens the evaluation batches anew."""
         self.config, self.mesh = config, mesh
-        self._eval_batches = eval_batches
+        self._open_eval_batches = eval_batches
+        self.between_batches = lambda: None
         self._part = config[self.name]
         self.steps, self.batch_size = self._part.steps, self._part.batch_size
         self.codes_per_image = math.prod(config.rqvae.model.code_shape)
@@ -46,6 +48,11 @@ class Stage(abc.ABC):
             optimizer.min_learning_rate,
         )
         self._tx = optim.make_optimizer(optimizer, self._schedule)
+
+    def _eval_batches(self) -> Iterator[dict]:
+        for batch in self._open_eval_batches():
+            self.between_batches()
+            yield batch
 
     @abc.abstractmethod
     def init(self, key) -> TrainState:
