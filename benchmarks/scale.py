@@ -259,9 +259,7 @@ def sampling_table(reports: dict[str, dict]) -> str:
 
 def pieces_table(reports: dict[str, dict]) -> str:
     """The loss in pieces: what is never there at once."""
-    lines = _head(
-        "model", "slice", "batch", "pieces", "GiB a chip", "of it temporaries"
-    )
+    lines = _head("model", "slice", "batch", "pieces", "GiB a chip", "temporaries, GiB")
     for model in LARGE:
         for pieces in PIECES:
             report = reports.get(f"{model}, {PIECES_TOPOLOGY}, {pieces} pieces")
