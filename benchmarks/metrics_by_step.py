@@ -113,15 +113,14 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
         samples = ImageSet(task.folder / job.SAMPLES)
         add(name, next(samples.batches(SHOWN)), task.features(extractor))
     add("real, unseen", batches[0][:SHOWN], of_batches(extractor, batches))
-    return rows, shown, unseen
+    return rows, shown, unseen, extractor.label
 
 
-def table(rows: list[dict], unseen: int) -> str:
-    """Markdown."""
-    lines = [
-        f"| of {unseen} images each | {' | '.join(COLUMNS)} | FID of all | images |",
-        "|---" * (len(COLUMNS) + 3) + "|",
-    ]
+def table(rows: list[dict], unseen: int, label: str) -> str:
+    """Markdown; a distance in such features is never called FID alone."""
+    names = [f"{key} ({label})" if key == "FID" else key for key in COLUMNS]
+    heads = [f"of {unseen} images each", *names, f"FID ({label}) of all", "images"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for one in rows:
         cells = [format(one[key], form) for key, form in COLUMNS.items()]
         cells += [f"{one['FID of all']:.2f}", f"{one['images']:,}"]
@@ -152,7 +151,7 @@ def main() -> int:
     parser.add_argument("--document", action="store_true", help="writes its table")
     given = parser.parse_args()
     scales = [float(scale) for scale in given.guidance.split(",") if scale]
-    rows, shown, unseen = measure_all(given.workdir, given.num_samples, scales)
+    rows, shown, unseen, label = measure_all(given.workdir, given.num_samples, scales)
     picture = visualize.sample_grid(
         np.concatenate([images for _, images in shown]),
         SHOWN,
@@ -162,12 +161,13 @@ def main() -> int:
     config = Experiment(given.workdir).config
     if given.document:
         name = f"{config.data.name.split('/')[0]}_by_step"
-        document.insert(ROOT / "docs/results.md", name, table(rows, unseen))
-    print(table(rows, unseen))
+        document.insert(ROOT / "docs/results.md", name, table(rows, unseen, label))
+    print(table(rows, unseen, label))
     wrong = out_of_order(rows)
     for line in wrong:
         print(f"out of order: {line}", file=sys.stderr)
-    print(json.dumps({"benchmark": "metrics_by_step", "rows": rows, "wrong": wrong}))
+    found = {"features": label, "rows": rows, "wrong": wrong}
+    print(json.dumps({"benchmark": "metrics_by_step"} | found))
     return 1 if wrong else 0
 
 

@@ -57,6 +57,17 @@ def test_without_guidance_the_last_checkpoint_is_the_best():
     assert "step 1,000" in metrics_by_step.out_of_order(found)[0]
 
 
+def test_the_table_never_says_fid_alone():
+    row = dict.fromkeys(metrics_by_step.COLUMNS, 0.5)
+    row |= {"name": "noise", "images": 5000, "FID of all": 12.344}
+    head, _, line = metrics_by_step.table([row], 500, "digits features").splitlines()
+    cells = [cell.strip() for cell in head.strip("|").split("|")]
+    assert cells[1] == "FID (digits features)" and "FID" not in cells
+    assert "FID (digits features) of all" in cells and len(cells) == line.count("|") - 1
+    assert line.startswith("| noise | 0.50 | 0.500 |")
+    assert line.endswith("| 12.34 | 5,000 |")
+
+
 def test_checkpoints_are_found_by_step_and_remnants_are_not(tmp_path):
     for name in ("1000", "200", "200.damaged", "best.json"):
         (tmp_path / "transformer" / name).mkdir(parents=True)
