@@ -324,7 +324,9 @@ def find_damage(path, items=ITEMS) -> str | None:
         expected = dict(json.loads((path / FILES).read_text()))
     except ValueError:
         return f"{path / FILES} cannot be read: the checkpoint is damaged"
-    for name, (size, checksum) in sorted(expected.items()):
+    for name, known in sorted(expected.items()):
+        # Checkpoints of before there were checksums have the size alone.
+        size, checksum = known if isinstance(known, list) else (known, None)
         if name.split("/")[0] not in items:
             continue
         file = path / name

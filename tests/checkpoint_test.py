@@ -303,6 +303,16 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
     assert checkpoint.latest_step(tmp_path) == 3
 
 
+def test_lists_of_sizes_alone_as_there_were_once_are_read_too(tmp_path):
+    save(tmp_path, {1: make_state()}).close()
+    file = tmp_path / "1" / checkpoint.FILES
+    sizes = {name: size for name, (size, _) in json.loads(file.read_text()).items()}
+    file.write_text(json.dumps(sizes))
+    assert checkpoint.find_damage(tmp_path / "1") is None
+    name = damage(tmp_path / "1", "cut off")
+    assert str(name) in checkpoint.find_damage(tmp_path / "1")
+
+
 def test_the_same_step_may_be_damaged_twice(tmp_path):
     states = {step: make_state(float(step)) for step in (1, 2)}
     for _ in range(2):
