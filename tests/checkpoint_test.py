@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints hold what was saved, onto any mesh, and refuse what is something else."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
