@@ -26,7 +26,7 @@ import document
 import numpy as np
 
 from rq import visualize
-from rq.evaluation import extractors, job, measure, statistics
+from rq.evaluation import extractors, job, measure, splits, statistics
 from rq.evaluation.image_files import ImageSet
 from rq.workdir import Experiment
 
@@ -87,8 +87,8 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
     """Rows of the table, and (name, first images) of the picture's."""
     experiment = Experiment(path)
     config, extractor = experiment.config, extractors.own(experiment)
-    real, source = job.find_reference(experiment, extractor, "train")
-    unseen, batches = job.split_batches(config.data, config.data.eval_split)
+    real, source = splits.find_reference(experiment, extractor, "train")
+    unseen, batches = splits.split_batches(config.data, config.data.eval_split)
     batches = list(batches)
     classes = labels_like(experiment, number)
     rows, shown = [], []

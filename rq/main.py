@@ -38,7 +38,7 @@ from rq import (
 from rq import config as configs
 from rq.convert import lpips
 from rq.data import DataError, images
-from rq.evaluation import clip, extractors, job, measure, report
+from rq.evaluation import clip, extractors, job, report, splits
 from rq.sampling import SCHEDULES
 from rq.workdir import Experiment
 
@@ -224,8 +224,27 @@ def reconstruct_mode() -> None:
         print(f"wrote {out}")
 
 
+# Flags of `eval` that say something of samples alone.
+OF_SAMPLES = ("clip", "reference", "keep", "classes", "text", "seed")
+
+
+def _refuse(why: str, *names: str) -> None:
+    """Raises ConfigError where one of these flags is given."""
+    for name in names:
+        if FLAGS[name].present:
+            raise configs.ConfigError(f"--{name} {why}")
+
+
 def eval_mode() -> None:
     """Prints metrics of both stages or of generated images, and writes them as JSON."""
+    if FLAGS.num_samples is None:
+        _refuse("is of samples: it goes with --num_samples", *OF_SAMPLES)
+    else:
+        _refuse("does not go with --num_samples", "images", "complete", "lpips")
+        if FLAGS.num_samples < 2:
+            raise configs.ConfigError("metrics need --num_samples=2 or more")
+    if not FLAGS.inception:
+        _refuse("goes with --inception", "resize")
     experiment = _experiment()
     extractor = None
     if FLAGS.inception:
@@ -242,26 +261,17 @@ def eval_mode() -> None:
 
 def _eval_job(experiment, extractor) -> None:
     """Generates `--num_samples` images, measures them, and writes a page on them."""
-    for name in ("images", "complete", "lpips"):
-        if FLAGS[name].value is not None:
-            raise configs.ConfigError(f"--{name} does not go with --num_samples")
     options = _sampling_flags(experiment)
     task = job.Job(
         experiment, FLAGS.num_samples, judge_name=FLAGS.classifier or "", **options
     )
-    more = None
+    network = None
     if FLAGS.clip is not None:
         network = clip.Clip(FLAGS.clip)
         if not task.texts:
             raise configs.ConfigError("--clip needs a model that is told texts")
-
-        def more(samples):
-            batches = samples.batches(measure.BATCH)
-            score = clip.score(network, batches, task.texts)
-            return {"CLIP score": score}
-
-    reference, source = job.find_reference(experiment, extractor, FLAGS.reference)
-    result = task.run(extractor, reference, FLAGS.reference, source, more)
+    reference, source = splits.find_reference(experiment, extractor, FLAGS.reference)
+    result = task.run(extractor, reference, FLAGS.reference, source, network)
     report.write(experiment, extractor, task)
     if distributed.is_first():
         print(json.dumps(result, indent=2))

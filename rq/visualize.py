@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
+from rq.data import pixels
 from rq.evaluation import codes as code_metrics
 from rq.evaluation.images import psnr
 
@@ -45,7 +46,7 @@ def to_uint8(images) -> np.ndarray:
     images = images.astype(np.float32)
     if not np.isfinite(images).all():
         raise ValueError("images with pixels that are not finite")
-    return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    return pixels.to_uint8(images)
 
 
 def save_png(path, image: np.ndarray) -> None:

@@ -5,6 +5,7 @@
 import json
 import pathlib
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from program import run, start
 
+from rq import config as config_lib
 from rq import sharding, visualize
 from rq.config import ConfigError
 from rq.data import DataError
@@ -22,7 +24,9 @@ from rq.evaluation import (
     image_files,
     job,
     measure,
+    parts,
     report,
+    splits,
     statistics,
 )
 from rq.workdir import Experiment
@@ -52,7 +56,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(experiment, extractor, cache):
     """What `Job.run` takes of one."""
-    found, source = job.find_reference(experiment, extractor, "eval")
+    found, source = splits.find_reference(experiment, extractor, "eval")
     return found, "eval", source
 
 
@@ -79,7 +83,7 @@ def left_over(task):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(job, "PART", 10)
+    monkeypatch.setattr(parts, "PART", 10)
 
 
 def same_metrics(a, b):
@@ -126,7 +130,7 @@ def test_parts_and_devices_do_not_change_the_samples(
 ):
     task = elsewhere(experiment, tmp_path / "one", keep=keep)
     task.sample()
-    monkeypatch.setattr(job, "PART", 7)
+    monkeypatch.setattr(parts, "PART", 7)
     eight = Experiment(with_features, sharding.make_mesh(2, 2, 2))
     other = elsewhere(eight, tmp_path / "eight", keep=keep)
     other.sample()
@@ -148,7 +152,7 @@ def test_parts_of_another_length_are_made_anew(
         task.sample()
     assert len(left_over(task)) == 3
     monkeypatch.undo()
-    monkeypatch.setattr(job, "PART", 9)
+    monkeypatch.setattr(parts, "PART", 9)
     task.sample()
     np.testing.assert_array_equal(samples(task)[0], samples(expected)[0])
     assert not left_over(task)
@@ -188,11 +192,44 @@ def test_what_is_there_is_not_made_again(
     other = found._replace(pool=found.pool + 1)
     result = task.run(extractor, other, "some/where.npz", source)
     assert result["metrics"]["recall (digits features)"] == 0
-    names = {path.name for path in task.folder.glob("metrics_*")}
-    assert names == {
-        "metrics_digits-features_eval.json",
-        "metrics_digits-features_where.json",
-    }
+    # Whatever its name: results are told apart by what they are of.
+    task.run(extractor, other, "another/where.npz", "other")
+    names = sorted(path.name.rpartition("_")[0] for path in task.folder.glob("metr*"))
+    where = "metrics_digits-features_where"
+    assert names == ["metrics_digits-features_eval", where, where]
+    assert len(report.results(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("kind", ["samples", "features"])
+@pytest.mark.parametrize("how", ["empty", "a bit"])
+def test_damaged_files_are_made_anew(
+    experiment, extractor, tmp_path, monkeypatch, small_parts, how, kind
+):
+    """As a power failure leaves them."""
+    task, expected = (elsewhere(experiment, tmp_path / x, 25) for x in "ab")
+    with monkeypatch.context() as patch:
+        patch.setattr(image_files, "write", None)  # fails once all parts are there
+        with pytest.raises(TypeError):
+            task.sample()
+    if kind == "features":
+        task.features(extractor)
+    folder = task.folder
+    path = next(folder.glob("samples_part*1*.npz" if kind == "samples" else "feat*"))
+    content = bytearray(path.read_bytes() if how == "a bit" else b"")
+    if content:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    found = task.features(extractor)
+    np.testing.assert_array_equal(samples(task)[0], samples(expected)[0])
+    np.testing.assert_array_equal(found.pool, expected.features(extractor).pool)
+    assert not left_over(task)
+
+
+def test_classes_without_their_texts_are_refused():
+    config = config_lib.default()
+    config.transformer.condition = "class_text"
+    with pytest.raises(ConfigError, match="classes go with texts"):
+        job.Job(SimpleNamespace(path="x", config=config), 4, classes=(7,))
 
 
 def test_every_setting_makes_a_job_of_its_own(experiment, with_features, monkeypatch):
@@ -203,7 +240,7 @@ def test_every_setting_makes_a_job_of_its_own(experiment, with_features, monkeyp
         {},
         {"number": 6},
         {"seed": 1},
-        {"temperature": (0.5,)},
+        {"temperature": 0.5},
         {"top_k": (3,)},
         {"top_p": (0.5,)},
         {"min_p": (0.5,)},
@@ -214,6 +251,7 @@ def test_every_setting_makes_a_job_of_its_own(experiment, with_features, monkeyp
     ]
     assert len({folder(**change) for change in changes}) == len(changes)
     assert folder(batch_size=2) == folder()  # which changes no sample
+    assert folder(temperature=0.5) == folder(temperature=(0.5,))
     known = folder()
     for wrong in ({"top_p": (2.0,)}, {"keep": 0.0}, {"keep": 1.5}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -253,18 +291,18 @@ def test_pixels_that_are_not_finite_are_refused(experiment, tmp_path, monkeypatc
 def test_reference_statistics_are_kept_by_what_they_are_of(
     experiment, extractor, tmp_path, monkeypatch
 ):
-    found, source = job.find_reference(experiment, extractor, "eval", tmp_path)
+    found, source = splits.find_reference(experiment, extractor, "eval", tmp_path)
     (file,) = tmp_path.iterdir()
-    other, of_training = job.find_reference(experiment, extractor, "train", tmp_path)
+    other, of_training = splits.find_reference(experiment, extractor, "train", tmp_path)
     assert source != of_training and other.gaussian.number == 4500
-    monkeypatch.setattr(job, "split_batches", None)  # not to be looked at again
-    again, _ = job.find_reference(experiment, extractor, "eval", tmp_path)
+    monkeypatch.setattr(splits, "split_batches", None)  # not to be looked at again
+    again, _ = splits.find_reference(experiment, extractor, "eval", tmp_path)
     np.testing.assert_array_equal(found.pool, again.pool)
     np.testing.assert_allclose(again.gaussian.mean, found.gaussian.mean)
     theirs = statistics.load(file)  # pytorch-fid's format
     np.testing.assert_allclose(theirs.covariance, found.gaussian.covariance)
     with pytest.raises(ConfigError, match="neither train, eval nor a file"):
-        job.find_reference(experiment, extractor, "tain", tmp_path)
+        splits.find_reference(experiment, extractor, "tain", tmp_path)
 
 
 def test_eval_mode_writes_samples_metrics_and_a_page(with_features, tmp_path):
@@ -282,7 +320,8 @@ def test_eval_mode_writes_samples_metrics_and_a_page(with_features, tmp_path):
         assert f"pictures/{name}.png" in page
         assert min(Image.open(workdir / f"eval/pictures/{name}.png").size) > 30
     for wrong, message in (
-        ("--num_samples=1", "two images or more"),
+        ("--num_samples=1", "--num_samples=2 or more"),
+        ("--resize=clean", "--resize goes with --inception"),
         ("--images=x", "--images does not go with --num_samples"),
         ("--clip=x", "--clip=x has no"),
     ):
@@ -392,8 +431,9 @@ def test_what_is_no_set_of_images_is_told(some_images, tmp_path):
     (tmp_path / "damaged" / "001.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="001.png"):
         list(image_files.ImageSet(tmp_path / "damaged", 1).batches(2))
-    with pytest.raises(DataError, match="zzz.png has shape"):
-        list(image_files.ImageSet(tmp_path / "folder", 1).batches(64))
+    for size in (64, 1):
+        with pytest.raises(DataError, match="zzz.png has shape"):
+            list(image_files.ImageSet(tmp_path / "folder", 1).batches(size))
     with pytest.raises(ValueError, match="12 images of 13"):
         image_files.write(tmp_path / "c.npz", some_images.shape, [some_images[1:]])
     assert not (tmp_path / "c.npz").exists()
@@ -405,7 +445,8 @@ def test_the_command_measures_any_images(
     made = 255 - some_images[:9] // 2
     write_images(tmp_path / "real", some_images)
     np.savez(tmp_path / "made.npz", made)
-    (tmp_path / "captions.txt").write_text("a red heart\ntwo dogs\n")
+    (tmp_path / "captions.txt").write_text("a red heart\n" + 8 * "two dogs\n")
+    (tmp_path / "few.txt").write_text("a red heart\n")
     flags = [f"--workdir={with_features}", f"--cache={tmp_path}/cache"]
     sets = [f"--samples={tmp_path}/made.npz", f"--reference={tmp_path}/real"]
     clips = [f"--clip={CLIP}", f"--captions={tmp_path}/captions.txt"]
@@ -420,6 +461,7 @@ def test_the_command_measures_any_images(
     assert -1 < found["metrics"]["CLIP score"] < 1
     assert found["settings"]["number"] == 9
     assert found["settings"]["reference_number"] == 13
+    assert found["settings"]["clip_sha256"] and found["settings"]["captions_sha256"]
     # Against statistics alone there are no neighbourhoods.
     sets[1] = f"--reference={tmp_path}/s.npz"
     command.main([*sets, *flags])
@@ -429,6 +471,10 @@ def test_the_command_measures_any_images(
     for wrong, message in (
         ([f"--samples={tmp_path}/no.npz", sets[1]], "no.npz"),
         ([*sets, f"--clip={CLIP}"], "go together"),
+        ([*sets, clips[0], f"--captions={tmp_path}/few.txt"], "1 lines for 9 images"),
+        ([*sets, "--batch_size=0"], "must be positive"),
+        ([*sets, "--resize=clean"], "--resize goes with"),
+        ([*sets, f"--out={tmp_path}/none/out.json"], "no such folder"),
     ):
         with pytest.raises(SystemExit, match=message):
             command.main([*wrong, *flags])

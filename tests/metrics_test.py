@@ -164,6 +164,13 @@ def test_statistics_go_through_pytorch_fids_file(tmp_path):
         statistics.load(tmp_path / "c.npz")
     with pytest.raises(DataError, match="does not exist"):
         statistics.load(tmp_path / "d.npz")
+    for mean, covariance, message in (
+        (np.zeros(3), np.eye(4), "not .F. and .F, F."),
+        (np.full(3, np.nan), np.eye(3), "not finite"),
+    ):
+        np.savez(tmp_path / "e.npz", mu=mean, sigma=covariance)
+        with pytest.raises(DataError, match=message):
+            statistics.load(tmp_path / "e.npz")
 
 
 def brute_manifold(made, real):
@@ -293,10 +300,13 @@ def test_adms_reference_files_give_statistics_and_images(networks, tmp_path):
     np.savez(path, **known)  # without images
     found, other = measure.reference(path, network, cache=tmp_path / "cache")
     assert found.pool is None and other != digest
-    # Our own go there and back.
-    measure.save(tmp_path / "own.npz", found)
-    again = measure.load(tmp_path / "own.npz")
+    # Our own go there and back, and say which network they are of.
+    own = tmp_path / "own.npz"
+    measure.save(own, found, extractor=network.fingerprint)
+    again, _ = measure.reference(own, network)
     np.testing.assert_array_equal(again.spatial.mean, known["mu_s"])
+    with pytest.raises(DataError, match="own.npz is of the features of another net"):
+        measure.reference(own, networks["clean"])
     with pytest.raises(DataError, match="of another network"):
         measure.check(5, found._replace(gaussian=found.spatial), network)
     with pytest.raises(DataError, match="two images or more, not 1"):
@@ -313,6 +323,8 @@ def test_a_large_reference_is_drawn_from_at_random(monkeypatch):
     assert found.gaussian.number == 300 and found.logits is None
     assert len(found.pool) == 10 and found.pool.base is None
     assert found.pool.max() > 150 > found.pool.min()
+    np.testing.assert_array_equal(found.pool, rows[measure.kept(len(rows))])
+    np.testing.assert_array_equal(measure.kept(7), np.arange(7))
 
 
 def test_inception_has_its_parameters():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-import zipfile
+from zipfile import BadZipFile
 
 import flax.traverse_util
 import numpy as np
@@ -28,8 +28,11 @@ def save(path, kind: str, params, about=None) -> None:
     """
     if pathlib.Path(path).suffix != ".npz":
         raise ValueError(f"--out={path} must end in .npz")
+    path = pathlib.Path(path)
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    np.savez(path, kind=kind, about=json.dumps(about), **flat)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, kind=kind, about=json.dumps(about), **flat)
+    temporary.replace(path)
 
 
 def load(path, kind: str, name: str, how: str):
@@ -50,7 +53,7 @@ def load(path, kind: str, name: str, how: str):
         with np.load(path) as file:
             flat = {key: file[key] for key in file.files}
             found, about = str(flat.pop("kind")), json.loads(str(flat.pop("about")))
-    except (ValueError, KeyError, OSError, AttributeError, zipfile.BadZipFile):
+    except (ValueError, KeyError, OSError, EOFError, AttributeError, BadZipFile):
         found = None
     if found != kind:
         raise DataError(f"{name}={path} holds something else: {how}")

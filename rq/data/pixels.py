@@ -16,3 +16,11 @@ def to_float(images):
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 127.5 - 1
     return images
+
+
+def to_uint8(images):
+    """Floats, clipped to [-1, 1], to the nearest of uint8 0..255; `to_float` undoes it.
+
+    Takes NumPy and JAX arrays alike.
+    """
+    return ((images.clip(-1.0, 1.0) + 1.0) * 127.5).round().astype(np.uint8)

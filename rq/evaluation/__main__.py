@@ -15,6 +15,7 @@ pytorch-fid's format. `--clip` and `--captions` say how well the samples show ca
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import pathlib
 import sys
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     network.add_argument("--inception", help="file of `rq.convert inception`")
     network.add_argument("--workdir", help="of an experiment with stage 'features'")
     given.add_argument(
-        "--resize", choices=extractors.RESIZES, default="tf1", help="with --inception"
+        "--resize", choices=extractors.RESIZES, help="with --inception: tf1"
     )
     given.add_argument("--clip", help="folder of a CLIP in ONNX; needs --captions")
     given.add_argument("--captions", help="text file, a line for each sample in turn")
@@ -50,28 +51,50 @@ def parser() -> argparse.ArgumentParser:
     return given
 
 
-def evaluate(given) -> dict:
-    """Metrics, and what they are of."""
+def _check(given) -> list[str]:
+    """Refuses before any compute what would fail after it; the captions."""
     if (given.clip is None) != (given.captions is None):
         raise ConfigError("--clip and --captions go together")
+    if given.resize and not given.inception:
+        raise ConfigError("--resize goes with --inception")
+    if given.batch_size < 1:
+        raise ConfigError(f"--batch_size={given.batch_size} must be positive")
+    for name in ("save", "out"):
+        path = getattr(given, name)
+        if path and not pathlib.Path(path).absolute().parent.is_dir():
+            raise ConfigError(f"--{name}={path}: there is no such folder")
+    if given.captions is None:
+        return []
+    return pathlib.Path(given.captions).read_text().splitlines()
+
+
+def evaluate(given) -> dict:
+    """Metrics, and what they are of."""
+    captions = _check(given)
     network = clip.Clip(given.clip) if given.clip else None
     channels = 3
     if given.inception:
         mesh = sharding.make_mesh()
-        extractor = extractors.inception(given.inception, mesh, given.resize)
+        resize = given.resize or "tf1"
+        extractor = extractors.inception(given.inception, mesh, resize)
     else:
         experiment = Experiment(given.workdir)
         extractor = extractors.own(experiment)
         channels = experiment.config.data.channels
     images = ImageSet(given.samples, channels)
+    if network is not None and len(captions) != images.number:
+        raise DataError(
+            f"--captions={given.captions} has {len(captions)} lines for "
+            f"{images.number} images"
+        )
     real, source = measure.reference(given.reference, extractor, channels, given.cache)
     measure.check(images.number, real, extractor)
     made = measure.of_images(images, extractor, batch=given.batch_size)
     if given.save:
-        measure.save(given.save, made._replace(pool=None, logits=None))
+        some = made._replace(pool=None, logits=None)
+        measure.save(given.save, some, extractor=extractor.fingerprint)
     found = measure.metrics(made, real, extractor.label)
     if network is not None:
-        captions = pathlib.Path(given.captions).read_text().splitlines()
         batches = images.batches(given.batch_size)
         found["CLIP score"] = clip.score(network, batches, captions)
     about = {
@@ -84,8 +107,15 @@ def evaluate(given) -> dict:
         "features": extractor.name,
         "features_of": given.inception or given.workdir,
         "features_sha256": extractor.fingerprint,
-        "clip": given.clip or "none",
     }
+    if network is not None:
+        text = "\n".join(captions).encode()
+        about |= {
+            "clip": given.clip,
+            "clip_sha256": network.fingerprint,
+            "captions": given.captions,
+            "captions_sha256": hashlib.sha256(text).hexdigest(),
+        }
     return {"metrics": found, "settings": about}
 
 

@@ -8,6 +8,7 @@ Images are uint8 `[N, H, W, C]`; a set of 50,000 is never in memory as a whole.
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -81,14 +82,16 @@ class ImageSet:
         if self._files is None:
             yield from self._from_archive(size)
             return
+        shape = None  # of the first
         for start in range(0, self.number, size):
             stop = min(start + size, self.number)
             images = [self._files[i]["image"] for i in range(start, stop)]
+            shape = shape or images[0].shape
             for path, image in zip(self._files.paths[start:stop], images, strict=True):
-                if image.shape != images[0].shape:
+                if image.shape != shape:
                     raise DataError(
-                        f"{path} has shape {image.shape}, {self._files.paths[start]} "
-                        f"{images[0].shape}: resize them to one size first"
+                        f"{path} has shape {image.shape}, {self._files.paths[0]} "
+                        f"{shape}: resize them to one size first"
                     )
             yield np.stack(images)
 
@@ -128,7 +131,7 @@ def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
       ValueError: where the batches are not of that shape.
     """
     path = pathlib.Path(path)
-    temporary, written = path.with_suffix(".tmp"), 0
+    temporary, written = path.with_suffix(f".{os.getpid()}.tmp"), 0
     with zipfile.ZipFile(
         temporary, "w", zipfile.ZIP_STORED, allowZip64=True
     ) as archive:

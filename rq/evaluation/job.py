@@ -7,7 +7,8 @@ A job's folder, named by all that its samples follow from, has
     settings.json                all of that
     samples.npz                  images and labels, as ADM's evaluator reads them
     features_NAME.npz            of the samples, in a network's features
-    metrics_NAME_REFERENCE.json  against a reference, with everything that it came from
+    metrics_NAME_REFERENCE_*.json
+                                 against a reference, with everything that it came from
 
 and, while it runs, a file for each part of what it is at. Sample i of a seed is the
 same on any number of devices, so the parts of an interrupted job are those of one that
@@ -20,27 +21,23 @@ import hashlib
 import json
 import pathlib
 import re
-import time
-import zipfile
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+from etils import epath
 
 import rq
 from rq import distributed, generate, sharding
 from rq.config import ConfigError
-from rq.data import images as image_data
-from rq.data import stream
-from rq.evaluation import image_files, measure
+from rq.data import pixels
+from rq.evaluation import clip, image_files, measure
 from rq.evaluation.extractors import Extractor, Found
 from rq.evaluation.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS
+from rq.evaluation.parts import Parts
 from rq.stages import conditions
 
-PART = 500  # samples in a part: what a crash may cost
 MANY = 16  # conditions that settings list
 EVALUATIONS = "eval"  # folder of a workdir
 SAMPLES, SETTINGS = "samples.npz", "settings.json"
@@ -49,74 +46,7 @@ SAMPLES, SETTINGS = "samples.npz", "settings.json"
 @jax.jit
 def _to_uint8(images):
     """As `rq.visualize.to_uint8`, on the devices; and whether all were finite."""
-    pixels = jnp.rint((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5)
-    return pixels.astype(jnp.uint8), jnp.isfinite(images).all()
-
-
-class _Parts:
-    """Files of rows a .. b, in order, each written whole or not at all."""
-
-    def __init__(self, folder: pathlib.Path, name: str, number: int, about: str):
-        """Takes the folder, the parts' name, rows in all, and what makes them usable.
-
-        A part with other rows or `about` is made anew.
-        """
-        self._folder, self._name, self._about = folder, name, about
-        self.number = number
-        starts = range(0, number, PART)
-        self._rows = [range(a, min(a + PART, number)) for a in starts]
-
-    def _path(self, rows: range):
-        return self._folder / f"{self._name}_part_{rows.start:08d}.npz"
-
-    def _about_rows(self, rows: range) -> str:
-        return f"{rows.start} {rows.stop} {self._about}"
-
-    def _is_there(self, rows: range) -> bool:
-        """Whether a part is there, whole, and of what is asked for."""
-        path = self._path(rows)
-        if not path.exists():
-            return False
-        try:
-            with np.load(path) as file:
-                return str(file["about"]) == self._about_rows(rows)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            logging.warning("%s is damaged: made anew", path)
-            return False
-
-    def make(self, function: Callable[[range], dict[str, np.ndarray]]) -> None:
-        """Makes what is missing; all processes call it, the first writes."""
-        there = distributed.agree([self._is_there(rows) for rows in self._rows])
-        start, made = time.monotonic(), 0
-        for rows, known in zip(self._rows, there, strict=True):
-            if known:
-                continue
-            arrays = function(rows)
-            if distributed.is_first():
-                path = self._path(rows)
-                temporary = path.with_suffix(".tmp.npz")
-                np.savez(temporary, about=self._about_rows(rows), **arrays)
-                temporary.replace(path)
-            made += len(rows)
-            rate = made / (time.monotonic() - start)
-            logging.info(
-                "%s %d/%d, %.3g a second, ETA %.0f s",
-                self._name, rows.stop, self.number, rate,
-                (self.number - rows.stop) / rate,
-            )  # fmt: skip
-        distributed.meet(f"{self._name} of all parts")
-
-    def each(self) -> Iterator[dict[str, np.ndarray]]:
-        """Arrays of all parts, in order, after `make`."""
-        for rows in self._rows:
-            with np.load(self._path(rows)) as file:
-                yield {name: file[name] for name in file.files}
-
-    def remove(self) -> None:
-        """All parts, also those of other rows."""
-        if distributed.is_first():
-            for path in self._folder.glob(f"{self._name}_part_*.npz"):
-                path.unlink()
+    return pixels.to_uint8(images), jnp.isfinite(images).all()
 
 
 class Job:
@@ -160,9 +90,18 @@ class Job:
             judge, judge_name = experiment.classifier, "own"
         self._experiment, self._number = experiment, number
         self._seed, self._batch_size = seed, batch_size
+        changes = {
+            name: (x,) if isinstance(x, int | float) else x
+            for name, x in changes.items()
+        }
         self._judge, self._changes = judge, changes
         config = experiment.config
         if "text" in conditions.NEEDS[config.transformer.condition] and not texts:
+            if classes:
+                raise ConfigError(
+                    "classes go with texts: give both, or neither for the captions of "
+                    f"{config.data.eval_split}"
+                )
             classes, texts = self._captions()
         self._asked = generate.conditions_of(experiment, classes, texts)
         which = list(self._asked.names) if classes or texts else "all"
@@ -234,10 +173,11 @@ class Job:
     def sample(self) -> image_files.ImageSet:
         """Draws what is missing; the images."""
         path = self.folder / SAMPLES
+        parts = Parts(self.folder, "samples", self._number, self._text)
         if distributed.agree(path.exists()):
+            self._remove_parts(parts)  # a kill may have left some
             return image_files.ImageSet(path)
         distributed.by_first(self._write_settings)
-        parts = _Parts(self.folder, "samples", self._number, self._text)
         if self._among is None:
             parts.make(self._draw)
         else:
@@ -260,11 +200,14 @@ class Job:
             )
 
         distributed.by_first(join)
+        self._remove_parts(parts)
+        distributed.meet("the samples are there")
+        return image_files.ImageSet(path)
+
+    def _remove_parts(self, parts: Parts) -> None:
         parts.remove()
         if self._among is not None:
             self._candidates().remove()
-        distributed.meet("the samples are there")
-        return image_files.ImageSet(path)
 
     def _write_settings(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -286,15 +229,15 @@ class Job:
     def _as_part(self, batches, rows: range) -> dict[str, np.ndarray]:
         images = []
         for batch in batches:
-            pixels, finite = sharding.to_host(_to_uint8(batch))
+            drawn, finite = sharding.to_host(_to_uint8(batch))
             if not np.all(finite):
                 raise ConfigError(f"samples {rows}: pixels that are not finite")
-            images.append(pixels)
+            images.append(drawn)
         return {"images": np.concatenate(images)[: len(rows)]}
 
-    def _candidates(self) -> _Parts:
+    def _candidates(self) -> Parts:
         number = len(self._among.labels)
-        return _Parts(self.folder, "candidates", number, self._text)
+        return Parts(self.folder, "candidates", number, self._text)
 
     def _draw_best(self) -> np.ndarray:
         """Codes of the samples that are kept, int32 `[N, H, W, D]`.
@@ -332,28 +275,32 @@ class Job:
         return np.concatenate(codes)[rank[of_sample]].astype(np.int32)
 
     def features(self, extractor: Extractor) -> measure.FeatureSet | None:
-        """Of the samples, extracted where they are not kept; in the first process."""
+        """Of the samples, extracted where they are not kept; in the first process.
+
+        Of more than `measure.POOL` some features stay, see `measure.kept`.
+        """
         path = self.folder / f"features_{extractor.name}.npz"
         about = f"{extractor.fingerprint} {self._text}"
 
         def known():
-            if not path.exists():
-                return None
-            with np.load(path) as file:
-                if str(file["about"]) != about:
-                    return None
-            return measure.load(path)
+            found = measure.load_if_whole(path)
+            if found is not None:
+                with np.load(path) as file:
+                    if str(file["about"]) != about:
+                        return None
+            return found
 
+        parts = Parts(self.folder, path.stem, self._number, about)
         found = distributed.by_first(known)
         if distributed.agree(found is not None):
+            parts.remove()
             return found
         samples = self.sample()
-        parts = _Parts(self.folder, path.stem, self._number, about)
 
-        batches = enumerate(samples.batches(PART))
+        batches = enumerate(samples.batches(parts.size))
 
         def extract(rows):
-            images = next(x for i, x in batches if i * PART == rows.start)
+            images = next(x for i, x in batches if i * parts.size == rows.start)
             pieces = [extractor(x) for x in _split(images, measure.BATCH)]
             fields = zip(Found._fields, zip(*pieces, strict=True), strict=True)
             return {k: np.concatenate(x) for k, x in fields if x[0] is not None}
@@ -361,7 +308,7 @@ class Job:
         parts.make(extract)
 
         def join():
-            collector = measure.Collector()
+            collector = measure.Collector(self._number)
             for part in parts.each():
                 collector.add(Found(*(part.get(k) for k in Found._fields)))
             result = collector.result()
@@ -378,7 +325,7 @@ class Job:
         reference: measure.FeatureSet | None,
         name: str,
         source: str,
-        more: Callable[[image_files.ImageSet], dict] | None = None,
+        network: clip.Clip | None = None,
     ) -> dict:
         """Samples and extracts what is missing, and measures: what the JSON has.
 
@@ -387,8 +334,7 @@ class Job:
           reference: of the same features, in the first process.
           name: of the reference.
           source: hash of what it is of.
-          more: metrics of the samples, of the images themselves; called in the first
-            process.
+          network: for the CLIP score, where the model has texts.
 
         Returns:
           'metrics', 'settings' of the samples and 'evaluation', what the metrics are
@@ -397,14 +343,18 @@ class Job:
         Raises:
           DataError: where the reference does not fit the features.
         """
-        file = self.folder / result_name(extractor, name)
+        clip_name = "none" if network is None else network.fingerprint
+        origin = f"{extractor.fingerprint} {source} {clip_name}"
+        file = self.folder / result_name(extractor, name, origin)
         distributed.by_first(lambda: measure.check(self._number, reference, extractor))
         samples = self.sample()
         made = self.features(extractor)
 
         def finish():
             found = measure.metrics(made, reference, extractor.label)
-            found |= more(samples) if more is not None else {}
+            if network is not None:
+                batches = samples.batches(measure.BATCH)
+                found["CLIP score"] = clip.score(network, batches, self.texts)
             known = {
                 "metrics": found,
                 "settings": self.settings,
@@ -418,6 +368,7 @@ class Job:
                     "reference_pool": 0
                     if reference.pool is None
                     else len(reference.pool),
+                    "clip_sha256": clip_name,
                     "neighbours": [NEIGHBOURS, DENSITY_NEIGHBOURS],
                     "rq": rq.__version__,
                     "jax": jax.__version__,
@@ -430,15 +381,22 @@ class Job:
         return distributed.by_first(finish) or {}
 
 
-def result_name(extractor: Extractor, reference: str) -> str:
-    """Of the file of metrics: 'metrics_inception-tf1_train.json'."""
+def result_name(extractor: Extractor, reference: str, origin: str) -> str:
+    """Of the file of metrics: 'metrics_inception-tf1_train_0123abcd.json'.
+
+    Args:
+      extractor: of the features.
+      reference: its name or path.
+      origin: all else that other metrics have another of.
+    """
     stem = re.sub(r"\W+", "-", pathlib.Path(reference).stem)
-    return f"metrics_{extractor.name}_{stem}.json"
+    origin = hashlib.sha256(origin.encode()).hexdigest()[:8]
+    return f"metrics_{extractor.name}_{stem}_{origin}.json"
 
 
 def write_json(path, content) -> None:
     """Writes a file, which appears when it is whole."""
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     temporary.replace(path)
@@ -446,50 +404,3 @@ def write_json(path, content) -> None:
 
 def _split(images, size):
     return np.split(images, np.arange(size, len(images), size))
-
-
-def split_batches(data, split: str) -> tuple[int, Iterator[np.ndarray]]:
-    """How many images a split has, and these, uint8 `[<= B, R, R, C]`.
-
-    Cropped at the centre.
-
-    Raises:
-      DataError: where the data set or the split is missing.
-    """
-    with data.unlocked():
-        data = data.copy_and_resolve_references()
-    data.augment = "center"
-    source = image_data.source(data, split)
-    batches = stream.eval_batches(source, data, measure.BATCH)
-    return len(source), (batch["image"][batch["mask"]] for batch in batches)
-
-
-def find_reference(
-    experiment, extractor: Extractor, name: str, cache=None
-) -> tuple[measure.FeatureSet | None, str]:
-    """'train' or 'eval', splits of the experiment's own data set; or a path.
-
-    Returns:
-      the reference, in the first process alone; and a hash of what it is of.
-
-    Raises:
-      ConfigError: where it is neither.
-      DataError: where it cannot be read.
-    """
-    data = experiment.config.data
-    splits = {"train": data.train_split, "eval": data.eval_split}
-    if name not in splits:
-        if not pathlib.Path(name).exists():
-            raise ConfigError(f"--reference={name} is neither train, eval nor a file")
-        return measure.reference(name, extractor, data.channels, cache)
-    split = splits[name]
-    about = f"{image_data.fingerprint(data, split)} center {data.resolution}"
-    about = hashlib.sha256(f"{about} {data.channels}".encode()).hexdigest()
-
-    def collect():
-        number, batches = split_batches(data, split)
-        collector = measure.Collector(number, logits=False)
-        collector.add_all(extractor, batches)
-        return collector.result()
-
-    return measure.cached(extractor, about, collect, cache), about

@@ -45,6 +45,13 @@ class FeatureSet(NamedTuple):
     logits: np.ndarray | None = None
 
 
+def kept(number: int) -> np.ndarray:
+    """Which of so many images' features stay: their places, in order."""
+    if number <= POOL:
+        return np.arange(number)
+    return np.sort(np.random.default_rng(0).permutation(number)[:POOL])
+
+
 class Collector:
     """Takes features batch by batch, and keeps no more of them than is needed."""
 
@@ -59,8 +66,7 @@ class Collector:
         self._kept = None
         if number is not None and number > POOL:
             self._kept = np.zeros(number, bool)
-            chosen = np.random.default_rng(0).permutation(number)[:POOL]
-            self._kept[chosen] = True
+            self._kept[kept(number)] = True
         self._wants_logits = logits
         self._seen, self._pool, self._logits = 0, [], []
         self._gaussian, self._spatial = statistics.Stream(), statistics.Stream()
@@ -189,11 +195,22 @@ def load(path) -> FeatureSet:
         spatial = None
         if {"mu_s", "sigma_s"} <= set(file.files):
             parts = (file[k].astype(np.float64) for k in ("mu_s", "sigma_s"))
-            spatial = Gaussian(gaussian.number, *parts)
+            spatial = statistics.checked(path, Gaussian(gaussian.number, *parts))
         pool, logits = (
             file[name] if name in file.files else None for name in ("pool", "logits")
         )
     return FeatureSet(gaussian, spatial, pool, logits)
+
+
+def load_if_whole(path) -> FeatureSet | None:
+    """`load`, and None of what is not there; what is damaged is told, and is none."""
+    if not pathlib.Path(path).exists():
+        return None
+    try:
+        return load(path)
+    except statistics.DAMAGE as error:
+        logging.warning("%s is damaged (%s): made anew", path, error)
+        return None
 
 
 def cache_folder() -> pathlib.Path:
@@ -215,9 +232,10 @@ def cached(
     """
     key = hashlib.sha256(f"{source} {extractor.fingerprint}".encode()).hexdigest()
     path = pathlib.Path(cache or cache_folder()) / f"{key[:24]}.npz"
-    if distributed.agree(path.exists()):
+    known = distributed.by_first(lambda: load_if_whole(path))
+    if distributed.agree(known is not None):
         logging.info("reference: statistics from %s", path)
-        return distributed.by_first(lambda: load(path))
+        return known
     found = collect()
 
     def keep():
@@ -263,6 +281,8 @@ def reference(
         with _opened(path) as file:
             known = load(path) if "mu" in file.files else None
             has_images = "arr_0" in file.files
+            if known is not None:
+                _check_origin(path, file, extractor)
     if known is not None and not has_images:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return distributed.by_first(lambda: known), digest
@@ -277,6 +297,20 @@ def reference(
     if known is not None and found is not None:
         found = known._replace(pool=found.pool)
     return found, digest
+
+
+def _check_origin(path, file, extractor: Extractor) -> None:
+    """Raises DataError where statistics say that they are of other features."""
+    if "extractor" not in file.files:
+        logging.warning(
+            "%s does not say which features it is of: it must be those of %s",
+            path, extractor.name,
+        )  # fmt: skip
+    elif str(file["extractor"]) != extractor.fingerprint:
+        raise DataError(
+            f"{path} is of the features of another network, or of images resized in "
+            f"another way, than {extractor.name}"
+        )
 
 
 def _opened(path):

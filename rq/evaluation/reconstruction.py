@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq import sharding
+from rq.data import pixels
 from rq.data.pixels import to_float
 from rq.evaluation import codes as code_metrics
 from rq.evaluation.distances import frechet_distance
@@ -130,19 +131,29 @@ class Reconstructor:
         depths = range(self.model.depth)
         originals, made = Stream(), [Stream() for _ in depths]
         apart, number = np.zeros(self.model.depth), 0
-        if lpips is not None:
-            module, params = lpips
-            distance = jax.jit(lambda *args: jnp.sum(module.apply(*args)))
-        for images, _, values in self._over(self._outputs_step, variables, {}, batches):
+        module, params = (None, {}) if lpips is None else lpips
+
+        @jax.jit
+        def step(variables, params, images):
+            images = to_float(images)
+            codes, outputs = by_depth(self.model, variables, images)
+            values = {"pixels": pixels.to_uint8(outputs)}
+            if module is not None:
+                distances = [
+                    module.apply({"params": params}, images, x) for x in outputs
+                ]
+                values["lpips"] = jnp.stack(distances)
+            return codes, values
+
+        params = jax.device_put(params, sharding.replicated(self._mesh))
+        for images, _, values in self._over(step, variables, params, batches):
             number += len(images)
-            outputs = values["outputs"]
             if extractor is not None:
                 originals.add(extractor(to_uint8(images)).pool)
-                for stream, one in zip(made, outputs, strict=True):
-                    stream.add(extractor(to_uint8(one)).pool)
+                for stream, one in zip(made, values["pixels"], strict=True):
+                    stream.add(extractor(one).pool)
             if lpips is not None:
-                images = to_float(images)
-                apart += [distance({"params": params}, images, x) for x in outputs]
+                apart += values["lpips"].sum(axis=1)
         found = {}
         for d in depths:
             if extractor is not None and number > 1:

@@ -18,7 +18,7 @@ import numpy as np
 from rq import distributed, visualize
 from rq.data import images as image_data
 from rq.data import stream
-from rq.evaluation import job, measure
+from rq.evaluation import job, measure, splits
 from rq.evaluation.extractors import Extractor
 
 RANDOM, EXTREMES, NEIGHBOURS = 64, 16, 8
@@ -38,12 +38,16 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; }
 """
 
 
-def results(folder: pathlib.Path) -> dict[tuple[str, str], list[dict]]:
-    """Of all jobs below a folder, by network and reference; then by the step."""
-    found: dict[tuple[str, str], list[dict]] = {}
+def results(folder: pathlib.Path) -> dict[tuple[str, ...], list[dict]]:
+    """Of all jobs below a folder, by network and reference; then by the step.
+
+    Keys are the two names and, because several may have the same, their hashes.
+    """
+    names = "features", "reference", "features_sha256", "reference_sha256"
+    found: dict[tuple[str, ...], list[dict]] = {}
     for path in sorted(folder.glob("*/metrics_*.json")):
         known = json.loads(path.read_text())
-        key = known["evaluation"]["features"], known["evaluation"]["reference"]
+        key = tuple(known["evaluation"][name] for name in names)
         found.setdefault(key, []).append(known)
     for known in found.values():
         known.sort(
@@ -117,10 +121,10 @@ def nearest(features: np.ndarray, others: np.ndarray, number: int):
 def _training(experiment, extractor: Extractor) -> measure.FeatureSet | None:
     """Of the first training images, in order; in the first process."""
     data = experiment.config.data
-    about = f"{image_data.fingerprint(data, data.train_split)} first {TRAINING}"
+    about = f"{splits.split_hash(data, data.train_split)} first {TRAINING}"
 
     def collect():
-        number, batches = job.split_batches(data, data.train_split)
+        number, batches = splits.split_batches(data, data.train_split)
         collector, left = measure.Collector(logits=False), min(number, TRAINING)
         for batch in batches:
             collector.add(extractor(batch[:left]))
@@ -153,6 +157,7 @@ def pictures(experiment, extractor: Extractor, task: job.Job) -> dict:
     reconstructions, usage = experiment.reconstructions(), experiment.code_usage()
 
     def draw():
+        of_sample = measure.kept(samples.number)  # the place of each feature's image
         neighbours, apart = nearest(made.pool, training.pool, NEIGHBOURS)
         _, own = nearest(training.pool, training.pool, 4)
         usual = own[neighbours[:, 0], -1]
@@ -165,7 +170,8 @@ def pictures(experiment, extractor: Extractor, task: job.Job) -> dict:
             "neighbours": some[:NEIGHBOURS],
         }
         places = np.unique(np.concatenate(list(chosen.values())))
-        images = dict(zip(places, _some(samples.batches(64), places), strict=True))
+        images = _some(samples.batches(64), of_sample[places])
+        images = dict(zip(places, images, strict=True))
         shown = {k: np.stack([images[i] for i in x]) for k, x in chosen.items()}
         data = experiment.config.data
         source = stream.Variants(image_data.source(data, data.train_split), data)
@@ -175,7 +181,7 @@ def pictures(experiment, extractor: Extractor, task: job.Job) -> dict:
         ]
         looked = f"{len(training.pool):,} training images"
         titles = {
-            "random": f"Random samples of {len(order):,}",
+            "random": f"Random samples of {samples.number:,}",
             "best": f"Nearest to {looked}",
             "worst": f"Farthest from {looked}",
         }
@@ -208,8 +214,9 @@ def write(experiment, extractor: Extractor, task: job.Job) -> pathlib.Path:
         "<!doctype html><meta charset='utf-8'>",
         f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>",
     ]
-    for (features, reference), found in results(folder).items():
-        about = html.escape(f"{features}, reference {reference}")
+    for (features, reference, *hashes), found in results(folder).items():
+        hashes = " and ".join(one[:8] for one in hashes)
+        about = html.escape(f"{features}, reference {reference} ({hashes})")
         lines.append(f"<h2>{about}</h2><table>")
         rows = table(found)
         for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True):
@@ -222,5 +229,7 @@ def write(experiment, extractor: Extractor, task: job.Job) -> pathlib.Path:
         lines.append(f"<img src='pictures/{key}.png' alt='{html.escape(title)}'>")
     settings = html.escape(json.dumps(task.settings, indent=2))
     lines.append(f"<h2>Settings of the samples shown</h2><pre>{settings}</pre>")
-    path.write_text("\n".join(lines) + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.replace(path)
     return path

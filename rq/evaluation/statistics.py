@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from rq.data import DataError
 
 ROWS = 1024  # features whose moments are taken at once
+# What NumPy raises on an .npz that is damaged or something else.
+DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class Moments(NamedTuple):
@@ -114,4 +117,18 @@ def load(path) -> Gaussian:
             )
         mean, covariance = (file[k].astype(np.float64) for k in ("mu", "sigma"))
         number = int(file["number"]) if "number" in file.files else 0
-    return Gaussian(number, mean, covariance)
+    return checked(path, Gaussian(number, mean, covariance))
+
+
+def checked(path, found: Gaussian) -> Gaussian:
+    """What was read from a file, if it can be a mean `[F]` and a covariance `[F, F]`.
+
+    Raises:
+      DataError: where it can not.
+    """
+    shapes = found.mean.shape, found.covariance.shape
+    if len(shapes[0]) != 1 or shapes[1] != 2 * shapes[0]:
+        raise DataError(f"{path} has moments of shapes {shapes}, not [F] and [F, F]")
+    if not (np.isfinite(found.mean).all() and np.isfinite(found.covariance).all()):
+        raise DataError(f"{path} has moments that are not finite")
+    return found
