@@ -282,16 +282,8 @@ class Job:
         path = self.folder / f"features_{extractor.name}.npz"
         about = f"{extractor.fingerprint} {self._text}"
 
-        def known():
-            found = measure.load_if_whole(path)
-            if found is not None:
-                with np.load(path) as file:
-                    if str(file["about"]) != about:
-                        return None
-            return found
-
         parts = Parts(self.folder, path.stem, self._number, about)
-        found = distributed.by_first(known)
+        found = distributed.by_first(lambda: measure.load_if_whole(path, about))
         if distributed.agree(found is not None):
             parts.remove()
             return found

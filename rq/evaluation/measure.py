@@ -202,11 +202,17 @@ def load(path) -> FeatureSet:
     return FeatureSet(gaussian, spatial, pool, logits)
 
 
-def load_if_whole(path) -> FeatureSet | None:
-    """`load`, and None of what is not there; what is damaged is told, and is none."""
+def load_if_whole(path, about: str | None = None) -> FeatureSet | None:
+    """`load`, and None of what is not there, or of another note `about`.
+
+    What is damaged is told, and is none.
+    """
     if not pathlib.Path(path).exists():
         return None
     try:
+        with np.load(path) as file:
+            if about is not None and str(file["about"]) != about:
+                return None
         return load(path)
     except statistics.DAMAGE as error:
         logging.warning("%s is damaged (%s): made anew", path, error)
