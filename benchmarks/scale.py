@@ -72,7 +72,8 @@ HYBRID = "imagenet:3.8B, v5e:16x16, fsdp 32"
 def _flags(model: str, topology: str, *more: str) -> list[str]:
     file, _, variant = model.partition(":")
     config = f"configs/{file}.py" + (f":{variant}" if variant else "")
-    return [f"--config={config}", f"--topology={topology}", *more]
+    chosen = [f"--config={config}", "--config.stages=transformer"]
+    return [*chosen, f"--topology={topology}", *more]
 
 
 def _mesh_flags(**sizes: int) -> list[str]:

@@ -332,7 +332,8 @@ def _check_training(config: ConfigDict, stage: str) -> None:
     parts = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
     problem = f"{size // pieces} images at once are not divisible by {parts},"
     problem += " from mesh.data and mesh.fsdp"
-    _require(config, size // pieces % parts == 0, name, problem)
+    divides = stage not in config.stages or size // pieces % parts == 0
+    _require(config, divides, name, problem)
 
     _check_optimizer(config, f"{stage}.optimizer", f"{stage}.steps", section.steps)
 
