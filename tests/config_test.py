@@ -307,6 +307,7 @@ def test_bad_values_are_told_in_one_line(changes, message):
         {"transformer.condition": "none", "data.num_classes": 0},
         {"mesh.data": 2, "mesh.fsdp": 2, "rqvae.accumulate": 2},
         {"mesh.data": 1, "mesh.fsdp": -1},
+        {"rqvae.batch_size": 3, "mesh.fsdp": 8, "stages": ("transformer",)},
     ],
 )
 def test_good_values_pass(changes):
