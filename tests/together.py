@@ -100,11 +100,11 @@ def fails(index: int, how: str) -> None:
     import os
     import signal
 
-    from rq import distributed
+    from rq import distributed, main
     from rq.data import DataError
-    from rq.main import ending
 
-    with ending():
+    main.PATIENCE = 2.0
+    with main.ending():
         if how == "all":
             raise ZeroDivisionError
         if index and how == "killed":
