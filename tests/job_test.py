@@ -200,8 +200,7 @@ def test_what_is_there_is_not_made_again(
     assert len(report.results(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("kind", ["samples", "features"])
-@pytest.mark.parametrize("how", ["empty", "a bit"])
+@pytest.mark.parametrize("how, kind", [("empty", "samples"), ("a bit", "features")])
 def test_damaged_files_are_made_anew(
     experiment, extractor, tmp_path, monkeypatch, small_parts, how, kind
 ):

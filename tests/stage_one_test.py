@@ -114,7 +114,7 @@ def relative_error(a, b):
     ("perceptual", "gradient_error"),
     # Rounding moves a few units of VGG16 over the kink of their ReLU, where gradients
     # jump: a share of 1e-6 of the units makes 1e-3 of the gradient's norm.
-    [("lpips", 1e-2), ("none", 1e-4)],
+    [pytest.param("lpips", 1e-2, marks=pytest.mark.slow), ("none", 1e-4)],
 )
 @pytest.mark.parametrize(
     "sizes", [(8, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)]
