@@ -29,6 +29,8 @@ from importlib import metadata
 import document
 import numpy as np
 
+from rq import atomic
+
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "docs/scale.json"
 DOCUMENT = ROOT / "docs/scale.md"
@@ -158,9 +160,8 @@ def read() -> dict[str, dict]:
 
 def write(reports: dict[str, dict]) -> None:
     """All or nothing: hours of compilation are in it."""
-    temporary = RESULTS.with_suffix(".tmp")
-    temporary.write_text(json.dumps(reports, indent=1) + "\n")
-    temporary.replace(RESULTS)
+    with atomic.replacing(RESULTS) as temporary:
+        temporary.write_text(json.dumps(reports, indent=1) + "\n")
 
 
 def _gib(number: float | None) -> str:

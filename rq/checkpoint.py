@@ -33,7 +33,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from rq import distributed
+from rq import atomic, distributed
 from rq.models.quantizer import Codebook
 from rq.state import TrainState
 
@@ -133,9 +133,7 @@ class Checkpoints:
 
     def _tell(self, name: str, content: dict) -> None:
         if distributed.is_first():
-            temporary = self.directory / f"{name}.tmp"
-            temporary.write_text(json.dumps(content))
-            temporary.replace(self.directory / name)
+            atomic.write_json(self.directory / name, content)
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint; None where there is none."""
@@ -191,8 +189,10 @@ class Checkpoints:
             the one before it taken.
         """
         if step is None:
-            self.leave_damaged()
-        step = self.latest_step() if step is None else step
+            self._leave_damaged()
+            step = self.latest_step()
+        if step is None:
+            self.check_none_is_damaged()
         if step is None or step not in self._manager.all_steps():
             raise _missing(self.directory, self.stage, step)
         _check_files(self.path(step), ITEMS, "--config.checkpoint.fallback=True")
@@ -224,7 +224,7 @@ class Checkpoints:
                 f"remove {self.directory} to begin anew"
             )
 
-    def leave_damaged(self) -> None:
+    def _leave_damaged(self) -> None:
         """With `fallback`: renames the newest ones, while damaged, to STEP.damaged."""
         while self.fallback and (step := self.latest_step()) is not None:
             damage = find_damage(self.path(step))

@@ -18,7 +18,7 @@ import time
 
 import jax
 
-from rq import distributed
+from rq import atomic, distributed
 from rq.checkpoint import folder
 
 FILE = "goodput.json"
@@ -83,9 +83,7 @@ class Goodput:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         noted = {"started": self._started, "seconds": self._saved}
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(noted))
-        temporary.replace(self._path)
+        atomic.write_json(self._path, noted)
 
     def close(self) -> None:
         """Lets go of the thread that watches the devices."""

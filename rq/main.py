@@ -26,6 +26,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from rq import (
+    atomic,
     checkpoint,
     classifier,
     distributed,
@@ -276,7 +277,7 @@ def _eval_job(experiment, extractor) -> None:
     if distributed.is_first():
         print(json.dumps(result, indent=2))
         if FLAGS.out:
-            job.write_json(FLAGS.out, result)
+            atomic.write_json(FLAGS.out, result)
 
 
 def rank_mode() -> None:
@@ -291,7 +292,7 @@ def rank_mode() -> None:
 
 def _write_json(path: epath.Path, results) -> None:
     if distributed.is_first():
-        job.write_json(path, results)
+        atomic.write_json(path, results)
         print(json.dumps(results, indent=2))
 
 

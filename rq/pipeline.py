@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 
 from rq import (
+    atomic,
     checkpoint,
     distributed,
     generate,
@@ -102,9 +103,8 @@ def claim(path: epath.Path, config) -> None:
             )
     else:
         path.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(to_json(config))
-        temporary.replace(file)
+        with atomic.replacing(file) as temporary:
+            temporary.write_text(to_json(config))
 
 
 def train_features(config, path, mesh) -> None:
@@ -294,9 +294,7 @@ def write_pictures(experiment, directory: epath.Path) -> None:
     if evaluating:
         results = experiment.evaluate()
         if distributed.is_first():
-            temporary = evaluation.with_suffix(".tmp")
-            temporary.write_text(json.dumps(results, indent=2) + "\n")
-            temporary.replace(evaluation)
+            atomic.write_json(evaluation, results)
     logging.info("pictures are in %s", directory)
 
 

@@ -152,7 +152,6 @@ def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):
     Raises:
       CheckpointError: as `Checkpoints.restore`, and where all of them were damaged.
     """
-    checkpoints.leave_damaged()
     key = jax.random.key(seed)
     boxed = jax.eval_shape(stage.init, key)
     shardings = sharding.state_shardings(boxed, mesh)

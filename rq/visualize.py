@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
+from rq import atomic
 from rq.data import pixels
 from rq.evaluation import codes as code_metrics
 from rq.evaluation.images import psnr
@@ -53,10 +54,8 @@ def save_png(path, image: np.ndarray) -> None:
     """Writes a uint8 picture `[H, W, 3]`, all or nothing, and its folder if need be."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
         Image.fromarray(image).save(file, format="PNG")
-    temporary.replace(path)
 
 
 def grid(images, columns: int) -> np.ndarray:

@@ -328,12 +328,12 @@ def _check_training(config: ConfigDict, stage: str) -> None:
     problem = f"is not divisible by {stage}.accumulate {pieces}"
     _require(config, size % pieces == 0, name, problem)
 
-    # What is -1 depends on the devices; the mesh itself is checked against them.
-    parts = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
-    problem = f"{size // pieces} images at once are not divisible by {parts},"
-    problem += " from mesh.data and mesh.fsdp"
-    divides = stage not in config.stages or size // pieces % parts == 0
-    _require(config, divides, name, problem)
+    if stage in config.stages:
+        # What is -1 depends on the devices; the mesh itself is checked against them.
+        parts = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
+        problem = f"{size // pieces} images at once are not divisible by {parts},"
+        problem += " from mesh.data and mesh.fsdp"
+        _require(config, size // pieces % parts == 0, name, problem)
 
     _check_optimizer(config, f"{stage}.optimizer", f"{stage}.steps", section.steps)
 

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import flax.traverse_util
 import numpy as np
 
+from rq import atomic
 from rq.data import DataError
 
 
@@ -28,11 +29,9 @@ def save(path, kind: str, params, about=None) -> None:
     """
     if pathlib.Path(path).suffix != ".npz":
         raise ValueError(f"--out={path} must end in .npz")
-    path = pathlib.Path(path)
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, kind=kind, about=json.dumps(about), **flat)
-    temporary.replace(path)
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, kind=kind, about=json.dumps(about), **flat)
 
 
 def load(path, kind: str, name: str, how: str):

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
+from rq import atomic
 from rq.data import DataError
 
 MANIFEST = "manifest.json"
@@ -135,9 +136,7 @@ def _agree(directory, manifest, known, shapes, process):
     """Completes the manifest by what the first shard of this process showed."""
     if not known:
         known = manifest | {"shapes": shapes}
-        temporary = directory / f"{MANIFEST}.{process}.tmp"  # others write theirs
-        temporary.write_text(json.dumps(known, indent=2) + "\n")
-        temporary.replace(directory / MANIFEST)
+        atomic.write_json(directory / MANIFEST, known, process)
     elif known["shapes"] != shapes:
         raise DataError(f"{directory}: {shapes} after {known['shapes']}")
     return known

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
-from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from rq import atomic
 from rq.data import DataError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -71,10 +71,8 @@ class TextTokenizer:
 
     def save(self, path) -> None:
         """Writes it as one file, which `load` reads."""
-        path = epath.Path(path)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(self._tokenizer.to_str(pretty=True))
-        temporary.replace(path)
+        with atomic.replacing(path) as temporary:
+            temporary.write_text(self._tokenizer.to_str(pretty=True))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, up to what the tokenizer normalises away."""

@@ -20,12 +20,11 @@ import json
 import pathlib
 import sys
 
-from rq import sharding
+from rq import atomic, sharding
 from rq.config import ConfigError
 from rq.data import DataError
 from rq.evaluation import clip, extractors, measure
 from rq.evaluation.image_files import ImageSet
-from rq.evaluation.job import write_json
 from rq.workdir import Experiment
 
 
@@ -128,7 +127,7 @@ def main(args=None) -> None:
         sys.exit(f"error: {error}")
     print(json.dumps(result, indent=2))
     if given.out:
-        write_json(given.out, result)
+        atomic.write_json(given.out, result)
 
 
 if __name__ == "__main__":

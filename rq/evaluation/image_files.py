@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.lib import format as npy
 
+from rq import atomic
 from rq.data import DataError
 from rq.data.images import FileSource
 
@@ -130,11 +131,11 @@ def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
     Raises:
       ValueError: where the batches are not of that shape.
     """
-    path = pathlib.Path(path)
-    temporary, written = path.with_suffix(f".{os.getpid()}.tmp"), 0
-    with zipfile.ZipFile(
-        temporary, "w", zipfile.ZIP_STORED, allowZip64=True
-    ) as archive:
+    written = 0
+    with (
+        atomic.replacing(path, os.getpid()) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
         with archive.open(MEMBER, "w", force_zip64=True) as stream:
             header = {
                 "descr": npy.dtype_to_descr(np.dtype(np.uint8)),
@@ -152,4 +153,3 @@ def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
         if labels is not None:
             with archive.open("arr_1.npy", "w") as stream:
                 npy.write_array(stream, np.asarray(labels))
-    temporary.replace(path)

@@ -26,10 +26,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 import rq
-from rq import distributed, generate, sharding
+from rq import atomic, distributed, generate, sharding
 from rq.config import ConfigError
 from rq.data import pixels
 from rq.evaluation import clip, image_files, measure
@@ -367,7 +366,7 @@ class Job:
                     "device": jax.devices()[0].device_kind,
                 },
             }
-            write_json(file, known)
+            atomic.write_json(file, known)
             return known
 
         return distributed.by_first(finish) or {}
@@ -384,14 +383,6 @@ def result_name(extractor: Extractor, reference: str, origin: str) -> str:
     stem = re.sub(r"\W+", "-", pathlib.Path(reference).stem)
     origin = hashlib.sha256(origin.encode()).hexdigest()[:8]
     return f"metrics_{extractor.name}_{stem}_{origin}.json"
-
-
-def write_json(path, content) -> None:
-    """Writes a file, which appears when it is whole."""
-    path = epath.Path(path)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
 
 
 def _split(images, size):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from rq import distributed
+from rq import atomic, distributed
 from rq.data import DataError
 from rq.evaluation import distances, statistics
 from rq.evaluation.extractors import Extractor, Found
@@ -172,16 +172,17 @@ def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, fl
 
 def save(path, found: FeatureSet, **notes: str) -> None:
     """Writes an `.npz`; it appears when it is whole."""
-    path = pathlib.Path(path)
     arrays = dict(notes)
     if found.spatial is not None:
         arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
     for name in ("pool", "logits"):
         if getattr(found, name) is not None:
             arrays[name] = getattr(found, name)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
-    statistics.save(temporary, found.gaussian, **arrays)
-    temporary.replace(path)
+    with (
+        atomic.replacing(path, os.getpid()) as temporary,
+        temporary.open("wb") as file,
+    ):
+        statistics.save(file, found.gaussian, **arrays)
 
 
 def load(path) -> FeatureSet:

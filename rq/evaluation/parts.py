@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import logging
 
-from rq import distributed
+from rq import atomic, distributed
 from rq.evaluation.statistics import DAMAGE
 
 PART = 500  # rows in a part: what a crash may cost
@@ -57,17 +57,21 @@ class Parts:
 
     def make(self, function: Callable[[range], dict[str, np.ndarray]]) -> None:
         """Makes what is missing; all processes call it, the first writes."""
-        there = distributed.agree([self._is_there(rows) for rows in self._rows])
+        there = np.zeros(len(self._rows), bool)
+        if distributed.is_first():  # which alone reads them
+            there[:] = [self._is_there(rows) for rows in self._rows]
+        there = distributed.agree(there)
         start, made = time.monotonic(), 0
         for rows, known in zip(self._rows, there, strict=True):
             if known:
                 continue
             arrays = function(rows)
             if distributed.is_first():
-                path = self._path(rows)
-                temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-                np.savez(temporary, about=self._about_rows(rows), **arrays)
-                temporary.replace(path)
+                with (
+                    atomic.replacing(self._path(rows), os.getpid()) as temporary,
+                    temporary.open("wb") as file,
+                ):
+                    np.savez(file, about=self._about_rows(rows), **arrays)
             made += len(rows)
             rate = made / (time.monotonic() - start)
             logging.info(
@@ -86,5 +90,5 @@ class Parts:
     def remove(self) -> None:
         """All parts, also those of other rows."""
         if distributed.is_first():
-            for path in self._folder.glob(f"{self._name}_part_*.npz"):
+            for path in self._folder.glob(f"{self._name}_part_*"):
                 path.unlink()

@@ -137,7 +137,9 @@ class Reconstructor:
         def step(variables, params, images):
             images = to_float(images)
             codes, outputs = by_depth(self.model, variables, images)
-            values = {"pixels": pixels.to_uint8(outputs)}
+            values = {}
+            if extractor is not None:
+                values["pixels"] = pixels.to_uint8(outputs)
             if module is not None:
                 distances = [
                     module.apply({"params": params}, images, x) for x in outputs

@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from rq import distributed, visualize
+from rq import atomic, distributed, visualize
 from rq.data import images as image_data
 from rq.data import stream
 from rq.evaluation import job, measure, splits
@@ -229,7 +229,6 @@ def write(experiment, extractor: Extractor, task: job.Job) -> pathlib.Path:
         lines.append(f"<img src='pictures/{key}.png' alt='{html.escape(title)}'>")
     settings = html.escape(json.dumps(task.settings, indent=2))
     lines.append(f"<h2>Settings of the samples shown</h2><pre>{settings}</pre>")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
-    temporary.replace(path)
+    with atomic.replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
     return path
