@@ -32,10 +32,11 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
-from rq import likelihood, visualize
-from rq.data import codes as stored_codes
+from rq import visualize
 from rq.data import images as image_data
-from rq.workdir import Experiment
+from rq.data import stored_codes
+from rq.experiment import Experiment
+from rq.sampling import likelihood
 
 NUM_CLASSES = 10
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))

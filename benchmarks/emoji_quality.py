@@ -35,7 +35,7 @@ from sklearn.svm import SVC
 from rq import visualize
 from rq.data import images as image_data
 from rq.data.emoji import GROUPS
-from rq.workdir import Experiment
+from rq.experiment import Experiment
 
 MIN_TEXT_AGREEMENT = 0.80
 PICTURED_CAPTIONS = 20  # each beside the training image nearest to its sample

@@ -5,9 +5,9 @@
     python benchmarks/metrics_by_step.py --workdir=runs/digits --guidance=1.5,2,3
 
 Samples of every checkpoint of stage 2 that was kept (`checkpoint.keep_every`), with
-guidance too those of the last, measured by `rq.evaluation.job` in the features of the
-experiment's own network against its training images; beside them real unseen images and
-noise. Metrics depend on how many images there are, so all but one column are of as many
+guidance too those of the last, measured by `rq.evaluation.sample_job` in the features
+of the experiment's own network against its training images; beside them real unseen
+images and noise. Metrics depend on how many images there are, so all but one column are of as many
 as there are unseen ones. Classes are drawn as often as in the training images.
 
 Writes a table to docs/results.md with `--document`, and a picture, WORKDIR/eval/
@@ -26,9 +26,10 @@ import document
 import numpy as np
 
 from rq import visualize
-from rq.evaluation import extractors, job, measure, splits, statistics
+from rq.evaluation import extractors, feature_sets, references, sample_job
 from rq.evaluation.image_files import ImageSet
-from rq.workdir import Experiment
+from rq.experiment import Experiment
+from rq.metrics import moments
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHOWN = 12  # samples of each row of the picture
@@ -59,15 +60,15 @@ def labels_like(experiment, number: int) -> tuple[int, ...]:
     return tuple(int(source[int(i)]["label"]) for i in chosen)
 
 
-def first(found: measure.FeatureSet, number: int) -> measure.FeatureSet:
+def first(found: feature_sets.FeatureSet, number: int) -> feature_sets.FeatureSet:
     """Of the first images alone."""
     pool, logits = found.pool[:number], found.logits[:number]
-    return measure.FeatureSet(statistics.of(pool), None, pool, logits)
+    return feature_sets.FeatureSet(moments.of(pool), None, pool, logits)
 
 
-def of_batches(extractor, batches) -> measure.FeatureSet:
+def of_batches(extractor, batches) -> feature_sets.FeatureSet:
     """Features of images that are at hand."""
-    collector = measure.Collector()
+    collector = feature_sets.Collector()
     collector.add_all(extractor, batches)
     return collector.result()
 
@@ -75,9 +76,9 @@ def of_batches(extractor, batches) -> measure.FeatureSet:
 def row(name: str, found, real, extractor, number: int, all_images: int) -> dict:
     """Metrics of the first images, and the distance of all."""
     label = f" ({extractor.label})"
-    few = measure.metrics(first(found, number), real, extractor.label)
+    few = feature_sets.metrics(first(found, number), real, extractor.label)
     values = {key: few[f"{key}{label}"] for key in COLUMNS}
-    whole = measure.metrics(found, real, extractor.label)
+    whole = feature_sets.metrics(found, real, extractor.label)
     return {"name": name, "images": all_images, "FID of all": whole[f"FID{label}"]} | (
         values | {"KID of all": whole.get(f"KID{label}")}
     )
@@ -87,8 +88,8 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
     """Rows of the table, and (name, first images) of the picture's."""
     experiment = Experiment(path)
     config, extractor = experiment.config, extractors.own(experiment)
-    real, source = splits.find_reference(experiment, extractor, "train")
-    unseen, batches = splits.split_batches(config.data, config.data.eval_split)
+    real, source = references.find_reference(experiment, extractor, "train")
+    unseen, batches = references.split_batches(config.data, config.data.eval_split)
     batches = list(batches)
     classes = labels_like(experiment, number)
     rows, shown = [], []
@@ -107,10 +108,10 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
     for step, scale in ways:
         changes = {} if scale is None else {"guidance": (scale,)}
         some = Experiment(path, step=step)
-        task = job.Job(some, number, classes=classes, **changes)
+        task = sample_job.Job(some, number, classes=classes, **changes)
         task.run(extractor, real, "train", source)
         name = f"step {step:,}" + ("" if scale is None else f"{GUIDANCE}{scale:g}")
-        samples = ImageSet(task.folder / job.SAMPLES)
+        samples = ImageSet(task.folder / sample_job.SAMPLES)
         add(name, next(samples.batches(SHOWN)), task.features(extractor))
     add("real, unseen", batches[0][:SHOWN], of_batches(extractor, batches))
     return rows, shown, unseen, extractor.label

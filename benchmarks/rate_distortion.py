@@ -98,9 +98,9 @@ def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
     # TensorBoard's writers need TensorFlow, which importing this file does not.
     from absl import logging
 
-    from rq import pipeline
+    from rq.cli import train as pipeline
     from rq.config import validate
-    from rq.workdir import Experiment
+    from rq.experiment import Experiment
 
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()

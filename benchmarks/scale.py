@@ -29,7 +29,7 @@ from importlib import metadata
 import document
 import numpy as np
 
-from rq import atomic
+from rq.parallel import atomic_files
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "docs/scale.json"
@@ -160,7 +160,7 @@ def read() -> dict[str, dict]:
 
 def write(reports: dict[str, dict]) -> None:
     """All or nothing: hours of compilation are in it."""
-    with atomic.replacing(RESULTS) as temporary:
+    with atomic_files.replacing(RESULTS) as temporary:
         temporary.write_text(json.dumps(reports, indent=1) + "\n")
 
 

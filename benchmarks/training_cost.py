@@ -17,8 +17,8 @@ import pathlib
 
 import jax
 
-from rq import sharding
 from rq.aot import counts, programs
+from rq.parallel import sharding
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 MODELS = (

@@ -25,23 +25,17 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from rq import (
-    atomic,
-    checkpoint,
-    classifier,
-    distributed,
-    editing,
-    pipeline,
-    sharding,
-    train,
-    visualize,
-)
 from rq import config as configs
-from rq.convert import lpips
+from rq import visualize
+from rq.cli import train as pipeline
+from rq.convert import lpips_weights
 from rq.data import DataError, images
-from rq.evaluation import clip, extractors, job, report, splits
-from rq.sampling import SCHEDULES
-from rq.workdir import Experiment
+from rq.evaluation import clip, extractors, references, report, sample_job
+from rq.experiment import Experiment
+from rq.parallel import atomic_files, processes, sharding
+from rq.sampling import classifier, inpainting
+from rq.sampling.program import SCHEDULES
+from rq.training import checkpoint, loop
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -95,7 +89,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("complete", None, "sample: an image file, or codes, to complete.")
 flags.DEFINE_string(
-    "mask", "bottom", f"complete: what to draw, an image or one of {editing.REGIONS}."
+    "mask",
+    "bottom",
+    f"complete: what to draw, an image or one of {inpainting.REGIONS}.",
 )
 flags.DEFINE_integer(
     "keep_depth", 0, "complete: depths that stay within the mask.", lower_bound=0
@@ -161,7 +157,7 @@ def prepare_mode() -> None:
 def tokenizer_mode() -> None:
     """Trains a tokenizer on the config's captions, or copies the one that it names."""
     config, path = _config(), checkpoint.folder(FLAGS.workdir)
-    with distributed.first_alone("the tokenizer"):
+    with processes.first_alone("the tokenizer"):
         pipeline.claim(path, config)
         pipeline.make_tokenizer(config, path)
 
@@ -202,7 +198,7 @@ def sample_mode() -> None:
     images, labels, codes = experiment.sample(
         FLAGS.num_samples or 64, given=given, **_sampling_flags(experiment)
     )
-    if not distributed.is_first():
+    if not processes.is_first():
         return
     columns = int(np.ceil(np.sqrt(len(images))))
     visualize.save_png(out, visualize.grid(images, columns))
@@ -220,7 +216,7 @@ def reconstruct_mode() -> None:
     out = _output(f"{_of_images()}reconstructions.png")
     experiment = _experiment()
     picture = experiment.reconstructions(FLAGS.num_images, FLAGS.images)
-    if distributed.is_first():
+    if processes.is_first():
         visualize.save_png(out, picture)
         print(f"wrote {out}")
 
@@ -256,14 +252,14 @@ def eval_mode() -> None:
         _eval_job(experiment, extractor)
         return
     out = _output(f"{_of_images()}evaluation.json", suffix=".json")
-    network = lpips.load(FLAGS.lpips, "--lpips") if FLAGS.lpips else None
+    network = lpips_weights.load(FLAGS.lpips, "--lpips") if FLAGS.lpips else None
     _write_json(out, experiment.evaluate(FLAGS.images, extractor, network))
 
 
 def _eval_job(experiment, extractor) -> None:
     """Generates `--num_samples` images, measures them, and writes a page on them."""
     options = _sampling_flags(experiment)
-    task = job.Job(
+    task = sample_job.Job(
         experiment, FLAGS.num_samples, judge_name=FLAGS.classifier or "", **options
     )
     network = None
@@ -271,13 +267,15 @@ def _eval_job(experiment, extractor) -> None:
         network = clip.Clip(FLAGS.clip)
         if not task.texts:
             raise configs.ConfigError("--clip needs a model that is told texts")
-    reference, source = splits.find_reference(experiment, extractor, FLAGS.reference)
+    reference, source = references.find_reference(
+        experiment, extractor, FLAGS.reference
+    )
     result = task.run(extractor, reference, FLAGS.reference, source, network)
     report.write(experiment, extractor, task)
-    if distributed.is_first():
+    if processes.is_first():
         print(json.dumps(result, indent=2))
         if FLAGS.out:
-            atomic.write_json(FLAGS.out, result)
+            atomic_files.write_json(FLAGS.out, result)
 
 
 def rank_mode() -> None:
@@ -291,8 +289,8 @@ def rank_mode() -> None:
 
 
 def _write_json(path: epath.Path, results) -> None:
-    if distributed.is_first():
-        atomic.write_json(path, results)
+    if processes.is_first():
+        atomic_files.write_json(path, results)
         print(json.dumps(results, indent=2))
 
 
@@ -327,7 +325,7 @@ USER_ERRORS = (
     configs.ConfigError,
     checkpoint.CheckpointError,
     sharding.MeshError,
-    train.NonFiniteLossError,
+    loop.NonFiniteLossError,
     DataError,
     FileNotFoundError,
 )
@@ -351,7 +349,7 @@ def main(argv) -> None:
     with ending():
         if FLAGS.workdir is None and FLAGS.mode != "prepare":
             raise configs.ConfigError(f"--mode={FLAGS.mode} needs --workdir=FOLDER")
-        distributed.start(
+        processes.start(
             FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id, FLAGS.distributed
         )
         logging.info("JAX %s on %s", jax.__version__, jax.devices())
@@ -370,14 +368,14 @@ def ending() -> Iterator[None]:
         yield
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
-        distributed.all_come("an end by mistake", PATIENCE)
-        distributed.leave(1)
+        processes.all_come("an end by mistake", PATIENCE)
+        processes.leave(1)
     except Exception as error:
         if not jax.distributed.is_initialized():
             raise
         logging.exception("this process has failed")
-        alike = distributed.all_come("an end by failure", PATIENCE)
-        distributed.leave(1 if alike or "RESOURCE_EXHAUSTED" in str(error) else LOST)
+        alike = processes.all_come("an end by failure", PATIENCE)
+        processes.leave(1 if alike or "RESOURCE_EXHAUSTED" in str(error) else LOST)
 
 
 if __name__ == "__main__":

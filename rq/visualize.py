@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from rq import atomic
 from rq.data import pixels
-from rq.evaluation import codes as code_metrics
-from rq.evaluation.images import psnr
+from rq.metrics import code_usage as code_metrics
+from rq.metrics.image_quality import psnr
+from rq.parallel import atomic_files
 
 TILE = 96  # images smaller than this are enlarged up to it
 WIDTH = 1280  # as long as the picture does not get wider than this
@@ -54,7 +54,7 @@ def save_png(path, image: np.ndarray) -> None:
     """Writes a uint8 picture `[H, W, 3]`, all or nothing, and its folder if need be."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_files.replacing(path) as temporary, temporary.open("wb") as file:
         Image.fromarray(image).save(file, format="PNG")
 
 
@@ -155,7 +155,7 @@ def code_usage(counts: Sequence[np.ndarray]) -> np.ndarray:
     they were equally frequent (the dashed line); unused codes leave an empty stretch.
 
     Args:
-      counts: D arrays `[K_d]`, as from `rq.evaluation.codes.histogram`.
+      counts: D arrays `[K_d]`, as from `rq.metrics.code_usage.histogram`.
 
     Raises:
       ValueError: where a depth has no codes.

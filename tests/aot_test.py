@@ -15,9 +15,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rq import sharding
-from rq.aot import chips, counts, programs, report
+from rq.aot import chips, compiled_report, counts, programs
 from rq.config import ConfigError
+from rq.parallel import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = 3
@@ -105,7 +105,7 @@ def test_recomputation_is_counted_and_told_apart():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     traced = programs.train_step(config, "transformer", mesh)
     whole = counts.operations(traced.jaxpr)
-    needed = report.model_operations(config, "transformer", mesh, traced)
+    needed = compiled_report.model_operations(config, "transformer", mesh, traced)
     assert 1.1 * needed < whole < 1.34 * needed
 
 
@@ -269,12 +269,12 @@ def test_the_estimate_is_what_limits():
         "memory": {"arguments": 1e10, "outputs": 1e10, "temporaries": 4e10},
         "collectives": {"all-gather": {"wire": 4e10}, "all-reduce": {"wire": 1e10}},
     }
-    found = report.estimate(result, chip)
+    found = compiled_report.estimate(result, chip)
     assert found["seconds"] == {"compute": 2.0, "memory": 1.0, "communication": 5.0}
     assert found["limit"] == "communication" and found["images_per_second"] == 64 / 5
     assert found["mfu_at_most"] == pytest.approx(1.5 / 5)
     # Between slices it is another network, which is not estimated.
-    found = report.estimate(result, chip, slices=2)
+    found = compiled_report.estimate(result, chip, slices=2)
     assert found["limit"] == "compute" and "communication" not in found["seconds"]
 
 
@@ -301,7 +301,7 @@ def test_the_largest_batch_is_found_from_wherever_the_search_starts(
         tried.append(number)
         return memory(number, fixed, each)
 
-    number, found = report.largest_batch(measure, 16.0, first)
+    number, found = compiled_report.largest_batch(measure, 16.0, first)
     assert number == found[number]["number"] == largest and found[number]["fits"]
     assert len(tried) == len(set(tried))  # a compilation takes a minute
 
@@ -317,12 +317,12 @@ def test_the_search_takes_few_compilations_where_memory_grows_evenly(each, expec
         tried.append(number)
         return memory(number, 6.0, each)
 
-    assert report.largest_batch(measure, 16.0, 32)[0] == 512
+    assert compiled_report.largest_batch(measure, 16.0, 32)[0] == 512
     assert tried == expected
 
 
 def test_where_nothing_fits_the_report_is_of_one_example():
-    number, found = report.largest_batch(lambda n: memory(n, 20, 1), 16.0, 32)
+    number, found = compiled_report.largest_batch(lambda n: memory(n, 20, 1), 16.0, 32)
     assert number == 1 and not found[1]["fits"]
 
 
@@ -375,7 +375,7 @@ def test_the_smallest_config_compiles_for_four_chips(program, tmp_path):
     )
     result = json.loads(out.read_text())
     assert json.loads(printed[printed.index("{\n") : printed.rindex("}") + 1]) == result
-    assert result["fits"] and "fits into 16.00 GiB" in report.text(result)
+    assert result["fits"] and "fits into 16.00 GiB" in compiled_report.text(result)
     assert 0 < result["memory"]["peak"] < 2**30
     assert result["estimate"]["images_per_second"] > 0
     if program == "transformer":  # gradients of what is divided are scattered

@@ -13,10 +13,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.path import atomicity
 
-from rq import checkpoint, sharding, workdir
 from rq import config as config_lib
+from rq import experiment
 from rq.models.quantizer import Codebook
-from rq.state import TrainState
+from rq.parallel import sharding
+from rq.training import checkpoint
+from rq.training.train_state import TrainState
 
 CONFIG = config_lib.to_json(config_lib.default())
 MESH = sharding.make_mesh(fsdp=2)
@@ -352,11 +354,11 @@ def test_a_damaged_last_checkpoint_is_not_finished_where_falling_back_is_allowed
     config = config_lib.default()
     config.rqvae.steps = 2
     save(tmp_path / "rqvae", {1: make_state(), 2: make_state()}).close()
-    assert workdir.finished(tmp_path, "rqvae", config)
+    assert experiment.finished(tmp_path, "rqvae", config)
     damage(tmp_path / "rqvae" / "2", "missing")
-    assert workdir.finished(tmp_path, "rqvae", config)  # and whoever reads it stops
+    assert experiment.finished(tmp_path, "rqvae", config)  # and whoever reads it stops
     config.checkpoint.fallback = True
-    assert not workdir.finished(tmp_path, "rqvae", config)
+    assert not experiment.finished(tmp_path, "rqvae", config)
 
 
 def test_every_checkpoint_damaged_is_none_at_all(tmp_path):

@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from rq.data import DataError, stream
-from rq.data import codes as stored_codes
+from rq.data import DataError, stored_codes, stream
 
 RQVAE = {"rqvae": "abc"}
 N, SHARD = 10, 4

@@ -12,6 +12,7 @@ import pytest
 
 from rq import config as config_lib
 from rq.config import schema, validation
+from rq.models import build
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHIPPED = [
@@ -129,7 +130,7 @@ def count(tree) -> int:
 )
 def test_transformers_have_the_papers_parameters(name, variant, parameters):
     config = load(name, variant)
-    model = config_lib.transformer_model(config)
+    model = build.transformer_model(config)
     length = model.condition_length
     variables = jax.eval_shape(
         model.init,
@@ -151,7 +152,7 @@ def test_transformers_have_the_papers_parameters(name, variant, parameters):
 )
 def test_rqvaes_have_the_papers_parameters(name, variant, parameters):
     config = load(name, variant)
-    model = config_lib.rqvae_model(config)
+    model = build.rqvae_model(config)
     images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     assert count(params["encoder"]) == 41_101_312
@@ -163,10 +164,10 @@ def test_rqvaes_have_the_papers_parameters(name, variant, parameters):
 
 def test_models_follow_packing_condition_and_depth():
     config = load("digits", "tiny")
-    assert config_lib.rqvae_model(config).code_dim == 4 * 16  # 16 x 16 into 4 x 4
-    model = config_lib.transformer_model(config)
+    assert build.rqvae_model(config).code_dim == 4 * 16  # 16 x 16 into 4 x 4
+    model = build.transformer_model(config)
     assert (model.input_dim, model.num_conditions, model.body.heads) == (64, 10, 2)
-    text = config_lib.transformer_model(load("cc3m", ""))
+    text = build.transformer_model(load("cc3m", ""))
     assert (text.num_conditions, text.condition_length) == (16384, 32)
 
 

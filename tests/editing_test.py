@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from rq import editing
 from rq.config import ConfigError
+from rq.sampling import inpainting
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from rq.config import ConfigError
 )
 def test_regions(mask, rows):
     expected = np.array([[c == "1" for c in row] for row in rows])
-    np.testing.assert_array_equal(editing.read_mask(mask, 4, 4), expected)
+    np.testing.assert_array_equal(inpainting.read_mask(mask, 4, 4), expected)
 
 
 def test_a_position_is_drawn_where_any_of_its_pixels_is_bright(tmp_path):
@@ -34,32 +34,32 @@ def test_a_position_is_drawn_where_any_of_its_pixels_is_bright(tmp_path):
     cv2.imwrite(str(tmp_path / "mask.png"), image)
     expected = np.zeros((4, 4), bool)
     expected[1, 1] = expected[3, 3] = True
-    found = editing.read_mask(str(tmp_path / "mask.png"), 4, 4)
+    found = inpainting.read_mask(str(tmp_path / "mask.png"), 4, 4)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_inside_the_mask_the_first_depths_may_stay():
     redo = np.array([[False, True]])
-    keep = editing.make_keep(redo, depth=3, keep_depth=2)
+    keep = inpainting.make_keep(redo, depth=3, keep_depth=2)
     np.testing.assert_array_equal(keep, [[[1, 1, 1], [1, 1, 0]]])
 
 
 @pytest.mark.parametrize("redo, keep_depth", [(False, 0), (True, 3), (True, 4)])
 def test_a_mask_of_nothing_is_refused(redo, keep_depth):
     with pytest.raises(ConfigError, match="nothing to draw"):
-        editing.make_keep(np.full((2, 2), redo), 3, keep_depth)
+        inpainting.make_keep(np.full((2, 2), redo), 3, keep_depth)
 
 
 @pytest.mark.parametrize("mask", ["middle", "no.png", __file__])
 def test_what_is_no_mask_is_refused(mask):
     with pytest.raises(ConfigError, match="neither an image nor one of"):
-        editing.read_mask(mask, 4, 4)
+        inpainting.read_mask(mask, 4, 4)
 
 
 def test_a_mask_smaller_than_the_codes_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "mask.png"), np.zeros((3, 8), np.uint8))
     with pytest.raises(ConfigError, match="pixels for"):
-        editing.read_mask(str(tmp_path / "mask.png"), 4, 4)
+        inpainting.read_mask(str(tmp_path / "mask.png"), 4, 4)
 
 
 def test_codes_of_a_file(tmp_path):
@@ -67,7 +67,7 @@ def test_codes_of_a_file(tmp_path):
     np.save(tmp_path / "one.npy", codes.astype(np.uint16))
     np.savez(tmp_path / "many.npz", codes=np.stack([codes, codes * 0]))
     for name in ("one.npy", "many.npz"):
-        found = editing.read_codes(tmp_path / name, (2, 3, 4), 7)
+        found = inpainting.read_codes(tmp_path / name, (2, 3, 4), 7)
         np.testing.assert_array_equal(found, codes)
         assert found.dtype == np.int32
 
@@ -89,4 +89,4 @@ def test_codes_that_do_not_fit_are_refused(tmp_path, name, array, message):
     elif name == "a.npz":
         np.savez(path, other=np.zeros(3))
     with pytest.raises(ConfigError, match=message):
-        editing.read_codes(path, (2, 3, 4), 7)
+        inpainting.read_codes(path, (2, 3, 4), 7)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from rq.evaluation import codes as code_metrics
-from rq.evaluation import images as image_metrics
+from rq.metrics import code_usage as code_metrics
+from rq.metrics import image_quality as image_metrics
 
 
 @pytest.mark.parametrize(

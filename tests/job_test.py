@@ -14,22 +14,23 @@ from PIL import Image
 from program import run, start
 
 from rq import config as config_lib
-from rq import sharding, visualize
+from rq import visualize
+from rq.cli import evaluate_images as command
 from rq.config import ConfigError
 from rq.data import DataError
-from rq.evaluation import __main__ as command
 from rq.evaluation import (
-    distances,
+    chunks,
     extractors,
+    feature_sets,
     image_files,
-    job,
-    measure,
-    parts,
+    references,
     report,
-    splits,
-    statistics,
+    sample_job,
 )
-from rq.workdir import Experiment
+from rq.experiment import Experiment
+from rq.metrics import distances
+from rq.metrics import moments as statistics
+from rq.parallel import sharding
 
 CLIP = pathlib.Path(__file__).parent / "clip"
 
@@ -56,7 +57,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(experiment, extractor, cache):
     """What `Job.run` takes of one."""
-    found, source = splits.find_reference(experiment, extractor, "eval")
+    found, source = references.find_reference(experiment, extractor, "eval")
     return found, "eval", source
 
 
@@ -66,13 +67,13 @@ class Killed(Exception):
 
 def elsewhere(experiment, tmp_path, number=23, **options):
     """A job in a folder of its own."""
-    task = job.Job(experiment, number, batch_size=4, **options)
+    task = sample_job.Job(experiment, number, batch_size=4, **options)
     task.folder = tmp_path / task.folder.name
     return task
 
 
 def samples(task):
-    with np.load(task.folder / job.SAMPLES) as file:
+    with np.load(task.folder / sample_job.SAMPLES) as file:
         return file["arr_0"], file["arr_1"]
 
 
@@ -83,7 +84,7 @@ def left_over(task):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(parts, "PART", 10)
+    monkeypatch.setattr(chunks, "PART", 10)
 
 
 def same_metrics(a, b):
@@ -99,7 +100,7 @@ def test_a_killed_job_resumes_and_ends_the_same(
     whole = elsewhere(experiment, tmp_path / "whole", keep=keep)
     expected = whole.run(extractor, *reference)
     interrupted = elsewhere(experiment, tmp_path / "parts", keep=keep)
-    as_part, drawn, alive = job.Job._as_part, [], []
+    as_part, drawn, alive = sample_job.Job._as_part, [], []
 
     def dying(self, batches, rows):
         if rows.start == 20 and not alive:
@@ -107,7 +108,7 @@ def test_a_killed_job_resumes_and_ends_the_same(
         drawn.append(rows.start)
         return as_part(self, batches, rows)
 
-    monkeypatch.setattr(job.Job, "_as_part", dying)
+    monkeypatch.setattr(sample_job.Job, "_as_part", dying)
     with pytest.raises(Killed):
         interrupted.run(extractor, *reference)
     assert drawn == [0, 10] and not list(interrupted.folder.glob("metrics_*"))
@@ -130,7 +131,7 @@ def test_parts_and_devices_do_not_change_the_samples(
 ):
     task = elsewhere(experiment, tmp_path / "one", keep=keep)
     task.sample()
-    monkeypatch.setattr(parts, "PART", 7)
+    monkeypatch.setattr(chunks, "PART", 7)
     eight = Experiment(with_features, sharding.make_mesh(2, 2, 2))
     other = elsewhere(eight, tmp_path / "eight", keep=keep)
     other.sample()
@@ -146,13 +147,15 @@ def test_parts_of_another_length_are_made_anew(
 ):
     expected = elsewhere(experiment, tmp_path / "a")
     expected.sample()
-    monkeypatch.setattr(job.image_files, "write", None)  # dies before it joins them
+    monkeypatch.setattr(
+        sample_job.image_files, "write", None
+    )  # dies before it joins them
     task = elsewhere(experiment, tmp_path / "b")
     with pytest.raises(TypeError):
         task.sample()
     assert len(left_over(task)) == 3
     monkeypatch.undo()
-    monkeypatch.setattr(parts, "PART", 9)
+    monkeypatch.setattr(chunks, "PART", 9)
     task.sample()
     np.testing.assert_array_equal(samples(task)[0], samples(expected)[0])
     assert not left_over(task)
@@ -183,7 +186,7 @@ def test_what_is_there_is_not_made_again(
     """Neither samples nor features; another reference has a file of its own."""
     task = elsewhere(experiment, tmp_path, 12)
     expected = task.run(extractor, *reference)
-    monkeypatch.setattr(job.Job, "_draw", None)
+    monkeypatch.setattr(sample_job.Job, "_draw", None)
     monkeypatch.setattr(type(extractor), "__call__", None)
     again = task.run(extractor, *reference)
     same_metrics(again, expected)
@@ -228,12 +231,12 @@ def test_classes_without_their_texts_are_refused():
     config = config_lib.default()
     config.transformer.condition = "class_text"
     with pytest.raises(ConfigError, match="classes go with texts"):
-        job.Job(SimpleNamespace(path="x", config=config), 4, classes=(7,))
+        sample_job.Job(SimpleNamespace(path="x", config=config), 4, classes=(7,))
 
 
 def test_every_setting_makes_a_job_of_its_own(experiment, with_features, monkeypatch):
     def folder(experiment=experiment, number=5, **options):
-        return job.Job(experiment, number, **options).folder
+        return sample_job.Job(experiment, number, **options).folder
 
     changes = [
         {},
@@ -282,7 +285,7 @@ def test_pixels_that_are_not_finite_are_refused(experiment, tmp_path, monkeypatc
     def broken(*_, **__):
         yield np.full((4, 32, 32, 1), np.nan, np.float32), None
 
-    monkeypatch.setattr(job.generate, "draw", broken)
+    monkeypatch.setattr(sample_job.generate, "draw", broken)
     with pytest.raises(ConfigError, match="not finite"):
         elsewhere(experiment, tmp_path, 4).sample()
 
@@ -290,18 +293,20 @@ def test_pixels_that_are_not_finite_are_refused(experiment, tmp_path, monkeypatc
 def test_reference_statistics_are_kept_by_what_they_are_of(
     experiment, extractor, tmp_path, monkeypatch
 ):
-    found, source = splits.find_reference(experiment, extractor, "eval", tmp_path)
+    found, source = references.find_reference(experiment, extractor, "eval", tmp_path)
     (file,) = tmp_path.iterdir()
-    other, of_training = splits.find_reference(experiment, extractor, "train", tmp_path)
+    other, of_training = references.find_reference(
+        experiment, extractor, "train", tmp_path
+    )
     assert source != of_training and other.gaussian.number == 4500
-    monkeypatch.setattr(splits, "split_batches", None)  # not to be looked at again
-    again, _ = splits.find_reference(experiment, extractor, "eval", tmp_path)
+    monkeypatch.setattr(references, "split_batches", None)  # not to be looked at again
+    again, _ = references.find_reference(experiment, extractor, "eval", tmp_path)
     np.testing.assert_array_equal(found.pool, again.pool)
     np.testing.assert_allclose(again.gaussian.mean, found.gaussian.mean)
     theirs = statistics.load(file)  # pytorch-fid's format
     np.testing.assert_allclose(theirs.covariance, found.gaussian.covariance)
     with pytest.raises(ConfigError, match="neither train, eval nor a file"):
-        splits.find_reference(experiment, extractor, "tain", tmp_path)
+        references.find_reference(experiment, extractor, "tain", tmp_path)
 
 
 def test_eval_mode_writes_samples_metrics_and_a_page(with_features, tmp_path):
@@ -380,8 +385,8 @@ def some_images():
 
 def test_folders_and_archives_are_the_same_images(some_images, tmp_path):
     write_images(tmp_path / "folder", some_images)
-    parts = np.split(some_images, [5, 9])
-    image_files.write(tmp_path / "a.npz", some_images.shape, parts, np.arange(13))
+    chunks = np.split(some_images, [5, 9])
+    image_files.write(tmp_path / "a.npz", some_images.shape, chunks, np.arange(13))
     with np.load(tmp_path / "a.npz") as file:  # as others read it
         np.testing.assert_array_equal(file["arr_0"], some_images)
         np.testing.assert_array_equal(file["arr_1"], np.arange(13))
@@ -486,10 +491,10 @@ def test_features_of_another_size_are_refused(extractor):
 
 def test_streams_and_batches_have_the_same_statistics(extractor, some_images):
     """Whatever the batch; to 1e-6."""
-    whole, parts = measure.Collector(), measure.Collector()
+    whole, chunks = feature_sets.Collector(), feature_sets.Collector()
     whole.add_all(extractor, [some_images])
-    parts.add_all(extractor, np.split(some_images, [4, 5, 12]))
-    a, b = whole.result(), parts.result()
+    chunks.add_all(extractor, np.split(some_images, [4, 5, 12]))
+    a, b = whole.result(), chunks.result()
     scale = np.abs(a.gaussian.covariance).max()
     np.testing.assert_allclose(b.gaussian.mean, a.gaussian.mean, rtol=1e-6)
     np.testing.assert_allclose(

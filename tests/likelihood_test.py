@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sampling_test import tiny
 
-from rq import likelihood, sampling
+from rq.sampling import likelihood, program
 
 
 @pytest.mark.parametrize("code_shape", [(1, 1, 3), (1, 2, 2), (2, 2, 1)])
@@ -29,7 +29,7 @@ def test_all_continuations_sum_to_one(code_shape):
 def test_likelihood_is_that_of_the_sampler():
     model, params, codebook = tiny()
     cond = jnp.array([1, 3])
-    codes, logits = sampling.sample(
+    codes, logits = program.sample(
         model, params, codebook, cond, jax.random.key(0), return_logits=True
     )
     drawn = jnp.take_along_axis(jax.nn.log_softmax(logits), codes[..., None], -1)
@@ -40,7 +40,7 @@ def test_likelihood_is_that_of_the_sampler():
 def test_ranking_finds_the_condition_of_samples():
     model, params, codebook = tiny(scale=6)
     cond = jnp.arange(5).repeat(20)
-    codes = sampling.sample(model, params, codebook, cond, jax.random.key(0))
+    codes = program.sample(model, params, codebook, cond, jax.random.key(0))
     scores = likelihood.rank(model, params, codebook, codes, jnp.arange(5))
     assert scores.shape == (100, 5)
     np.testing.assert_allclose(

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rq import losses
-from rq.models.discriminator import Discriminator
-from rq.models.lpips import PerceptualDistance, own_distance, unit
+from rq.models.networks.discriminator import Discriminator
+from rq.models.networks.lpips import PerceptualDistance, own_distance, unit
+from rq.training import losses
 
 WIDTHS, CONVS = (4, 8), (1, 2)
 
@@ -142,9 +142,11 @@ import jax
 jax.config.update("jax_enable_x64", True)
 import jax.numpy as jnp
 import numpy as np
-from rq import config as configs, losses, sharding
+from rq import config as configs
 from rq.models import quantizer
-from rq.stages import RQVAEStage
+from rq.parallel import sharding
+from rq.training import losses
+from rq.training.stages import RQVAEStage
 
 config = configs.default()
 config.data.resolution = 16

@@ -14,20 +14,14 @@ import scipy.linalg
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from rq import sharding
-from rq.convert import __main__ as command
-from rq.convert import inception as converter
-from rq.convert import npz
+from rq.cli import convert as command
+from rq.convert import inception_weights as converter
+from rq.convert import npz_file
 from rq.data import DataError
-from rq.evaluation import (
-    clip,
-    distances,
-    extractors,
-    manifold,
-    measure,
-    statistics,
-)
-from rq.models.inception import resize_bilinear
+from rq.evaluation import clip, extractors, feature_sets
+from rq.metrics import distances, manifold, moments
+from rq.models.networks.inception import resize_bilinear
+from rq.parallel import sharding
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -60,7 +54,7 @@ def state(library):
 
 
 def frechet(a, b):
-    a, b = statistics.of(a), statistics.of(b)
+    a, b = moments.of(a), moments.of(b)
     return distances.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
@@ -86,7 +80,7 @@ def test_all_metrics_of_two_sets_are_the_libraries(figures):
     """Together, named, with images in another order for the Inception score."""
     made, real = (features_of(x) for x in make.features())
     made = made._replace(logits=make.logits())
-    found = measure.metrics(made, real, "some")
+    found = feature_sets.metrics(made, real, "some")
     expected = {
         "FID (some)": figures["frechet_inception_distance"],
         "sFID (some)": figures["frechet_inception_distance"],
@@ -97,7 +91,7 @@ def test_all_metrics_of_two_sets_are_the_libraries(figures):
     }
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=2e-5), name
-    few = measure.metrics(
+    few = feature_sets.metrics(
         features_of(make.features()[0][:9]), features_of(make.features()[1][:9])
     )
     assert few["FID condition"] is None and not {"KID", "IS"} & few.keys()
@@ -106,7 +100,7 @@ def test_all_metrics_of_two_sets_are_the_libraries(figures):
 
 def features_of(rows):
     """As of a network whose spatial features are the others."""
-    collector = measure.Collector()
+    collector = feature_sets.Collector()
     for part in np.array_split(rows, 7):
         collector.add(extractors.Found(part, None, part))
     return collector.result()
@@ -116,7 +110,7 @@ def features_of(rows):
 def test_the_inception_score_is_not_that_of_classes_one_after_the_other(order):
     logits = 9 * np.eye(10)[np.repeat(np.arange(10), 50)[::order]]
     made = features_of(logits)._replace(logits=logits.astype(np.float32))
-    found = measure.metrics(made, made)
+    found = feature_sets.metrics(made, made)
     assert found["IS"] > 7 and distances.inception_score(logits).mean < 1.1
 
 
@@ -141,9 +135,9 @@ def test_streamed_moments_are_those_of_all_at_once(sizes, seed):
     hypothesis.assume(sum(sizes) >= 2)
     rng = np.random.default_rng(seed)
     parts = [rng.normal(1000, 1, (size, 5)).astype(np.float32) for size in sizes]
-    found = statistics.of(parts[0])
+    found = moments.of(parts[0])
     for part in parts[1:]:
-        found = statistics.merge(found, statistics.of(part))
+        found = moments.merge(found, moments.of(part))
     whole = np.concatenate(parts).astype(np.float64)
     assert found.number == len(whole)
     np.testing.assert_allclose(found.mean, whole.mean(0), rtol=1e-12)
@@ -151,26 +145,26 @@ def test_streamed_moments_are_those_of_all_at_once(sizes, seed):
 
 
 def test_statistics_go_through_pytorch_fids_file(tmp_path):
-    found = statistics.of(make.features()[0])
-    statistics.save(tmp_path / "a.npz", found, source="here")
-    again = statistics.load(tmp_path / "a.npz")
+    found = moments.of(make.features()[0])
+    moments.save(tmp_path / "a.npz", found, source="here")
+    again = moments.load(tmp_path / "a.npz")
     assert again.number == found.number
     np.testing.assert_allclose(again.covariance, found.covariance, rtol=1e-12)
     np.savez(tmp_path / "b.npz", mu=found.mean, sigma=found.covariance)  # theirs
-    theirs = statistics.load(tmp_path / "b.npz")
+    theirs = moments.load(tmp_path / "b.npz")
     np.testing.assert_array_equal(theirs.covariance, found.covariance)
     np.savez(tmp_path / "c.npz", x=1)
     with pytest.raises(DataError, match="no 'mu' and 'sigma'"):
-        statistics.load(tmp_path / "c.npz")
+        moments.load(tmp_path / "c.npz")
     with pytest.raises(DataError, match="does not exist"):
-        statistics.load(tmp_path / "d.npz")
+        moments.load(tmp_path / "d.npz")
     for mean, covariance, message in (
         (np.zeros(3), np.eye(4), "not .F. and .F, F."),
         (np.full(3, np.nan), np.eye(3), "not finite"),
     ):
         np.savez(tmp_path / "e.npz", mu=mean, sigma=covariance)
         with pytest.raises(DataError, match=message):
-            statistics.load(tmp_path / "e.npz")
+            moments.load(tmp_path / "e.npz")
 
 
 def brute_manifold(made, real):
@@ -211,7 +205,7 @@ def test_the_same_images_are_all_in_place():
         (lambda x: distances.kernel_distance(x, x), "subsets of 1000"),
         (lambda x: distances.inception_score(x[:4]), "10 parts of 4"),
         (lambda x: manifold.manifold(x[:5], x), "5 and 20 images"),
-        (lambda x: statistics.of(x[:1]).covariance, "covariance of 1"),
+        (lambda x: moments.of(x[:1]).covariance, "covariance of 1"),
         (lambda x: frechet(x, x[:, :2]), "means"),
         (lambda x: frechet(x, x * np.nan), "not finite"),
     ],
@@ -225,7 +219,7 @@ def test_what_cannot_be_measured_is_told(call, message):
 def weights(state, tmp_path_factory):
     """A file as `rq.convert inception` writes it."""
     path = tmp_path_factory.mktemp("inception") / "inception.npz"
-    npz.save(path, converter.KIND, converter.from_torch(state))
+    npz_file.save(path, converter.KIND, converter.from_torch(state))
     return path
 
 
@@ -293,38 +287,38 @@ def test_adms_reference_files_give_statistics_and_images(networks, tmp_path):
     known |= {"mu_s": rng.normal(size=2023), "sigma_s": np.eye(2023)}
     path = tmp_path / "VIRTUAL.npz"
     np.savez(path, images, **known)
-    found, digest = measure.reference(path, network, cache=tmp_path / "cache")
+    found, digest = feature_sets.reference(path, network, cache=tmp_path / "cache")
     np.testing.assert_array_equal(found.gaussian.mean, known["mu"])
     np.testing.assert_array_equal(found.spatial.covariance, known["sigma_s"])
     np.testing.assert_allclose(found.pool, network(images).pool, rtol=1e-5)
     np.savez(path, **known)  # without images
-    found, other = measure.reference(path, network, cache=tmp_path / "cache")
+    found, other = feature_sets.reference(path, network, cache=tmp_path / "cache")
     assert found.pool is None and other != digest
     # Our own go there and back, and say which network they are of.
     own = tmp_path / "own.npz"
-    measure.save(own, found, extractor=network.fingerprint)
-    again, _ = measure.reference(own, network)
+    feature_sets.save(own, found, extractor=network.fingerprint)
+    again, _ = feature_sets.reference(own, network)
     np.testing.assert_array_equal(again.spatial.mean, known["mu_s"])
     with pytest.raises(DataError, match="own.npz is of the features of another net"):
-        measure.reference(own, networks["clean"])
+        feature_sets.reference(own, networks["clean"])
     with pytest.raises(DataError, match="of another network"):
-        measure.check(5, found._replace(gaussian=found.spatial), network)
+        feature_sets.check(5, found._replace(gaussian=found.spatial), network)
     with pytest.raises(DataError, match="two images or more, not 1"):
-        measure.check(1, found, network)
+        feature_sets.check(1, found, network)
 
 
 def test_a_large_reference_is_drawn_from_at_random(monkeypatch):
-    monkeypatch.setattr(measure, "POOL", 10)
+    monkeypatch.setattr(feature_sets, "POOL", 10)
     rows = np.arange(300.0, dtype=np.float32)[:, None]
-    collector = measure.Collector(len(rows), logits=False)
+    collector = feature_sets.Collector(len(rows), logits=False)
     for part in np.array_split(rows, 9):
         collector.add(extractors.Found(part, part, None))
     found = collector.result()
     assert found.gaussian.number == 300 and found.logits is None
     assert len(found.pool) == 10 and found.pool.base is None
     assert found.pool.max() > 150 > found.pool.min()
-    np.testing.assert_array_equal(found.pool, rows[measure.kept(len(rows))])
-    np.testing.assert_array_equal(measure.kept(7), np.arange(7))
+    np.testing.assert_array_equal(found.pool, rows[feature_sets.kept(len(rows))])
+    np.testing.assert_array_equal(feature_sets.kept(7), np.arange(7))
 
 
 def test_inception_has_its_parameters():

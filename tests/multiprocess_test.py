@@ -17,8 +17,9 @@ import pytest
 import together
 from program import xla_flags
 
-from rq import checkpoint, distributed
 from rq.config import ConfigError
+from rq.parallel import processes as distributed
+from rq.training import checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
 LIMIT = 400  # seconds

@@ -10,8 +10,8 @@ import pathlib
 
 import pytest
 
-from rq import sharding
 from rq.aot import programs
+from rq.parallel import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 STAGE_1 = ["imagenet", "ffhq", "lsun:church"]

@@ -21,17 +21,21 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from rq import convert, losses, optim, sampling, sharding
+from rq import convert
 from rq.config import default
-from rq.convert import discriminator as convert_discriminator
-from rq.convert import lpips as convert_lpips
+from rq.convert import discriminator_weights as convert_discriminator
+from rq.convert import lpips_weights as convert_lpips
 from rq.convert.names import StateDict, one_or_each
-from rq.convert.rqvae import codebook_from_torch
-from rq.evaluation import distances, statistics
+from rq.convert.rqvae_weights import codebook_from_torch
+from rq.metrics import distances, moments
 from rq.models import quantizer
-from rq.models.lpips import VGG16_CONVS, unit
+from rq.models.networks.lpips import VGG16_CONVS, unit
 from rq.models.quantizer import Codebook, Update
-from rq.stages import RQVAEStage
+from rq.parallel import sharding
+from rq.sampling import program
+from rq.training import losses
+from rq.training import optimizer as optim
+from rq.training.stages import RQVAEStage
 
 FOLDER = pathlib.Path(
     os.environ.get("RQ_GOLDEN_DIR", pathlib.Path(__file__).parent / "golden")
@@ -403,7 +407,7 @@ class Stage2:
         return jax.jit(call)({"params": params}, *arguments)
 
     def sample(self, **kwargs):
-        return sampling.sample(
+        return program.sample(
             self.model,
             self.params,
             self.codebook.embedding,
@@ -491,7 +495,7 @@ def test_transformer_gradients(stage2):
 
 
 def test_transformer_greedy_sampling(stage2):
-    greedy = sampling.make_filters(stage2.model.depth, top_k=1)
+    greedy = program.make_filters(stage2.model.depth, top_k=1)
     golden = stage2.golden
     np.testing.assert_array_equal(
         stage2.sample(filters=greedy), golden["out/greedy_codes"]
@@ -513,7 +517,7 @@ def test_sampling_filters(path):
     golden = Golden(path)
     logits = jnp.asarray(golden["in/logits"])
     for i, (top_k, top_p, temperature) in enumerate(golden.config["combos_k_p_temp"]):
-        filtered = sampling.filter_logits(
+        filtered = program.filter_logits(
             logits, temperature, top_k or 0, 1.0 if top_p is None else top_p
         )
         probs = jax.nn.softmax(filtered, axis=-1)
@@ -869,12 +873,12 @@ def test_frechet_distance(path):
     golden = Golden(path)
 
     def frechet(x, y):
-        x, y = statistics.of(x), statistics.of(y)
+        x, y = moments.of(x), moments.of(y)
         return distances.frechet_distance(x.mean, x.covariance, y.mean, y.covariance)
 
     x, y = golden["in/x"], golden["in/y"]
     for name, rows in (("x", x), ("y", y)):
-        found = statistics.of(rows)
+        found = moments.of(rows)
         close(found.mean, golden[f"out/mu_{name}"])
         close(found.covariance, golden[f"out/sigma_{name}"])
     close(frechet(x, y).value, golden["out/fid"], 1e-6, 1e-4)

@@ -17,10 +17,12 @@ import resnet_test
 from PIL import Image
 from program import LIMIT, TINY, run, start
 
-from rq import checkpoint, classifier, generate, likelihood, sharding
 from rq.config import ConfigError
-from rq.convert import resnet
-from rq.workdir import Experiment
+from rq.convert import resnet_weights
+from rq.experiment import Experiment
+from rq.parallel import sharding
+from rq.sampling import classifier, likelihood, sampler
+from rq.training import checkpoint
 
 
 def models(workdir):
@@ -108,15 +110,15 @@ def test_completing_an_image_and_codes(trained, tmp_path):
 def test_samples_do_not_depend_on_devices_or_batches(trained, sizes):
     one = Experiment(trained, sharding.make_mesh(devices=jax.devices()[:1]))
     several = Experiment(trained, sharding.make_mesh(*sizes))
-    wanted = generate.wanted(one, 13, (1, 8))
-    images, codes = generate.sample(one, wanted, seed=2)
-    other, other_codes = generate.sample(several, wanted, seed=2, batch_size=5)
+    wanted = sampler.wanted(one, 13, (1, 8))
+    images, codes = sampler.sample(one, wanted, seed=2)
+    other, other_codes = sampler.sample(several, wanted, seed=2, batch_size=5)
     np.testing.assert_array_equal(other_codes, codes)
     np.testing.assert_allclose(other, images, atol=1e-5)
     place = jax.tree.leaves(several.transformer_state.params)
     divided = any(not leaf.sharding.is_fully_replicated for leaf in place)
     assert divided == (sizes != (8, 1, 1))
-    batch, _ = next(generate.draw(several, wanted.cond, 13, batch_size=5))
+    batch, _ = next(sampler.draw(several, wanted.cond, 13, batch_size=5))
     assert batch.sharding.is_equivalent_to(sharding.batch_sharding(several.mesh), 4)
 
 
@@ -128,7 +130,7 @@ def test_weights_of_half_the_size_give_nearly_the_same_distribution(trained):
     assert all(leaf.dtype == "bfloat16" for leaf in leaves)
     bits = [e.evaluate()["transformer/bits_per_image"] for e in (whole, half)]
     assert bits[0] != bits[1] == pytest.approx(bits[0], rel=5e-3)
-    images, _ = generate.sample(half, generate.wanted(half, 4, (1, 8)))
+    images, _ = sampler.sample(half, sampler.wanted(half, 4, (1, 8)))
     assert images.shape == (4, 32, 32, 1) and np.abs(images).max() <= 1
 
 
@@ -141,14 +143,14 @@ def test_rejection_keeps_the_best_of_each_class(trained):
 
     experiment = Experiment(trained)
     options = dict(seed=5, batch_size=4)
-    wanted = generate.wanted(experiment, 5, (7, 3))
-    images, kept, codes, probabilities = generate.sample_best(
+    wanted = sampler.wanted(experiment, 5, (7, 3))
+    images, kept, codes, probabilities = sampler.sample_best(
         experiment, wanted, classifier, 0.3, **options
     )
     np.testing.assert_array_equal(kept, [7, 7, 7, 3, 3])
     candidates = np.repeat([7, 3], [10, 7]).astype(np.int32)
-    candidates = generate.Wanted(candidates, candidates)
-    every, every_codes = generate.sample(experiment, candidates, **options)
+    candidates = sampler.Wanted(candidates, candidates)
+    every, every_codes = sampler.sample(experiment, candidates, **options)
     brightness = every.mean((1, 2, 3))
     best = [*np.argsort(-brightness[:10])[:3], *(10 + np.argsort(brightness[10:])[:2])]
     np.testing.assert_array_equal(codes, every_codes[best])
@@ -156,15 +158,15 @@ def test_rejection_keeps_the_best_of_each_class(trained):
     expected = np.exp(classifier(images))[np.arange(5), kept]
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
     with pytest.raises(ConfigError, match="--keep"):
-        generate.sample_best(experiment, wanted, classifier, 0.0)
+        sampler.sample_best(experiment, wanted, classifier, 0.0)
 
 
 def test_rejection_by_a_named_resnet(trained, tmp_path):
     shapes = resnet_test.golden("basic")[0]
     state = resnet_test.make.weights(shapes)
-    module, params = resnet.from_torch(state)
+    module, params = resnet_weights.from_torch(state)
     file = tmp_path / "resnet.npz"
-    resnet.save(module, params, file)
+    resnet_weights.save(module, params, file)
     flags = [f"--workdir={trained}", f"--classifier={file}", "--keep=0.5"]
     run("--mode=sample", "--num_samples=4", *flags, f"--out={tmp_path}/best.png")
     with np.load(tmp_path / "best.npz") as found:
@@ -251,8 +253,7 @@ def test_an_empty_workdir_says_what_would_fill_it(tmp_path):
 
 
 def test_codes_of_another_rqvae_are_refused(trained, tmp_path):
-    from rq.data import DataError
-    from rq.data import codes as stored_codes
+    from rq.data import DataError, stored_codes
 
     experiment = Experiment(trained)
     directory = trained / "codes/train"

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import pytest
 from toy import BATCH, Batches, Toy, fit
 
-from rq import progress
 from rq.aot import chips
-from rq.goodput import Goodput
+from rq.training import metric_writer
+from rq.training.goodput import Goodput
 
 
 class Clock:
@@ -135,7 +135,7 @@ def test_a_restart_goes_on_counting_from_its_checkpoint(tmp_path):
 def test_rates_are_of_the_interval_and_of_the_operations_counted(tmp_path, monkeypatch):
     # A peak for the device at hand, which has none that is published.
     monkeypatch.setitem(chips.PEAKS, "cpu", 1e9)
-    report = progress.Progress(Toy(4), Scalars(), Goodput(tmp_path, 0))
+    report = metric_writer.Progress(Toy(4), Scalars(), Goodput(tmp_path, 0))
     x, w = jnp.ones((8, 16)), jnp.ones((16, 32))
     traced = jax.jit(lambda x, w: x @ w).trace(x, w)
     report.count_operations(None, None, traced)
@@ -154,8 +154,8 @@ def test_rates_are_of_the_interval_and_of_the_operations_counted(tmp_path, monke
 
 def test_a_slow_input_shows(tmp_path, monkeypatch):
     written = Scalars()
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
-    monkeypatch.setattr(progress, "make_writer", lambda _: written)
+    monkeypatch.setattr(metric_writer, "SECONDS", 0.0)
+    monkeypatch.setattr(metric_writer, "make_writer", lambda _: written)
     data = Batches(act=lambda index: time.sleep(0.2))
     fit(Toy(8), tmp_path, data, checkpoint_every=100, log_eval_every=100)
     shares = [s["input_share"] for s in written.written.values() if "input_share" in s]

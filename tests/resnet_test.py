@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rq.convert import __main__ as command
-from rq.convert import resnet
+from rq.cli import convert as command
+from rq.convert import resnet_weights
 from rq.data import DataError
-from rq.models.resnet import ResNet, preprocess
+from rq.models.networks.resnet import ResNet, preprocess
 
 FOLDER = pathlib.Path(__file__).parent / "torchvision"
 _spec = importlib.util.spec_from_file_location("make", FOLDER / "make.py")
@@ -31,7 +31,7 @@ def golden(name):
 @pytest.mark.parametrize("name", make.NETWORKS)
 def test_logits_are_torchvisions(name):
     shapes, expected = golden(name)
-    model, params = resnet.from_torch(make.weights(shapes))
+    model, params = resnet_weights.from_torch(make.weights(shapes))
     assert model == ResNet(
         tuple(make.NETWORKS[name]), name == "bottleneck", make.CLASSES
     )
@@ -68,17 +68,17 @@ def test_wrong_weights_are_named(change, match):
     state = make.weights(golden("basic")[0]) | change
     state = {name: value for name, value in state.items() if value is not None}
     with pytest.raises(ValueError, match=match):
-        resnet.from_torch(state)
+        resnet_weights.from_torch(state)
 
 
 def test_file_there_and_back(tmp_path, monkeypatch, capsys):
     state = make.weights(golden("basic")[0])
-    monkeypatch.setattr(resnet, "read_torch_file", {"resnet.pth": state}.get)
+    monkeypatch.setattr(resnet_weights, "read_torch_file", {"resnet.pth": state}.get)
     out = tmp_path / "resnet.npz"
     command.main(["resnet", "--weights=resnet.pth", f"--out={out}"])
     assert f"wrote {out}" in capsys.readouterr().out
-    model, params = resnet.load(out)
-    expected_model, expected = resnet.from_torch(state)
+    model, params = resnet_weights.load(out)
+    expected_model, expected = resnet_weights.from_torch(state)
     assert model == expected_model
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
@@ -89,6 +89,6 @@ def test_missing_or_other_files_say_the_command(tmp_path):
     text.write_text("hello")
     for path in (tmp_path / "none.npz", other, text):
         with pytest.raises(DataError, match="python -m rq.convert resnet"):
-            resnet.load(path)
+            resnet_weights.load(path)
     with pytest.raises(SystemExit):
         command.main(["resnet", f"--weights={text}", "--out=x.npy"])

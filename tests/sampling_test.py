@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from rq import sampling
 from rq.models import RQTransformer, StackConfig
 from rq.models.transformer import unroll
+from rq.sampling import program
 
 NORMED = StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)
 few = hypothesis.settings(max_examples=30, deadline=None)
@@ -63,7 +63,7 @@ def test_filters_keep_exactly_the_right_set(
     rng = np.random.default_rng(seed)
     # Distinct logits, spaced so that float32 sums cannot change the order.
     logits = rng.permutation(num_codes).astype(np.float32) * 0.3
-    filtered = sampling.filter_logits(
+    filtered = program.filter_logits(
         jnp.asarray(logits), temperature, top_k, top_p, min_p
     )
     order = np.argsort(-logits)
@@ -80,12 +80,12 @@ def test_filters_keep_exactly_the_right_set(
 
 
 def test_ties_with_the_last_kept_code_stay():
-    filtered = sampling.filter_logits(jnp.array([1.0, 3.0, 2.0, 2.0]), 1.0, 2, 1.0)
+    filtered = program.filter_logits(jnp.array([1.0, 3.0, 2.0, 2.0]), 1.0, 2, 1.0)
     np.testing.assert_array_equal(jnp.isfinite(filtered), [False, True, True, True])
 
 
 def test_nan_logits_are_never_drawn():
-    filtered = sampling.filter_logits(jnp.array([jnp.nan, 1.0, 0.0]), 1.0, 0, 1.0)
+    filtered = program.filter_logits(jnp.array([jnp.nan, 1.0, 0.0]), 1.0, 0, 1.0)
     np.testing.assert_array_equal(jnp.isfinite(filtered), [False, True, True])
 
 
@@ -110,7 +110,7 @@ def test_teacher_forced_decode_equals_the_full_forward_pass(changes):
     shape = (3,) if model.condition_length == 1 else (3, model.condition_length)
     cond = jax.random.randint(jax.random.key(3), shape, 0, 5)
     full = logits_of(model, params, codes, cond, codebook)
-    kept, logits = sampling.sample(
+    kept, logits = program.sample(
         model,
         params,
         codebook,
@@ -127,13 +127,13 @@ def test_teacher_forced_decode_equals_the_full_forward_pass(changes):
 def test_top_k_1_is_greedy():
     model, params, codebook = tiny()
     cond = jnp.array([1, 4])
-    codes = sampling.sample(
+    codes = program.sample(
         model,
         params,
         codebook,
         cond,
         jax.random.key(0),
-        filters=sampling.make_filters(2, top_k=1),
+        filters=program.make_filters(2, top_k=1),
     )
     logits = logits_of(model, params, codes, cond, codebook)
     np.testing.assert_array_equal(codes, jnp.argmax(logits, axis=-1))
@@ -143,15 +143,15 @@ def test_a_sample_does_not_depend_on_its_batch():
     model, params, codebook = tiny()
     model, params = unroll(model, params)
     cond, key = jnp.array([0, 1, 2, 3, 4, 0]), jax.random.key(7)
-    whole = sampling.sample(model, params, codebook, cond, key)
+    whole = program.sample(model, params, codebook, cond, key)
     parts = [
-        sampling.sample(model, params, codebook, cond[i : i + 2], key, first_index=i)
+        program.sample(model, params, codebook, cond[i : i + 2], key, first_index=i)
         for i in (0, 2, 4)
     ]
     np.testing.assert_array_equal(jnp.concatenate(parts), whole)
-    again = sampling.sample(model, params, codebook, cond, key)
+    again = program.sample(model, params, codebook, cond, key)
     np.testing.assert_array_equal(again, whole)
-    other = sampling.sample(model, params, codebook, cond, jax.random.key(8))
+    other = program.sample(model, params, codebook, cond, jax.random.key(8))
     assert (other != whole).any()
 
 
@@ -159,7 +159,7 @@ def test_kept_codes_stay_and_condition_the_rest():
     model, params, codebook = tiny()
     codes = jax.random.randint(jax.random.key(2), (4, 2, 3, 2), 0, 8)
     keep = jnp.zeros((2, 3, 2), bool).at[0].set(True).at[1, 1, 0].set(True)
-    drawn = sampling.sample(
+    drawn = program.sample(
         model, params, codebook, None, jax.random.key(0), codes=codes, keep=keep
     )
     np.testing.assert_array_equal(drawn[:, keep], codes[:, keep])
@@ -170,13 +170,13 @@ def test_kept_codes_stay_and_condition_the_rest():
 
 
 def guided(model, params, codebook, cond, scale, **options):
-    return sampling.sample(
+    return program.sample(
         model,
         params,
         codebook,
         cond,
         jax.random.key(5),
-        guidance=sampling.make_guidance(model.code_shape, scale),
+        guidance=program.make_guidance(model.code_shape, scale),
         null_cond=jnp.full(cond.shape[1:], 4),
         **options,
     )
@@ -202,7 +202,7 @@ def test_guided_logits_lead_away_from_those_without_condition(condition_length):
 def test_guidance_of_scale_1_is_none():
     model, params, codebook = tiny()
     cond = jnp.arange(4)
-    plain = sampling.sample(model, params, codebook, cond, jax.random.key(5))
+    plain = program.sample(model, params, codebook, cond, jax.random.key(5))
     np.testing.assert_array_equal(guided(model, params, codebook, cond, 1.0), plain)
     assert (guided(model, params, codebook, cond, 3.0) != plain).any()
 
@@ -220,8 +220,8 @@ def test_a_guided_sample_does_not_depend_on_its_batch():
 
 def test_guidance_grows_over_positions():
     constant, linear, cosine = (
-        sampling.make_guidance((2, 2, 3), (1.0, 2.0, 4.0), schedule)
-        for schedule in sampling.SCHEDULES
+        program.make_guidance((2, 2, 3), (1.0, 2.0, 4.0), schedule)
+        for schedule in program.SCHEDULES
     )
     np.testing.assert_array_equal(constant, np.tile([1.0, 2.0, 4.0], (4, 1)))
     for growing in (linear, cosine):
@@ -241,14 +241,14 @@ def test_guidance_grows_over_positions():
 )
 def test_guidance_out_of_range_is_refused(args, message):
     with pytest.raises(ValueError, match=message):
-        sampling.make_guidance(*args)
+        program.make_guidance(*args)
 
 
 def test_guidance_without_a_null_condition_is_refused():
     model, params, codebook = tiny()
-    guidance = sampling.make_guidance(model.code_shape, 2.0)
+    guidance = program.make_guidance(model.code_shape, 2.0)
     with pytest.raises(ValueError, match="null_cond"):
-        sampling.sample(
+        program.sample(
             model, params, codebook, jnp.arange(2), jax.random.key(0), guidance=guidance
         )
 
@@ -257,12 +257,12 @@ def test_other_filters_and_keys_compile_nothing():
     model, params, codebook = tiny()
     model, params = unroll(model, params)
     cond = jnp.arange(5)
-    before = sampling._sample._cache_size()
+    before = program._sample._cache_size()
     for i, (temperature, top_k, top_p) in enumerate(
         [(1.0, 0, 1.0), (0.5, 3, 0.9), ((1.0, 0.7), (2, 4), (0.5, 0.8))]
     ):
-        filters = sampling.make_filters(2, temperature, top_k, top_p)
-        sampling.sample(
+        filters = program.make_filters(2, temperature, top_k, top_p)
+        program.sample(
             model,
             params,
             codebook,
@@ -271,14 +271,14 @@ def test_other_filters_and_keys_compile_nothing():
             filters=filters,
             first_index=i,
         )
-    assert sampling._sample._cache_size() == before + 1
+    assert program._sample._cache_size() == before + 1
 
 
 def test_samples_follow_the_model():
     """Frequencies of a one-position model against its own probabilities."""
     model, params, codebook = tiny(code_shape=(1, 1, 2))
     n = 4000
-    codes = sampling.sample(
+    codes = program.sample(
         model, params, codebook, None, jax.random.key(0), batch=n
     ).reshape(n, 2)
     logits = logits_of(model, params, codes.reshape(n, 1, 1, 2), None, codebook)
@@ -301,10 +301,10 @@ def test_samples_follow_the_model():
 )
 def test_filters_out_of_range_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        sampling.make_filters(2, **kwargs)
+        program.make_filters(2, **kwargs)
 
 
 def test_sampling_without_a_batch_size_is_refused():
     model, params, codebook = tiny()
     with pytest.raises(ValueError, match="batch"):
-        sampling.sample(model, params, codebook, None, jax.random.key(0))
+        program.sample(model, params, codebook, None, jax.random.key(0))

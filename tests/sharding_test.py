@@ -13,9 +13,10 @@ import pytest
 from flax.core import meta
 from jax.sharding import PartitionSpec as P
 
-from rq import optim, sharding
 from rq.config import default
 from rq.models import RQVAE, RQTransformer, StackConfig
+from rq.parallel import sharding
+from rq.training import optimizer
 
 NAMES = dict(sharding.RULES)
 
@@ -118,7 +119,7 @@ def test_adafactors_factored_statistics_are_on_every_device():
     """They are small, and have fewer axes than the parameters they are of."""
     config = default().transformer.optimizer
     config.name = "adafactor"
-    tx = optim.make_optimizer(config, optax.constant_schedule(1e-3))
+    tx = optimizer.make_optimizer(config, optax.constant_schedule(1e-3))
 
     def init():
         kernel = nn.LogicallyPartitioned(jnp.ones((256, 512)), ("embed", "mlp"))

@@ -11,15 +11,17 @@ import numpy as np
 import optax
 import pytest
 
-from rq import pipeline, sharding, train
+from rq.cli import train as pipeline
 from rq.config import ConfigError, default, validate
-from rq.convert import lpips, npz
+from rq.convert import lpips_weights, npz_file
 from rq.data import DataError
-from rq.evaluation import statistics
-from rq.evaluation.distances import frechet_distance
 from rq.evaluation.extractors import Found
-from rq.models.lpips import own_distance
-from rq.stages import FeaturesStage, RQVAEStage
+from rq.metrics import moments
+from rq.metrics.distances import frechet_distance
+from rq.models.networks.lpips import own_distance
+from rq.parallel import sharding
+from rq.training import loop
+from rq.training.stages import FeaturesStage, RQVAEStage
 from rq.visualize import to_uint8
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -87,7 +89,7 @@ def run(config, mesh, steps, make=RQVAEStage):
     shardings = sharding.state_shardings(boxed, mesh)
     init = jax.jit(lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings)
     state, history = init(jax.random.key(1)), []
-    step = train.compiled(stage.train_step, shardings, mesh)
+    step = loop.compiled(stage.train_step, shardings, mesh)
     with sharding.context(mesh):
         placed = sharding.shard_batch(batch(), mesh)
         for _ in range(steps):
@@ -285,7 +287,7 @@ def test_further_distances_of_reconstructions_by_depth():
         name = f"feature_distance/depth_{d}"
         assert found[f"lpips/depth_{d}"] == pytest.approx(expected[name], rel=1e-4)
         made = Pixels()(to_uint8(outputs[d - 1])).pool
-        a, b = statistics.of(real), statistics.of(made)
+        a, b = moments.of(real), moments.of(made)
         value = frechet_distance(a.mean, a.covariance, b.mean, b.covariance).value
         assert found[f"rFID (pixels)/depth_{d}"] == pytest.approx(value, rel=1e-9)
     assert set(stage.compare(state, lpips=network)) == {
@@ -320,7 +322,7 @@ def test_missing_lpips_weights_say_the_command(tmp_path):
             pipeline.check_perceptual(config, tmp_path)
     wrong, narrow = tmp_path / "wrong.npz", tmp_path / "narrow.npz"
     wrong.write_bytes(b"no archive")
-    npz.save(narrow, lpips.KIND, {"head_0": np.zeros(8)}, [8])
+    npz_file.save(narrow, lpips_weights.KIND, {"head_0": np.zeros(8)}, [8])
     for path, message in ((wrong, "wrong.npz holds something"), (narrow, "widths")):
         config.rqvae.lpips_weights = str(path)
         with pytest.raises(DataError, match=message):
@@ -331,17 +333,17 @@ def test_missing_lpips_weights_say_the_command(tmp_path):
 def test_converted_weights_are_written_and_read(tmp_path, about):
     params = {"a": {"kernel": np.arange(6.0).reshape(2, 3)}, "b": np.float32(2)}
     path = tmp_path / "x.npz"
-    npz.save(path, "toy", params, about)
-    found, read = npz.load(path, "toy", "--flag", "make it")
+    npz_file.save(path, "toy", params, about)
+    found, read = npz_file.load(path, "toy", "--flag", "make it")
     assert found == about
     jax.tree.map(np.testing.assert_array_equal, read, params)
     with pytest.raises(ValueError, match="must end in .npz"):
-        npz.save(tmp_path / "x.bin", "toy", params)
+        npz_file.save(tmp_path / "x.bin", "toy", params)
     with pytest.raises(DataError, match="--flag=.*x.npz holds something else: make it"):
-        npz.load(path, "another", "--flag", "make it")
+        npz_file.load(path, "another", "--flag", "make it")
     np.savez(path, kind="toy")  # without the rest
     with pytest.raises(DataError, match="holds something else"):
-        npz.load(path, "toy", "--flag", "make it")
+        npz_file.load(path, "toy", "--flag", "make it")
 
 
 def test_own_features_need_their_stage(tmp_path):

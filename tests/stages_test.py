@@ -13,11 +13,14 @@ import optax
 import optax.contrib
 import pytest
 
-from rq import optim, sharding, train
 from rq.config import ConfigError
 from rq.config.build import condition_sizes
 from rq.data.pixels import to_float
-from rq.stages import RQVAEStage, TransformerStage, conditions
+from rq.parallel import sharding
+from rq.sampling import conditions
+from rq.training import loop
+from rq.training import optimizer as optim
+from rq.training.stages import RQVAEStage, TransformerStage
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 8
@@ -63,7 +66,7 @@ def run(name, mesh, config=None, steps=STEPS):
     shardings = sharding.state_shardings(boxed, mesh)
     init = jax.jit(lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings)
     state = init(jax.random.key(1))
-    step = train.compiled(stage.train_step, shardings, mesh)
+    step = loop.compiled(stage.train_step, shardings, mesh)
     with sharding.context(mesh):
         batch = sharding.shard_batch(batch, mesh)
         for _ in range(steps):

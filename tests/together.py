@@ -59,7 +59,7 @@ def _until(path: pathlib.Path) -> None:
 
 def asks(index: int, folder: str, before: str) -> None:
     """Steps of two stages, each counted from 1; waits for `go` after so many asked."""
-    from rq import preemption
+    from rq.training import preemption
 
     folder = pathlib.Path(folder)
     for step in range(int(before)):
@@ -77,7 +77,7 @@ def shares(index: int) -> None:
     """Batches over meshes whose `tensor` does and does not lie across processes."""
     import jax
 
-    from rq import sharding
+    from rq.parallel import sharding
 
     whole = np.arange(16 * 3).reshape(16, 3)
     for sizes in ((8, 1, 1), (2, 2, 2), (2, 1, 4), (1, 1, 8), (4, 2, 1)):
@@ -100,8 +100,9 @@ def fails(index: int, how: str) -> None:
     import os
     import signal
 
-    from rq import distributed, main
+    from rq import main
     from rq.data import DataError
+    from rq.parallel import processes
 
     main.PATIENCE = 2.0
     with main.ending():
@@ -111,14 +112,14 @@ def fails(index: int, how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if index:
             raise DataError("no data")
-        distributed.meet("the other")
+        processes.meet("the other")
 
 
 def main(place: str, number: str, index: str, what: str, *more: str) -> None:
     """Joins the others and does it."""
-    from rq import distributed
+    from rq.parallel import processes
 
-    distributed.start(place, int(number), int(index))
+    processes.start(place, int(number), int(index))
     {"asks": asks, "shares": shares, "fails": fails}[what](int(index), *more)
 
 

@@ -22,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rq import checkpoint, sharding, train
 from rq import config as config_lib
 from rq.models.quantizer import Codebook
-from rq.state import TrainState
+from rq.parallel import sharding
+from rq.training import checkpoint, loop
+from rq.training.train_state import TrainState
 
 BATCH, INPUTS = 16, 4
 
@@ -121,9 +122,9 @@ def make_config(**changes):
 
 
 def fit(stage, workdir, data=None, mesh=None, **changes):
-    """`rq.train.fit` with defaults: all devices on `data`."""
+    """`rq.training.loop.fit` with defaults: all devices on `data`."""
     config = make_config(**changes)
-    return train.fit(
+    return loop.fit(
         stage,
         Batches(stage.outputs) if data is None else data,
         config=config,

@@ -20,7 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 from toy import BATCH, INPUTS, Batches, Toy, fit
 
-from rq import checkpoint, progress, sharding, train
+from rq.parallel import sharding
+from rq.training import checkpoint, loop, metric_writer
 
 TESTS = pathlib.Path(__file__).parent
 STEPS = 7
@@ -102,7 +103,7 @@ def test_sigterm_saves_the_step_under_way_and_exits_with_143(tmp_path, undisturb
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
         fit(Toy(STEPS), tmp_path, Batches(act=act), checkpoint_every=100)
-    assert isinstance(stopped.value, train.Preempted) and stopped.value.code == 143
+    assert isinstance(stopped.value, loop.Preempted) and stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert checkpoint.latest_step(tmp_path / Toy.name) == at + 1
     assert_same(fit(Toy(STEPS), tmp_path), undisturbed)
@@ -130,7 +131,7 @@ def test_sigterm_in_the_last_evaluation_is_obeyed_too(tmp_path, undisturbed):
             os.kill(os.getpid(), signal.SIGTERM)
             return super().evaluate(state)
 
-    with pytest.raises(train.Preempted):
+    with pytest.raises(loop.Preempted):
         fit(Slow(STEPS), tmp_path, log_eval_every=100)
     assert_same(restored(Toy(STEPS), tmp_path), undisturbed)
 
@@ -154,7 +155,7 @@ def test_an_evaluation_that_was_cut_short_is_made_by_the_next_run(tmp_path, at, 
             os.kill(os.getpid(), signal.SIGTERM)
 
     first, second = Cut(STEPS), Toy(STEPS)
-    with pytest.raises(Interrupt if how == "killed" else train.Preempted):
+    with pytest.raises(Interrupt if how == "killed" else loop.Preempted):
         fit(first, tmp_path, Batches(act=act), checkpoint_best=True)
     fit(second, tmp_path, checkpoint_best=True)
     assert first.evaluated + second.evaluated == [4, STEPS]
@@ -245,7 +246,7 @@ def test_a_checkpoint_that_was_being_written_is_no_checkpoint(tmp_path):
 @pytest.mark.parametrize("at", [1, 4, 5, STEPS])
 def test_a_loss_that_is_nan_stops_and_is_never_saved(tmp_path, at):
     """Also where its step is one that is saved: 4, and the last."""
-    with pytest.raises(train.NonFiniteLossError) as error:
+    with pytest.raises(loop.NonFiniteLossError) as error:
         fit(Toy(STEPS, nan_at=at), tmp_path)
     good = (at - 1) // 2 * 2
     assert f"rqvae: loss is nan at step {at}" in str(error.value)
@@ -262,9 +263,7 @@ def test_a_loss_that_is_nan_stops_and_is_never_saved(tmp_path, at):
 
 def test_an_update_that_ruins_the_model_is_never_saved(tmp_path):
     """The loss of step 4 is finite; the parameters after it are not."""
-    with pytest.raises(
-        train.NonFiniteLossError, match="params is not finite at step 4"
-    ):
+    with pytest.raises(loop.NonFiniteLossError, match="params is not finite at step 4"):
         fit(Toy(STEPS, nan_model_at=4), tmp_path)
     assert checkpoint.latest_step(tmp_path / Toy.name) == 2
 
@@ -293,12 +292,10 @@ def test_the_step_is_compiled_once_and_evaluated_at_its_times(tmp_path):
 def test_the_state_is_given_up_to_the_step_and_keeps_its_shardings(tmp_path):
     mesh, stage = sharding.make_mesh(fsdp=4), Toy(STEPS)
     checkpoints = checkpoint.Checkpoints(tmp_path, stage.name)
-    before, shardings = train.start(stage, Batches(), checkpoints, 0, mesh)
+    before, shardings = loop.start(stage, Batches(), checkpoints, 0, mesh)
     with sharding.context(mesh):
         batch = sharding.shard_batch(next(Batches()), mesh)
-        after, metrics = train.compiled(stage.train_step, shardings, mesh)(
-            before, batch
-        )
+        after, metrics = loop.compiled(stage.train_step, shardings, mesh)(before, batch)
     assert before.params["w"].is_deleted() and before.ema["w"].is_deleted()
     assert jax.tree.map(lambda x: x.sharding, after) == shardings
     assert metrics["loss"].sharding.is_fully_replicated
@@ -321,7 +318,7 @@ def test_metrics_are_read_a_step_late(tmp_path, monkeypatch):
     """Each step is dispatched before the metrics of the one before are waited for."""
     events = []
     monkeypatch.setattr(
-        train.jax,
+        loop.jax,
         "device_get",
         lambda x: events.append("read") or jax.tree.map(float, x),
     )
@@ -338,7 +335,7 @@ def test_metrics_are_read_a_step_late(tmp_path, monkeypatch):
 def test_progress_tells_stage_step_rate_and_remaining_time(
     tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(metric_writer, "SECONDS", 0.0)
     with caplog.at_level(logging.INFO, logger="absl"):
         fit(Toy(STEPS), tmp_path)
     lines = [r.getMessage() for r in caplog.records if "images/s" in r.getMessage()]
@@ -353,7 +350,7 @@ def test_progress_tells_stage_step_rate_and_remaining_time(
     [(0, "0s"), (59.2, "1m00s"), (61, "1m01s"), (3700, "1h01m"), (90000, "1d01h")],
 )
 def test_durations_are_told_in_two_units(seconds, text):
-    assert progress.duration(seconds) == text
+    assert metric_writer.duration(seconds) == text
 
 
 def test_a_profile_is_written_for_the_steps_asked_for(tmp_path):

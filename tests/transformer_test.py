@@ -168,7 +168,7 @@ def test_codes_that_a_smaller_codebook_lacks_have_no_probability():
 
 
 def test_every_parameter_axis_has_a_name_in_the_rules():
-    from rq.sharding import RULES
+    from rq.parallel.sharding import RULES
 
     stack = StackConfig(layers=1, heads=2)
     for own in (True, False):

@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rq import sampling, sharding, train
-from rq.config import ConfigError, rqvae_model
-from rq.models.lpips import PerceptualDistance, own_distance
+from rq.config import ConfigError
+from rq.models.build import rqvae_model
+from rq.models.networks.lpips import PerceptualDistance, own_distance
 from rq.models.transformer import unroll
-from rq.stages import FeaturesStage, RQVAEStage, TransformerStage, conditions
+from rq.parallel import sharding
+from rq.sampling import conditions, program
+from rq.training import loop
+from rq.training.stages import FeaturesStage, RQVAEStage, TransformerStage
 
 PROGRAMS = ("features", "rqvae", "transformer", "sample")
 
@@ -100,7 +103,7 @@ def train_step(config, name: str, mesh) -> jax.stages.Traced:
     sharding.check_batch(part.batch_size, mesh, part.accumulate)
     stage = make_stage(config, name, mesh)
     state, batch, shardings = arguments(config, stage, mesh)
-    step = train.compiled(stage.train_step, shardings, mesh)
+    step = loop.compiled(stage.train_step, shardings, mesh)
     with sharding.context(mesh):
         return step.trace(state, batch)
 
@@ -132,7 +135,7 @@ def sampler(config, mesh) -> jax.stages.Traced:
 
     def sample(params, codebook, cond, key, options):
         filters, guidance = options
-        return sampling.sample(
+        return program.sample(
             stage.model.clone(scan_layers=False),
             params,
             codebook,

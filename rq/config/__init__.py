@@ -1,12 +1,11 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The one config schema: defaults, validation, JSON, and the models it describes.
+"""The one config schema: defaults, validation, JSON.
 
 A config file in `configs/` starts from `default()` and says only what differs. Errors
 are `ConfigError`s of one line that name the field and its value.
 """
 
-from rq.config.build import rqvae_model, transformer_model
 from rq.config.command_line import flags_parser
 from rq.config.schema import STAGES, ConfigError, choose_variant, default
 from rq.config.stored import PRACTICAL, differences, from_json, to_json
@@ -21,8 +20,6 @@ __all__ = [
     "differences",
     "flags_parser",
     "from_json",
-    "rqvae_model",
     "to_json",
-    "transformer_model",
     "validate",
 ]

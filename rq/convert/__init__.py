@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rq.convert import rqvae, transformer
+from rq.convert import rqvae_weights, transformer_weights
 from rq.convert.torch_file import read_torch_file
 from rq.models import RQVAE, RQTransformer
 
@@ -43,18 +43,18 @@ def from_torch(arch: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]):
     """
     kind = arch.get("type")
     if kind == "rq-vae":
-        return rqvae.from_torch(arch, state_dict)
+        return rqvae_weights.from_torch(arch, state_dict)
     if kind == "rq-transformer":
-        return transformer.from_torch(arch, state_dict)
+        return transformer_weights.from_torch(arch, state_dict)
     raise ValueError(f"arch.type {kind!r} is neither 'rq-vae' nor 'rq-transformer'")
 
 
 def to_torch(module: RQVAE | RQTransformer, variables) -> dict[str, np.ndarray]:
     """The exact inverse of `from_torch`: a state dict for the authors' code."""
     if isinstance(module, RQVAE):
-        return rqvae.to_torch(module, variables)
+        return rqvae_weights.to_torch(module, variables)
     if isinstance(module, RQTransformer):
-        return transformer.to_torch(module, variables)
+        return transformer_weights.to_torch(module, variables)
     raise ValueError(f"{type(module).__name__} is no model of the authors'")
 
 

@@ -127,7 +127,7 @@ def train_iterator(
       batch_size: global, B.
       seed: of order and augmentation.
       process_index, process_count: this process's share of each batch, as
-        `rq.sharding.batch_share` has it; JAX's where None.
+        `rq.parallel.sharding.batch_share` has it; JAX's where None.
       tokens: makes 'text' of the captions; without it there is none.
 
     Returns:

@@ -17,8 +17,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from rq import atomic
 from rq.data import DataError
+from rq.parallel import atomic_files
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 FILE = "tokenizer.json"
@@ -71,7 +71,7 @@ class TextTokenizer:
 
     def save(self, path) -> None:
         """Writes it as one file, which `load` reads."""
-        with atomic.replacing(path) as temporary:
+        with atomic_files.replacing(path) as temporary:
             temporary.write_text(self._tokenizer.to_str(pretty=True))
 
     def decode(self, tokens: Sequence[int]) -> str:

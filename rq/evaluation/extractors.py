@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from rq import sharding
 from rq.config import ConfigError
-from rq.convert import inception as weights
+from rq.convert import inception_weights as weights
 from rq.data.pixels import to_float
-from rq.models.inception import SIDE, WIDTH, Inception, preprocess
-from rq.stages import FeaturesStage
-from rq.state import digest
+from rq.models.networks.inception import SIDE, WIDTH, Inception, preprocess
+from rq.parallel import sharding
+from rq.training.stages import FeaturesStage
+from rq.training.train_state import digest
 
 # Of Inception: TensorFlow's graph; pytorch-fid and the authors; clean-fid. What names
 # of metrics are followed by, and whether logits have their bias.

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.lib import format as npy
 
-from rq import atomic
 from rq.data import DataError
 from rq.data.images import FileSource
+from rq.parallel import atomic_files
 
 CHUNK = 1 << 24  # bytes read at once
 MEMBER = "arr_0.npy"  # of images
@@ -133,7 +133,7 @@ def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
     """
     written = 0
     with (
-        atomic.replacing(path, os.getpid()) as temporary,
+        atomic_files.replacing(path, os.getpid()) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
         with archive.open(MEMBER, "w", force_zip64=True) as stream:

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq import sharding
 from rq.data import pixels
 from rq.data.pixels import to_float
-from rq.evaluation import codes as code_metrics
-from rq.evaluation.distances import frechet_distance
-from rq.evaluation.images import SSIM_WINDOW, psnr_of_error, ssim
-from rq.evaluation.statistics import Stream
+from rq.metrics import code_usage as code_metrics
+from rq.metrics.distances import frechet_distance
+from rq.metrics.image_quality import SSIM_WINDOW, psnr_of_error, ssim
+from rq.metrics.moments import Stream
+from rq.parallel import sharding
 from rq.visualize import to_uint8
 
 # Statistics of codes that are reported, by depth.

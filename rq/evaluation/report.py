@@ -15,11 +15,12 @@ import pathlib
 
 import numpy as np
 
-from rq import atomic, distributed, visualize
+from rq import visualize
 from rq.data import images as image_data
 from rq.data import stream
-from rq.evaluation import job, measure, splits
+from rq.evaluation import feature_sets, references, sample_job
 from rq.evaluation.extractors import Extractor
+from rq.parallel import atomic_files, processes
 
 RANDOM, EXTREMES, NEIGHBOURS = 64, 16, 8
 COLUMNS = 16
@@ -118,21 +119,21 @@ def nearest(features: np.ndarray, others: np.ndarray, number: int):
     return np.concatenate(found), np.concatenate(distances)
 
 
-def _training(experiment, extractor: Extractor) -> measure.FeatureSet | None:
+def _training(experiment, extractor: Extractor) -> feature_sets.FeatureSet | None:
     """Of the first training images, in order; in the first process."""
     data = experiment.config.data
-    about = f"{splits.split_hash(data, data.train_split)} first {TRAINING}"
+    about = f"{references.split_hash(data, data.train_split)} first {TRAINING}"
 
     def collect():
-        number, batches = splits.split_batches(data, data.train_split)
-        collector, left = measure.Collector(logits=False), min(number, TRAINING)
+        number, batches = references.split_batches(data, data.train_split)
+        collector, left = feature_sets.Collector(logits=False), min(number, TRAINING)
         for batch in batches:
             collector.add(extractor(batch[:left]))
             left -= len(batch[:left])
             if not left:
                 return collector.result()
 
-    return measure.cached(extractor, about, collect)
+    return feature_sets.cached(extractor, about, collect)
 
 
 def _some(batches, indices: np.ndarray) -> np.ndarray:
@@ -145,7 +146,7 @@ def _some(batches, indices: np.ndarray) -> np.ndarray:
     return np.stack([found[i] for i in indices.tolist()])
 
 
-def pictures(experiment, extractor: Extractor, task: job.Job) -> dict:
+def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
     """Pictures of a finished job, uint8 `[H, W, 3]` by name, with what they show.
 
     The best samples are those whose neighbours among the training images are nearest,
@@ -157,7 +158,9 @@ def pictures(experiment, extractor: Extractor, task: job.Job) -> dict:
     reconstructions, usage = experiment.reconstructions(), experiment.code_usage()
 
     def draw():
-        of_sample = measure.kept(samples.number)  # the place of each feature's image
+        of_sample = feature_sets.kept(
+            samples.number
+        )  # the place of each feature's image
         neighbours, apart = nearest(made.pool, training.pool, NEIGHBOURS)
         _, own = nearest(training.pool, training.pool, 4)
         usual = own[neighbours[:, 0], -1]
@@ -199,16 +202,16 @@ def pictures(experiment, extractor: Extractor, task: job.Job) -> dict:
         found["code_usage"] = "How often codes are used", usage
         return found
 
-    return distributed.by_first(draw) or {}
+    return processes.by_first(draw) or {}
 
 
-def write(experiment, extractor: Extractor, task: job.Job) -> pathlib.Path:
+def write(experiment, extractor: Extractor, task: sample_job.Job) -> pathlib.Path:
     """Writes the page over all jobs of a workdir, with pictures of one: its path."""
     shown, folder = pictures(experiment, extractor, task), task.folder.parent
     path, title = folder / "report.html", html.escape(
         f"{experiment.config.data.name}: {experiment.path.name}"
     )  # fmt: skip
-    if not distributed.is_first():
+    if not processes.is_first():
         return path
     lines = [
         "<!doctype html><meta charset='utf-8'>",
@@ -229,6 +232,6 @@ def write(experiment, extractor: Extractor, task: job.Job) -> pathlib.Path:
         lines.append(f"<img src='pictures/{key}.png' alt='{html.escape(title)}'>")
     settings = html.escape(json.dumps(task.settings, indent=2))
     lines.append(f"<h2>Settings of the samples shown</h2><pre>{settings}</pre>")
-    with atomic.replacing(path) as temporary:
+    with atomic_files.replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
     return path

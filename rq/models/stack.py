@@ -16,8 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rq import sharding
 from rq.models.autoencoder import uniform_fan_in
+from rq.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rq import sharding
 from rq.models import quantizer
 from rq.models.autoencoder import uniform_fan_in
 from rq.models.stack import Cache, Stack, StackConfig, linear, norm
+from rq.parallel import sharding
 
 MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
 

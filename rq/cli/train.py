@@ -1,0 +1,308 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training from a config to samples: the stages in their order, then pictures.
+
+Each step finds out from the workdir whether it is finished, resumes where it is not,
+and hands the next one nothing but files.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import jax
+from absl import logging
+from etils import epath
+
+from rq import experiment as workdirs
+from rq import visualize
+from rq.config import ConfigError, differences, from_json, to_json
+from rq.convert import lpips_weights
+from rq.data import images, stored_codes, stream, text
+from rq.models.networks.lpips import own_distance
+from rq.parallel import atomic_files, sharding
+from rq.parallel import processes as distributed
+from rq.sampling import sampler
+from rq.training import checkpoint, loop, preemption
+from rq.training.stages import FeaturesStage, RQVAEStage
+
+ROWS, SAMPLES_A_ROW = 10, 10  # of the picture of samples, at most
+TRAINED = ("features", "rqvae", "transformer")  # stages with steps and checkpoints
+
+
+def run(config, workdir) -> None:
+    """Runs `config.stages` in order; what is finished is skipped.
+
+    Raises:
+      ConfigError: where the workdir was made with another config, or the batch sizes do
+        not divide over the devices.
+    """
+    path = checkpoint.folder(workdir)
+    mesh = sharding.make_mesh(**config.mesh)
+    for stage in TRAINED:
+        if stage not in config.stages:
+            continue
+        part = config[stage]
+        sharding.check_batch(part.batch_size, mesh, part.accumulate)
+    encodes = "codes" in config.stages and not config.transformer.online
+    if encodes and config.codes.batch_size % jax.local_device_count():
+        raise ConfigError(
+            f"codes.batch_size={config.codes.batch_size} does not divide by the "
+            f"{jax.local_device_count()} devices of a process"
+        )
+    check_perceptual(config, path)
+    with distributed.first_alone("the workdir and its data"):
+        claim(path, config)
+        if jax.process_count() > 1 and config.data.name in images.BUILT_IN:
+            images.source(config.data, config.data.train_split)  # prepares it
+    steps = {
+        "features": train_features,
+        "rqvae": train_rqvae,
+        "codes": encode,
+        "transformer": train_transformer,
+    }
+    if "transformer" in config.stages:
+        with distributed.first_alone("the tokenizer"):
+            make_tokenizer(config, path)
+    experiment = workdirs.Experiment(path, mesh)
+    for name in config.stages:
+        if name in TRAINED and _is_done(path, name, config):
+            logging.info("%s: all %d steps are done", name, config[name].steps)
+            continue
+        logging.info("%s: starting", name)
+        steps[name](config, path, mesh)
+    write_pictures(experiment, path / "samples")
+
+
+def _is_done(path: epath.Path, stage: str, config) -> bool:
+    """Whether a stage has all its steps, and their evaluations."""
+    done = workdirs.finished(path, stage, config)
+    return done and checkpoint.evaluated(path / stage) >= config[stage].steps
+
+
+def claim(path: epath.Path, config) -> None:
+    """Stores the config in the workdir, or checks it against the one stored there.
+
+    Raises:
+      ConfigError: naming the fields that differ.
+    """
+    file = path / workdirs.CONFIG
+    if file.exists():
+        changed = differences(from_json(file.read_text()), config)
+        if changed:
+            raise ConfigError(
+                f"{path} was made with another config: {'; '.join(changed)}; "
+                "use another --workdir or the same settings"
+            )
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        with atomic_files.replacing(file) as temporary:
+            temporary.write_text(to_json(config))
+
+
+def train_features(config, path, mesh) -> None:
+    """The feature network, on images."""
+    _train_on_images(FeaturesStage, config, path, mesh)
+
+
+def train_rqvae(config, path, mesh) -> None:
+    """Stage 1, on images."""
+    distance = perceptual_distance(config, path)
+    _train_on_images(RQVAEStage, config, path, mesh, distance)
+
+
+def check_perceptual(config, path: epath.Path) -> None:
+    """Checks, before any compute, that stage 1 will have the network of its loss.
+
+    Raises:
+      DataError: where the file of LPIPS is missing, with the command that makes it.
+      ConfigError: where the feature network neither is trained nor will be.
+    """
+    kind = config.rqvae.loss.perceptual
+    if "rqvae" not in config.stages or workdirs.finished(path, "rqvae", config):
+        return
+    if kind == "lpips":
+        lpips_weights.load(config.rqvae.lpips_weights)
+    elif kind == "features" and "features" not in config.stages:
+        if not workdirs.finished(path, "features", config):
+            raise ConfigError(
+                "rqvae.loss.perceptual='features' needs the feature network, which "
+                f"{path} has not: put 'features' in front of 'rqvae' in stages"
+            )
+
+
+def perceptual_distance(config, path):
+    """The frozen network of stage 1's loss and its parameters; None where it has none.
+
+    Raises:
+      DataError: as `check_perceptual`.
+    """
+    kind = config.rqvae.loss.perceptual
+    if kind == "none":
+        return None
+    if kind == "lpips":
+        return lpips_weights.load(config.rqvae.lpips_weights)
+    features, _ = checkpoint.load_model(path / "features", "features")
+    params = (features["ema"] or features["params"])["network"]
+    model = config.features.model
+    return own_distance(params, model.widths, model.convs, config.data.channels)
+
+
+def _train_on_images(make_stage, config, path, mesh, *args) -> None:
+    source = images.source(config.data, config.data.train_split)
+    eval_source = images.source(config.data, config.data.eval_split)
+    batch_size, limit = config[make_stage.name].batch_size, config.log.eval_batches
+
+    def eval_batches():
+        return stream.eval_batches(eval_source, config.data, batch_size, limit)
+
+    stage = make_stage(config, mesh, eval_batches, *args)
+    _fit(stage, source, config, path, mesh)
+
+
+def encode(config, path, mesh) -> None:
+    """Stores codes and features of both splits, shard by shard, where they are not.
+
+    With `codes.variants` the training split has augmented images as well.
+    """
+    if config.transformer.online:
+        logging.info("codes: none are stored, transformer.online encodes in each step")
+        return
+    if "://" in str(path):
+        raise ConfigError(
+            f"codes are stored on a disk, not in {path}: transformer.online=True "
+            "encodes images in each step instead"
+        )
+    # Each process encodes shards of its own, on its own devices.
+    if jax.process_count() > 1:
+        mesh = sharding.make_mesh(devices=jax.local_devices())
+    experiment, data = workdirs.Experiment(path, mesh), config.data
+    for split in (data.train_split, data.eval_split):
+        variants = config.codes.variants if split == data.train_split else 1
+        source = stream.Variants(
+            images.source(data, split), data, variants, config.seed
+        )
+        directory = path / "codes" / split
+        part = dict(
+            num_examples=len(source),
+            fingerprint=experiment.fingerprint,
+            shard_size=config.codes.shard_size,
+        )
+        with distributed.first_alone(f"codes of {split}"):
+            if distributed.is_first():
+                stored_codes.clear(directory, **part)
+        stored_codes.write(
+            directory,
+            functools.partial(experiment.encode, source),
+            **part,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+            between=functools.partial(_stop_where_agreed, "codes"),
+        )
+        distributed.meet(f"codes of {split} are written")
+        logging.info("codes: %d of %s in %s", len(source), split, directory)
+
+
+def _stop_where_agreed(name: str) -> None:
+    """Ends several processes that have heard a SIGTERM; one alone ends by itself."""
+    if preemption.agreed():
+        logging.info("%s: SIGTERM; what is finished stays", name)
+        raise preemption.Preempted
+
+
+def train_transformer(config, path, mesh) -> None:
+    """Stage 2 on stored codes, or on images."""
+    experiment = workdirs.Experiment(path, mesh)
+    stage = experiment.transformer_stage(config.log.eval_batches)
+    source = experiment.code_source(config.data.train_split)
+    tokens = experiment.tokens(config.transformer.text.dropout)
+    _fit(stage, source, config, path, mesh, tokens)
+
+
+def make_tokenizer(config, path) -> None:
+    """Leaves in the workdir the tokenizer that the config names, or trains it there.
+
+    Trained on the captions of the training split; nothing where the condition has no
+    text, or where it is there already.
+
+    Raises:
+      DataError: where there are no captions, or the named files are no tokenizer.
+    """
+    options, file = config.transformer.text, path / text.FILE
+    if "text" not in config.transformer.condition or file.exists():
+        return
+    if options.tokenizer:
+        text.load(options.tokenizer, options.length).save(file)
+    else:
+        source = images.source(config.data, config.data.train_split)
+        captions = (line for i in range(len(source)) for line in source.captions(i))
+        text.train(captions, options.vocab_size, file)
+    logging.info("tokenizer: %s", file)
+
+
+def _fit(stage, source, config, path, mesh, tokens=None) -> None:
+    share, shares = sharding.batch_share(mesh)
+    data = stream.train_iterator(
+        source,
+        config.data,
+        batch_size=stage.batch_size,
+        seed=config.seed,
+        process_index=share,
+        process_count=shares,
+        tokens=tokens,
+    )
+    loop.fit(
+        stage,
+        data,
+        config=config,
+        workdir=path,
+        mesh=mesh,
+        config_json=to_json(config),
+    )
+
+
+def write_pictures(experiment, directory: epath.Path) -> None:
+    """What a finished training is looked at by; pictures that exist are kept.
+
+    samples.png: a row for each class or caption (of ten at most), reconstructions.png:
+    by depth beside the originals, code_usage.png, evaluation.json.
+    """
+    makers = {}
+    if experiment.finished("rqvae"):
+        makers["reconstructions.png"] = experiment.reconstructions
+        makers["code_usage.png"] = experiment.code_usage
+    if experiment.finished("transformer"):
+        makers["samples.png"] = functools.partial(_samples, experiment)
+    makers = {k: make for k, make in makers.items() if not (directory / k).exists()}
+    evaluation = directory / "evaluation.json"
+    evaluating = not _is_evaluated(experiment, evaluation)
+    # All processes have looked before one of them writes.
+    distributed.meet("pictures")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, make in makers.items():
+        picture = make()
+        if distributed.is_first():
+            visualize.save_png(directory / name, picture)
+        _stop_where_agreed("pictures")
+    if evaluating:
+        results = experiment.evaluate()
+        if distributed.is_first():
+            atomic_files.write_json(evaluation, results)
+    logging.info("pictures are in %s", directory)
+
+
+def _samples(experiment):
+    """A grid of samples, a named row for each of the first conditions."""
+    classes, texts, names = sampler.shown(experiment, ROWS)
+    samples, _, _ = experiment.sample(
+        max(len(names), 1) * SAMPLES_A_ROW, classes, texts, seed=experiment.config.seed
+    )
+    return visualize.sample_grid(samples, SAMPLES_A_ROW, names or None)
+
+
+def _is_evaluated(experiment, file: epath.Path) -> bool:
+    """Whether a file has metrics of all finished stages."""
+    finished = {s for s in ("rqvae", "transformer") if experiment.finished(s)}
+    known = json.loads(file.read_text()) if file.exists() else {}
+    return {name.split("/")[0] for name in known} >= finished

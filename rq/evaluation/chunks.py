@@ -1,0 +1,94 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Long work in parts that outlive a crash, made by all processes."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from absl import logging
+
+from rq.metrics.moments import DAMAGE
+from rq.parallel import atomic_files, processes
+
+PART = 500  # rows in a part: what a crash may cost
+
+
+class Parts:
+    """Files of rows a .. b, in order, each written whole or not at all.
+
+    Attributes:
+      number: of rows in all.
+      size: of a part; the last may have less.
+    """
+
+    def __init__(self, folder: pathlib.Path, name: str, number: int, about: str):
+        """Takes the folder, the parts' name, rows in all, and what makes them usable.
+
+        A part with other rows or `about` is made anew.
+        """
+        self._folder, self._name, self._about = folder, name, about
+        self.number, self.size = number, PART
+        starts = range(0, number, PART)
+        self._rows = [range(a, min(a + PART, number)) for a in starts]
+
+    def _path(self, rows: range):
+        return self._folder / f"{self._name}_part_{rows.start:08d}.npz"
+
+    def _about_rows(self, rows: range) -> str:
+        return f"{rows.start} {rows.stop} {self._about}"
+
+    def _is_there(self, rows: range) -> bool:
+        """Whether a part is there, whole, and of what is asked for."""
+        path = self._path(rows)
+        if not path.exists():
+            return False
+        try:
+            with np.load(path) as file:
+                arrays = [file[name] for name in file.files]  # checks their checksums
+                return bool(arrays) and str(file["about"]) == self._about_rows(rows)
+        except DAMAGE:
+            logging.warning("%s is damaged: made anew", path)
+            return False
+
+    def make(self, function: Callable[[range], dict[str, np.ndarray]]) -> None:
+        """Makes what is missing; all processes call it, the first writes."""
+        there = np.zeros(len(self._rows), bool)
+        if processes.is_first():  # which alone reads them
+            there[:] = [self._is_there(rows) for rows in self._rows]
+        there = processes.agree(there)
+        start, made = time.monotonic(), 0
+        for rows, known in zip(self._rows, there, strict=True):
+            if known:
+                continue
+            arrays = function(rows)
+            if processes.is_first():
+                with (
+                    atomic_files.replacing(self._path(rows), os.getpid()) as temporary,
+                    temporary.open("wb") as file,
+                ):
+                    np.savez(file, about=self._about_rows(rows), **arrays)
+            made += len(rows)
+            rate = made / (time.monotonic() - start)
+            logging.info(
+                "%s %d/%d, %.3g a second, ETA %.0f s",
+                self._name, rows.stop, self.number, rate,
+                (self.number - rows.stop) / rate,
+            )  # fmt: skip
+        processes.meet(f"{self._name} of all parts")
+
+    def each(self) -> Iterator[dict[str, np.ndarray]]:
+        """Arrays of all parts, in order, after `make`."""
+        for rows in self._rows:
+            with np.load(self._path(rows)) as file:
+                yield {name: file[name] for name in file.files}
+
+    def remove(self) -> None:
+        """All parts, also those of other rows."""
+        if processes.is_first():
+            for path in self._folder.glob(f"{self._name}_part_*"):
+                path.unlink()

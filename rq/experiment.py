@@ -1,0 +1,411 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A trained experiment, restored from its workdir alone: sample, reconstruct, evaluate.
+
+experiment = Experiment("runs/digits")
+images, labels, codes = experiment.sample(num_samples=20, classes=(3, 7), seed=1)
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from rq import visualize
+from rq.config import from_json
+from rq.data import DataError, stored_codes, stream, text
+from rq.data import images as image_data
+from rq.data.pixels import to_float
+from rq.metrics import code_usage as code_metrics
+from rq.parallel import sharding
+from rq.sampling import classifier, inpainting, likelihood, sampler
+from rq.sampling.inpainting import Given
+from rq.training import checkpoint
+from rq.training.stages import RQVAEStage, TransformerStage
+from rq.training.train_state import TrainState, digest
+
+CONFIG = "config.json"
+
+
+def finished(path: epath.Path, stage: str, config) -> bool:
+    """Whether a stage ('features', 'rqvae', 'transformer') has all its steps there.
+
+    With `checkpoint.fallback` a damaged last checkpoint is to be made anew.
+    """
+    step = checkpoint.latest_step(path / stage)
+    if step != config[stage].steps:
+        return False
+    damaged = checkpoint.find_damage(path / stage / str(step))
+    return not (config.checkpoint.fallback and damaged)
+
+
+class Experiment:
+    """What a workdir holds; models are loaded when they are first asked for.
+
+    Attributes:
+      path: the workdir.
+      config: the one it was trained with.
+      mesh: the devices in use.
+      dtype: of the transformer's weights, None: as they are stored.
+    """
+
+    def __init__(
+        self, path, mesh=None, step: str | int = "latest", dtype: str | None = None
+    ):
+        """Opens a workdir.
+
+        Args:
+          path: of the workdir.
+          mesh: of all devices where None.
+          step: of the last stage's checkpoint: 'latest', 'best' (of those evaluated,
+            where `checkpoint.best` was set) or a number.
+          dtype: of the transformer's weights, as they are stored where None; 'bfloat16'
+            takes half the memory.
+
+        Raises:
+          FileNotFoundError: where nothing was ever trained there.
+        """
+        self.path = checkpoint.folder(path)
+        self._step, self.dtype = step, dtype
+        file = self.path / CONFIG
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{self.path} has no {CONFIG}: train there first, with "
+                f"python -m rq.main --config=configs/... --workdir={path}"
+            )
+        self.config = from_json(file.read_text())
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage ('rqvae', 'transformer') has all its steps."""
+        return finished(self.path, stage, self.config)
+
+    def step_of(self, stage: str) -> int | str:
+        """Of the checkpoint that a stage is restored from."""
+        last = [name for name in self.config.stages if name != "codes"][-1]
+        step = self._step if stage == last else "latest"
+        known = checkpoint.find_step(self.path / stage, step)
+        return step if known is None else known
+
+    def identity(self, stage: str) -> str:
+        """Of the checkpoint that a stage is restored from; another one has another."""
+        return checkpoint.identity(self.path / stage, self.step_of(stage))
+
+    def _state(self, stage: str) -> TrainState:
+        """The last checkpoint's model, without its optimizer."""
+        where, dtype = sharding.replicated(self.mesh), None
+        if stage == "transformer":
+            dtype = self.dtype
+            boxed = jax.eval_shape(self.transformer.init, jax.random.key(0))
+            params = sharding.state_shardings(boxed, self.mesh).params
+            where = dict.fromkeys(checkpoint.MODEL, where)
+            where |= {"params": params, "ema": params}
+        directory, step = self.path / stage, self.step_of(stage)
+        model, _ = checkpoint.load_model(directory, stage, step, where, dtype)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32), opt_state={}, key=jax.random.key(0), **model
+        )
+
+    @functools.cached_property
+    def rqvae_state(self) -> TrainState:
+        """The trained RQ-VAE."""
+        return self._state("rqvae")
+
+    @functools.cached_property
+    def features_state(self) -> TrainState:
+        """The trained feature network."""
+        return self._state("features")
+
+    @property
+    def rqvae_variables(self) -> dict:
+        """The trained RQ-VAE's `params` and `codebook`."""
+        return self.rqvae_state.model_variables()
+
+    @functools.cached_property
+    def fingerprint(self) -> dict:
+        """Identifies the trained RQ-VAE, so that codes are never used with another."""
+        return {"rqvae": digest(self.rqvae_variables)}
+
+    @functools.cached_property
+    def rqvae(self) -> RQVAEStage:
+        """Stage 1 over the evaluation images."""
+        data = self.config.data
+        return self._rqvae_over(lambda: image_data.source(data, data.eval_split), data)
+
+    def rqvae_on(self, images) -> RQVAEStage:
+        """Stage 1 over an image file, or over all in a folder, cropped at the centre.
+
+        Raises:
+          DataError: where there is no image that can be read.
+        """
+        return self._rqvae_over_files(self._files(images))
+
+    def _files(self, images):
+        return image_data.FileSource(images, self.config.data.channels)
+
+    def _rqvae_over_files(self, source) -> RQVAEStage:
+        with self.config.data.unlocked():
+            data = self.config.data.copy_and_resolve_references()
+        data.augment = "center"
+        return self._rqvae_over(lambda: source, data)
+
+    def _rqvae_over(self, open_source, data) -> RQVAEStage:
+        batch_size = self.config.rqvae.batch_size
+
+        def eval_batches():
+            return stream.eval_batches(open_source(), data, batch_size)
+
+        return RQVAEStage(self.config, self.mesh, eval_batches)
+
+    @functools.cached_property
+    def transformer_state(self) -> TrainState:
+        """The trained transformer."""
+        return self._state("transformer")
+
+    @functools.cached_property
+    def transformer(self) -> TransformerStage:
+        """Stage 2 over the evaluation split."""
+        return self.transformer_stage()
+
+    def transformer_stage(self, limit: int = 0) -> TransformerStage:
+        """Stage 2 over so many batches of the evaluation split; 0: all."""
+        data, part = self.config.data, self.config.transformer
+
+        def eval_batches():
+            source = self.code_source(data.eval_split)
+            tokens = self.tokens(0.0)
+            return stream.eval_batches(source, data, part.batch_size, limit, tokens)
+
+        null_text = None if self.tokenizer is None else self.tokenizer.null
+        return TransformerStage(
+            self.config, self.mesh, eval_batches, self.rqvae_variables, null_text
+        )
+
+    def code_source(self, split: str):
+        """What stage 2 reads of a split: stored codes, or images where it is `online`.
+
+        Raises:
+          DataError: where they are missing or damaged.
+        """
+        if self.config.transformer.online:
+            return image_data.source(self.config.data, split)
+        directory = self.path / "codes" / split
+        return stored_codes.CodeSource(directory, self.fingerprint)
+
+    @functools.cached_property
+    def tokenizer(self) -> text.TextTokenizer | None:
+        """Of the captions; None where the condition has no text.
+
+        Raises:
+          DataError: where it is missing, or has more tokens than the config.
+        """
+        options = self.config.transformer.text
+        if "text" not in self.config.transformer.condition:
+            return None
+        path = self.path / text.FILE
+        tokenizer = text.load(path, options.length)
+        if tokenizer.vocab_size > options.vocab_size:
+            raise DataError(
+                f"{path} has {tokenizer.vocab_size} tokens, more than "
+                f"transformer.text.vocab_size = {options.vocab_size}"
+            )
+        return tokenizer
+
+    def tokens(self, dropout: float) -> stream.Tokens | None:
+        """What the stream makes text of: captions to tokens; None without text."""
+        if self.tokenizer is None:
+            return None
+        return lambda captions, rng: self.tokenizer.choose(captions, dropout, rng)
+
+    def encode(self, source, start: int, stop: int) -> Iterator[dict]:
+        """Codes and features of examples start .. stop - 1 of a source, in order.
+
+        Yields dicts of 'codes' int32 `[B, h, w, D]`, 'features' float32 `[B, h, w, C]`
+        (from which soft and stochastic codes are drawn in training), 'label' `[B]` and
+        'captions', B tuples.
+
+        Args:
+          source: of images of the model's resolution, see `rq.data.stream.Variants`.
+          start, stop: of the examples.
+        """
+        batch_size = self.config.codes.batch_size
+        for first in range(start, stop, batch_size):
+            indices = range(first, min(first + batch_size, stop))
+            examples = [source[i] for i in indices]
+            images = np.stack([example["image"] for example in examples])
+            images = np.resize(images, (batch_size, *images.shape[1:]))  # one shape
+            with sharding.context(self.mesh):
+                batch = sharding.shard_batch({"image": images}, self.mesh, whole=True)
+                outputs = self._encode(self.rqvae_variables, batch["image"])
+                codes, features = jax.device_get(outputs)  # of this process's devices
+            yield {
+                "codes": codes[: len(indices)],
+                "features": features[: len(indices)],
+                "label": np.stack([example["label"] for example in examples]),
+                "captions": [example.get("captions", ()) for example in examples],
+            }
+
+    @functools.cached_property
+    def _encode(self):
+        model = self.rqvae.model
+        return jax.jit(
+            lambda variables, images: model.apply(
+                variables, to_float(images), method="codes_and_features"
+            )
+        )
+
+    def sample(
+        self,
+        num_samples: int,
+        classes: tuple[int, ...] = (),
+        texts: tuple[str, ...] = (),
+        *,
+        seed: int = 0,
+        batch_size: int | None = None,
+        given: Given | None = None,
+        keep: float = 1.0,
+        judge: classifier.Classifier | None = None,
+        **changes,
+    ):
+        """Generates images.
+
+        Args:
+          num_samples: in all.
+          classes: where the model has classes; all of them where empty.
+          texts: where it has text; with classes as well, a class or a text for each.
+          seed: sample i of a seed is the same whatever the batch size.
+          batch_size: the config's where None.
+          given: a code map of which a part stays, see `given`.
+          keep: share of each class that is kept, by how sure a classifier is of the
+            class: rejection sampling, where below 1.
+          judge: that classifier, see `rq.sampling.classifier`; `classifier` where None.
+          **changes: of other fields of the config's section `sampling`: temperature,
+            top_k, top_p, min_p, guidance (a number, or one for each depth) and
+            guidance_schedule; the config's where None.
+
+        Returns:
+          images float32 `[N, R, R, C]` in [-1, 1]; labels int32 `[N]`, the class of
+          each, or the place of its text (zeros without either), in the order given;
+          codes int32 `[N, H, W, D]`.
+
+        Raises:
+          ConfigError: on classes, texts or filters that the model does not have, or a
+            missing classifier.
+        """
+        wanted = sampler.wanted(self, num_samples, classes, texts)
+        options = dict(seed=seed, batch_size=batch_size, given=given, **changes)
+        if keep == 1:
+            images, codes = sampler.sample(self, wanted, **options)
+            return images, wanted.labels, codes
+        judge = judge or self.classifier
+        return sampler.sample_best(self, wanted, judge, keep, **options)[:3]
+
+    @functools.cached_property
+    def classifier(self) -> classifier.Classifier:
+        """The own one, of stage 0, see `rq.sampling.classifier.own`."""
+        return classifier.own(self)
+
+    def rank(self, images, classes=(), texts=()) -> list[dict]:
+        """Exact likelihoods of image files, under each of several conditions.
+
+        Args:
+          images: a file or folder; cropped at the centre.
+          classes, texts: the conditions, as in `sample`.
+
+        Returns:
+          for each file 'file' and 'conditions', the likeliest first: 'class' and
+          'text' as the model has them, 'log_likelihood' of all codes in nats, and
+          'bits_per_code', by depth.
+
+        Raises:
+          ConfigError: on conditions that the model does not have.
+          DataError: where there is no image that can be read.
+        """
+        source, stage = self._files(images), self.transformer
+        asked = sampler.conditions_of(self, classes, texts)
+        variables = self.transformer_state.model_variables()
+        codes = self._rqvae_over_files(source).codes(self.rqvae_state)
+        batch_size = min(self.config.sampling.batch_size, len(codes))
+        found = []
+        for start in range(0, len(codes), batch_size):
+            part = codes[start : start + batch_size]
+            by_condition = sharding.to_host(
+                likelihood.by_condition(
+                    stage.model,
+                    variables["params"],
+                    variables["codebook"]["state"].embedding,
+                    np.resize(part, (batch_size, *part.shape[1:])),  # one shape
+                    asked.cond,
+                )
+            )
+            found.append(by_condition[: len(part)])
+        found = np.concatenate(found)
+        return [
+            {"file": str(path), "conditions": asked.ranked(one, stage.model.positions)}
+            for path, one in zip(source.paths, found, strict=True)
+        ]
+
+    def given(self, path, mask: str = "bottom", keep_depth: int = 0) -> Given:
+        """What `sample` completes: the codes of an image, and which of them stay.
+
+        Args:
+          path: an image file, cropped at the centre; or codes, .npy or .npz.
+          mask: where to draw anew, see `rq.sampling.inpainting.read_mask`.
+          keep_depth: depths that stay there as well.
+
+        Raises:
+          ConfigError: on a mask or codes that do not fit.
+          DataError: where the image cannot be read.
+        """
+        stage = self.rqvae
+        rows, columns, depth = shape = stage.model.code_shape
+        keep = inpainting.make_keep(
+            inpainting.read_mask(mask, rows, columns), depth, keep_depth
+        )
+        if pathlib.Path(path).suffix in inpainting.NUMPY:
+            codes = inpainting.read_codes(path, shape, max(stage.model.num_codes))
+        else:
+            codes = self.rqvae_on(path).codes(self.rqvae_state)[0]
+        return Given(codes, keep)
+
+    def reconstructions(self, number: int = 8, images=None) -> np.ndarray:
+        """Picture of images, their reconstructions at depth 1..D, and the error.
+
+        Args:
+          number: images, of those there are.
+          images: a file or folder; the evaluation split where None.
+        """
+        stage = self.rqvae if images is None else self.rqvae_on(images)
+        return stage.pictures(self.rqvae_state, number)["reconstructions"]
+
+    def code_usage(self) -> np.ndarray:
+        """Picture of how often each code is used at each depth."""
+        stage = self.rqvae
+        codes = stage.codes(self.rqvae_state)
+        return visualize.code_usage(code_metrics.histogram(codes, stage.model.sizes))
+
+    def evaluate(self, images=None, extractor=None, lpips=None) -> dict:
+        """Metrics of the stages that have checkpoints, names 'stage/metric'.
+
+        Of stage 1, PSNR, SSIM, perceptual distance and code statistics by depth; of
+        stage 2, cross entropy and accuracy by depth, bits per image.
+
+        Args:
+          images: a file or folder, for stage 1 alone; the evaluation split where None.
+          extractor, lpips: of further distances, see `Reconstructor.compare`.
+        """
+        stage = self.rqvae if images is None else self.rqvae_on(images)
+        results = stage.evaluate(self.rqvae_state)
+        if extractor is not None or lpips is not None:
+            results |= stage.compare(self.rqvae_state, extractor, lpips)
+        metrics = {f"rqvae/{name}": value for name, value in results.items()}
+        if images is None and checkpoint.latest_step(self.path / "transformer"):
+            results = self.transformer.evaluate(self.transformer_state)
+            metrics |= {f"transformer/{name}": x for name, x in results.items()}
+        return metrics

@@ -1,0 +1,243 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The one train loop, for both stages.
+
+It knows a stage by what `rq.training.stages` gives: name, steps, batch_size, init,
+train_step, evaluate and pictures. A run that was interrupted, in whatever way, and
+started again is bit for bit the run that was not: a checkpoint has the state, the random key and the
+position in the data, and nothing else is carried from step to step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from rq.parallel import sharding
+from rq.training.checkpoint import Checkpoints, folder
+from rq.training.goodput import Goodput
+from rq.training.preemption import Preempted, Stop
+from rq.training.train_state import TrainState
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The training diverged; the message has the step and the last good checkpoint."""
+
+
+def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
+    """Trains a stage to its last step, from its latest checkpoint if it has one.
+
+    Args:
+      stage: what to train.
+      data: endless iterator over this process's part of each batch, dicts of arrays
+        `[B / processes, ...]`, with `get_state()` (of JSON) and `set_state(state)`. It
+        may read ahead, but its state is that after the batch last returned.
+      config: the whole config; read for `seed`, `checkpoint`, `log` and `profile`.
+      workdir: checkpoints go to WORKDIR/STAGE, events to WORKDIR/tensorboard/STAGE.
+      mesh: from `rq.parallel.sharding.make_mesh`.
+      config_json: stored in each checkpoint.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      NonFiniteLossError: where a metric or the model is NaN or infinite.
+      Preempted: after SIGTERM, when the state is saved.
+      CheckpointError: where the checkpoints are of something else.
+    """
+    # CLU's writers import TensorFlow, which takes seconds that sampling can do without.
+    from rq.training import metric_writer
+
+    workdir = folder(workdir)
+    events = workdir / "tensorboard" / stage.name
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            contextlib.closing(
+                Checkpoints(
+                    workdir / stage.name,
+                    stage.name,
+                    config.checkpoint.keep,
+                    config.checkpoint.keep_every,
+                    config.checkpoint.fallback,
+                )
+            )
+        )
+        state, shardings = start(stage, data, checkpoints, config.seed, mesh)
+        first = int(state.step)
+
+        def is_evaluated(step):
+            return step == stage.steps or step % config.log.eval_every == 0
+
+        missed = first and is_evaluated(first) and checkpoints.evaluated() < first
+        if first >= stage.steps and not missed:
+            logging.info("%s: all %d steps are done", stage.name, stage.steps)
+            return state
+        writer = stack.enter_context(
+            contextlib.closing(metric_writer.make_writer(events))
+        )
+        stop = stack.enter_context(Stop())
+        train_step = compiled(stage.train_step, shardings, mesh)
+        metrics = _Metrics(stage, config.log.every, writer, checkpoints)
+        goodput = stack.enter_context(
+            contextlib.closing(Goodput(workdir / stage.name, first))
+        )
+        report = metric_writer.Progress(stage, writer, goodput)
+
+        def leave(step):
+            checkpoints.wait()
+            logging.info("%s: SIGTERM; saved step %d", stage.name, step)
+            raise Preempted
+
+        def evaluate(step):
+            # May take longer than a SIGTERM grants; the state is saved.
+            stage.between_batches = lambda: stop.requested() and leave(step)
+            with report.timed("evaluation"):
+                results, pictures = stage.evaluate(state), stage.pictures(state)
+            metric_writer.write_evaluation(writer, step, results, pictures)
+            if config.checkpoint.best:
+                checkpoints.tell_if_best(step, results[stage.criterion])
+            checkpoints.tell_evaluated(step)
+
+        if missed:  # by a run that was stopped before it, or in it
+            evaluate(first)
+        profile = metric_writer.make_profile(config.profile, events, stage.steps)
+        logging.info(
+            "%s: from step %d to %d, %s parameters, mesh %s; compiling the step",
+            stage.name, first, stage.steps, _size(state.params), dict(mesh.shape),
+        )  # fmt: skip
+
+        for step in range(first + 1, stage.steps + 1):
+            profile(step - 1)
+            starting = step == first + 1  # and compiling
+            with contextlib.nullcontext() if starting else goodput.counting():
+                with goodput.waiting():
+                    batch = next(data)
+                # Dispatch this step, and only then read the metrics of the one before:
+                # the devices always have work while the host waits.
+                with sharding.context(mesh):
+                    batch = sharding.shard_batch(batch, mesh)
+                    if starting:
+                        traced = train_step.trace(state, batch)
+                        report.count_operations(config, mesh, traced)
+                    state, values = train_step(state, batch)
+                goodput.dispatched(values)
+                metrics.add(step, values)
+            report(step)
+
+            evaluating, stopping = is_evaluated(step), stop.requested()
+            if evaluating or stopping or step % config.checkpoint.every == 0:
+                # Never save or show a state whose own metrics are unread. They are
+                # of the parameters before the update, hence the look at those after.
+                metrics.read()
+                metrics.check_model(step, state)
+                # No batch has been drawn since, so the data's position is the state's.
+                checkpoints.save(step, state, config_json, data.get_state())
+                goodput.save(step)
+            if stopping:
+                leave(step)
+            if evaluating:
+                evaluate(step)
+        profile(stage.steps)
+        checkpoints.wait()
+    return state
+
+
+def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):
+    """The latest checkpoint's state, or a new one, on the mesh: (state, shardings).
+
+    Moves `data` to where the checkpoint's was.
+
+    Raises:
+      CheckpointError: as `Checkpoints.restore`, and where all of them were damaged.
+    """
+    key = jax.random.key(seed)
+    boxed = jax.eval_shape(stage.init, key)
+    shardings = sharding.state_shardings(boxed, mesh)
+    if checkpoints.latest_step() is None:
+        checkpoints.check_none_is_damaged()
+        # Born divided: a large model never exists whole on one device.
+        init = jax.jit(
+            lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings
+        )
+        return init(key), shardings
+    state, position = checkpoints.restore(sharding.abstract_state(boxed, mesh))
+    data.set_state(position)
+    logging.info("%s: resumed at step %d", stage.name, state.step)
+    return state, shardings
+
+
+def compiled(train_step, shardings, mesh):
+    """The jitted step; its first argument, the state, is given up to it."""
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+class _Metrics:
+    """Reads metrics a step late, refuses what is not finite, writes means.
+
+    What is written every `every` steps, and at the end, is the mean over the steps
+    since it was last written (after a restart: since the restart).
+    """
+
+    def __init__(self, stage, every: int, writer, checkpoints: Checkpoints):
+        self.stage, self.every = stage, every
+        self.writer, self.checkpoints = writer, checkpoints
+        self.unread = None
+        self.sums, self.count = {}, 0
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes what a step will yield, and waits for the one before it."""
+        self.read()
+        self.unread = step, metrics
+
+    def read(self) -> None:
+        """Waits for the metrics that are still unread."""
+        if self.unread is None:
+            return
+        step, metrics = self.unread
+        self.unread = None
+        values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        bad = [f"{name} is {x}" for name, x in values.items() if not math.isfinite(x)]
+        if bad:
+            self.fail(step, ", ".join(bad))
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+        if step % self.every == 0 or step == self.stage.steps:
+            means = {name: total / self.count for name, total in self.sums.items()}
+            self.writer.write_scalars(step, means)
+            self.sums, self.count = {}, 0
+
+    def check_model(self, step: int, state: TrainState) -> None:
+        """Refuses a state whose parameters, codebook or average are not finite."""
+        for part in ("params", "codebook", "ema"):
+            if not _all_finite(getattr(state, part)):
+                self.fail(step, f"{part} is not finite")
+
+    def fail(self, step: int, what: str) -> None:
+        """Raises NonFiniteLossError, with where to go back to."""
+        self.checkpoints.wait()
+        latest = self.checkpoints.latest_step()
+        if latest is None:
+            good = "there is no checkpoint yet"
+        else:
+            good = f"the last good checkpoint is {self.checkpoints.path(latest)}"
+        raise NonFiniteLossError(f"{self.stage.name}: {what} at step {step}; {good}")
+
+
+@jax.jit
+def _all_finite(tree) -> jax.Array:
+    leaves = jax.tree.leaves(tree)
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
+
+
+def _size(tree) -> str:
+    return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)):,}"

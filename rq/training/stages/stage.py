@@ -1,0 +1,97 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages have in common: the optimizer, and one step with it."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import numpy as np
+import optax
+
+from rq.training import optimizer as optim
+from rq.training.train_state import TrainState
+
+
+class Stage(abc.ABC):
+    """One of the trainings, as `rq.training.loop.fit` sees it.
+
+    Attributes:
+      name: of its section in the config and of its folder in a workdir.
+      config: the whole config.
+      mesh: the devices.
+      steps, batch_size: from its section.
+      codes_per_image: that it makes or predicts; 0 where it has none.
+      criterion: the metric of `evaluate` that tells the best checkpoint: the lowest.
+      between_batches: called before each evaluation batch; may end the evaluation.
+    """
+
+    name: str
+    criterion: str
+
+    def __init__(self, config, mesh, eval_batches: Callable[[], Iterable[dict]]):
+        """Takes a whole config; `eval_batches` opens the evaluation batches anew."""
+        self.config, self.mesh = config, mesh
+        self._open_eval_batches = eval_batches
+        self.between_batches = lambda: None
+        self._part = config[self.name]
+        self.steps, self.batch_size = self._part.steps, self._part.batch_size
+        self.codes_per_image = math.prod(config.rqvae.model.code_shape)
+        optimizer = self._part.optimizer
+        self._schedule = optim.warmup_cosine(
+            optimizer.learning_rate,
+            self.steps,
+            optimizer.warmup_steps,
+            optimizer.min_learning_rate,
+        )
+        self._tx = optim.make_optimizer(optimizer, self._schedule)
+
+    def _eval_batches(self) -> Iterator[dict]:
+        for batch in self._open_eval_batches():
+            self.between_batches()
+            yield batch
+
+    @abc.abstractmethod
+    def init(self, key) -> TrainState:
+        """A new state; traceable, so that it can be sharded from the start."""
+
+    @abc.abstractmethod
+    def gradients(self, state: TrainState, batch, key):
+        """Gradients of a batch, the state with its statistics moved, metrics.
+
+        Only statistics move, such as the codebook's: `update` takes the step.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Metrics on the evaluation split."""
+
+    @abc.abstractmethod
+    def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Pictures of how far it is, uint8 `[H, W, 3]` by name."""
+
+    def new_state(self, params, codebook, key, **rest) -> TrainState:
+        """The state before the first step; `rest` as `TrainState.create` takes it."""
+        ema = self._part.optimizer.ema > 0
+        return TrainState.create(params, codebook, self._tx, ema, key, **rest)
+
+    def update(self, state: TrainState, grads):
+        """The state after the optimizer's step, metrics of that step."""
+        metrics = {
+            "gradient_norm": optax.tree.norm(grads),
+            "learning_rate": self._schedule(state.step),
+        }
+        ema = self._part.optimizer.ema
+        return state.apply_gradients(grads, self._tx, ema), metrics
+
+    def train_step(self, state: TrainState, batch):
+        """One update of the parameters, with the key of this step: (state, metrics)."""
+        key = jax.random.fold_in(state.key, state.step)
+        grads, state, metrics = optim.accumulate(
+            self.gradients, state, batch, key, self._part.accumulate
+        )
+        state, step_metrics = self.update(state, grads)
+        return state, metrics | step_metrics

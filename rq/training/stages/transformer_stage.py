@@ -1,0 +1,345 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2: trains an RQ-Transformer on a frozen RQ-VAE's features (section 3.2)."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rq import visualize
+from rq.config import ConfigError
+from rq.data.pixels import to_float
+from rq.models import quantizer
+from rq.models.build import rqvae_model, transformer_model
+from rq.models.transformer import unroll
+from rq.parallel import sharding
+from rq.sampling import conditions, program
+from rq.training import losses
+from rq.training.stages.stage import Stage
+from rq.training.train_state import TrainState
+
+ROWS, PICTURED = 10, 8  # conditions that are shown at most, samples of each
+
+
+class TransformerStage(Stage):
+    """Cross entropy with soft targets and stochastic codes (paper section 3.2.3).
+
+    The frozen codebook travels in the state, so that a checkpoint of this stage says
+    all that sampling codes needs; the optimizer never sees it.
+    """
+
+    name = "transformer"
+    criterion = "cross_entropy"
+
+    def __init__(self, config, mesh, eval_batches, rqvae_variables, null_text=None):
+        """See `Stage`.
+
+        Batches have 'codes' and 'features', or 'image', and 'label' and 'text' as the
+        condition needs them; those of evaluation 'mask'.
+
+        Args:
+          config, mesh, eval_batches: see `Stage`.
+          rqvae_variables: of the trained RQ-VAE.
+          null_text: see `conditions.null`.
+        """
+        super().__init__(config, mesh, eval_batches)
+        self.model = transformer_model(config)
+        self.null_cond = conditions.null(config, null_text)
+        self.rqvae, self.rqvae_variables = rqvae_model(config), rqvae_variables
+        self._sizes = None if self.rqvae.shared_codebook else self.rqvae.sizes
+        self._frozen = {}
+        if config.transformer.online:  # to encode images in each step
+            self._frozen = {"rqvae": rqvae_variables}
+        self._eval_step = jax.jit(self._cross_entropy)
+        self._decode = jax.jit(
+            lambda variables, codes: self.rqvae.apply(
+                variables, codes, method="decode_codes"
+            )
+        )
+
+    def init(self, key) -> TrainState:
+        """A new state; traceable, so that it can be sharded from the start."""
+        init_key, state_key = jax.random.split(key)
+        # Constants of the program that makes the state, so from the host.
+        codebook, frozen = jax.tree.map(
+            np.asarray, (self.rqvae_variables["codebook"], self._frozen)
+        )
+        codes = jnp.zeros((1, *self.model.code_shape), jnp.int32)
+        embedding = codebook["state"].embedding
+        variables = self.model.init(init_key, codes, None, embedding)
+        return self.new_state(variables["params"], codebook, state_key, frozen=frozen)
+
+    def encoded(self, frozen, batch) -> dict:
+        """The batch with 'codes' and 'features', encoded now where it has images."""
+        if "image" not in batch:
+            return batch
+        codes, features = self.rqvae.apply(
+            frozen["rqvae"], to_float(batch["image"]), method="codes_and_features"
+        )
+        return batch | {"codes": codes, "features": features}
+
+    def codes(self, codebook, batch, key):
+        """The batch's codes, of which the inputs are: the stored ones, or drawn."""
+        options = self.config.transformer.loss
+        if not options.stochastic_codes:
+            return batch["codes"]
+        return quantizer.quantize(
+            batch["features"],
+            codebook["state"],
+            depth=self.rqvae.depth,
+            sizes=self._sizes,
+            temperature=options.temperature,
+            stochastic=True,
+            key=key,
+        ).codes
+
+    def _losses(self, codebook):
+        """What `by_position` computes of logits, codes and features: losses by code.
+
+        Soft targets follow the residuals of the codes, drawn or nearest.
+        """
+        options = self.config.transformer.loss
+
+        def one(logits, codes, features=None):
+            if options.soft_targets:
+                soft = quantizer.soft_codes(
+                    features,
+                    codes,
+                    codebook["state"],
+                    self._sizes,
+                    options.temperature,
+                )
+                by_code = losses.soft_cross_entropy(logits, soft)
+            else:
+                by_code = losses.cross_entropy(logits, codes)
+            if not options.z_weight:
+                return {"codes": by_code}
+            return {"codes": by_code, "z": losses.square_normalizer(logits)}
+
+        return one
+
+    def by_position(self, params, compute, outputs, *arrays):
+        """`compute(logits, *arrays)` at every position, in pieces (`loss.pieces`).
+
+        Logits and soft targets, K numbers for each code, so exist for one piece alone;
+        the backward pass computes them again.
+
+        Args:
+          params: of the model.
+          compute: to a tree of arrays `[B, T', ...]`.
+          outputs: of the model, `[B, T, D, M]`.
+          *arrays: `[B, H, W, ...]`.
+
+        Returns:
+          the tree with arrays `[B, T, ...]`.
+        """
+        pieces = self.config.transformer.loss.pieces
+
+        def one(outputs, *arrays):
+            logits = self.model.apply({"params": params}, outputs, method="logits")
+            return compute(logits, *arrays)
+
+        def split(x):  # the batch stays divided over the devices as it is
+            return jnp.moveaxis(x.reshape(len(x), pieces, -1, *x.shape[2:]), 1, 0)
+
+        def join(x):
+            x = jnp.moveaxis(x, 0, 1)
+            return x.reshape(len(x), -1, *x.shape[3:])
+
+        flat = [x.reshape(len(x), -1, *x.shape[3:]) for x in arrays]
+        if pieces == 1:
+            return one(outputs, *flat)
+        split_arrays = jax.tree.map(split, (outputs, *flat))
+        found = jax.lax.map(lambda x: jax.checkpoint(one)(*x), split_arrays)
+        return jax.tree.map(join, found)
+
+    def gradients(self, state: TrainState, batch, key):
+        """Gradients of a batch, the state as it is, metrics."""
+        batch = self.encoded(state.frozen, batch)
+        grads, metrics = jax.grad(self.loss, has_aux=True)(
+            state.params, state.codebook, batch, key
+        )
+        return grads, state, metrics
+
+    def loss(self, params, codebook, batch, key):
+        """Loss of a batch in nats a code, with metrics."""
+        target_key, dropout_key = jax.random.split(key)
+        codes = self.codes(codebook, batch, target_key)
+        cond = conditions.make(self.config, batch)
+        if self.null_cond is not None:
+            share = self.config.transformer.condition_dropout
+            cond_key = jax.random.fold_in(key, 2)
+            cond = conditions.leave_out(cond, self.null_cond, share, cond_key)
+        outputs, text_outputs = self.model.apply(
+            {"params": params},
+            codes,
+            cond,
+            codebook["state"].embedding,
+            deterministic=False,
+            rngs={"dropout": dropout_key},
+            method="outputs",
+        )
+        arrays = [codes]
+        if self.config.transformer.loss.soft_targets:
+            arrays.append(batch["features"])
+        found = self.by_position(params, self._losses(codebook), outputs, *arrays)
+        loss = jnp.mean(found["codes"])
+        by_depth = jnp.mean(found["codes"], axis=(0, 1))
+        metrics = {f"loss/depth_{d + 1}": by_depth[d] for d in range(self.model.depth)}
+        if self.model.condition_length > 1:
+            text_logits = self.model.apply(
+                {"params": params}, text_outputs, method="text_logits"
+            )
+            text_loss = jnp.mean(losses.cross_entropy(text_logits, cond[:, 1:]))
+            metrics |= {"loss/image": loss, "loss/text": text_loss}
+            weight = self.config.transformer.text.weight
+            loss = (1 - weight) * loss + weight * text_loss
+        z_weight = self.config.transformer.loss.z_weight
+        if z_weight:
+            metrics["loss/z"] = jnp.mean(found["z"])
+            loss += z_weight * metrics["loss/z"]
+        metrics["loss"] = loss
+        return loss, metrics
+
+    def _cross_entropy(self, variables, frozen, batch):
+        """Cross entropy and hits of nearest codes: sums over images, by depth `[D]`."""
+        batch = self.encoded(frozen, batch)
+        params, codes = variables["params"], batch["codes"]
+        outputs, _ = self.model.apply(
+            {"params": params},
+            codes,
+            conditions.make(self.config, batch),
+            variables["codebook"]["state"].embedding,
+            method="outputs",
+        )
+
+        def compute(logits, codes):
+            hits = jnp.argmax(logits, axis=-1) == codes
+            return losses.cross_entropy(logits, codes), hits.astype(jnp.float32)
+
+        valid = batch["mask"][:, None]
+        return tuple(
+            jnp.sum(jnp.mean(x, axis=1) * valid, axis=0)
+            for x in self.by_position(params, compute, outputs, codes)
+        )
+
+    def evaluate(self, state: TrainState) -> dict:
+        """Cross entropy (nats) and accuracy by depth, bits per image: nearest codes."""
+        variables = state.model_variables()
+        total, correct, images = 0.0, 0.0, 0
+        for batch in self._eval_batches():
+            with sharding.context(self.mesh):
+                sharded = sharding.shard_batch(batch, self.mesh, whole=True)
+                sums = sharding.to_host(
+                    self._eval_step(variables, self._frozen, sharded)
+                )
+            total, correct = total + sums[0], correct + sums[1]
+            images += int(batch["mask"].sum())
+        total, correct = total / images, correct / images
+        metrics = {}
+        for d in range(self.model.depth):
+            metrics[f"cross_entropy/depth_{d + 1}"] = float(total[d])
+            metrics[f"accuracy/depth_{d + 1}"] = float(correct[d])
+        metrics["cross_entropy"] = float(np.mean(total))
+        bits = np.sum(total) * self.model.positions / math.log(2)
+        metrics["bits_per_image"] = float(bits)
+        return metrics
+
+    def sampling_options(self, **changes):
+        """Filters and guidance (None: without) of the config's section `sampling`.
+
+        Args:
+          **changes: fields of that section with other values; None: the config's.
+
+        Raises:
+          ConfigError: on values that the model does not have, or out of range.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        options = dict(self.config.sampling) | given
+        names = ("temperature", "top_k", "top_p", "min_p")
+        try:
+            filters = program.make_filters(
+                self.model.depth, *(options[name] for name in names)
+            )
+            guidance = program.make_guidance(
+                self.model.code_shape, options["guidance"], options["guidance_schedule"]
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if (guidance == 1).all():
+            return filters, None
+        if self.null_cond is None:
+            raise ConfigError(
+                f"guidance {options['guidance']} needs a model that was trained with "
+                "transformer.condition_dropout above 0"
+            )
+        return filters, guidance
+
+    def sample(
+        self,
+        variables,
+        cond,
+        key,
+        first_index=0,
+        options=None,
+        batch=None,
+        codes=None,
+        keep=None,
+    ):
+        """Images of conditions: (float32 `[B, R, R, C]` in [-1, 1], codes), devices'.
+
+        Args:
+          variables: `params` (stacked, or unrolled by `unroll`) and `codebook`.
+          cond: `[B]` classes, or None with `batch`.
+          key, first_index: see `rq.sampling.program.sample`.
+          options: what `sampling_options` returns; the config's where None.
+          batch: number of samples where `cond` is None.
+          codes, keep: given codes and which of them stay, see
+            `rq.sampling.program.sample`.
+        """
+        filters, guidance = options or self.sampling_options()
+        model, params = self.model, variables["params"]
+        if "blocks" not in params["body_stack"]:
+            model = model.clone(scan_layers=False)
+        codes = program.sample(
+            model,
+            params,
+            variables["codebook"]["state"].embedding,
+            cond,
+            key,
+            batch=batch,
+            filters=filters,
+            guidance=guidance,
+            null_cond=self.null_cond,
+            first_index=first_index,
+            codes=codes,
+            keep=keep,
+        )
+        return self.decode(codes), codes
+
+    def decode(self, codes) -> jax.Array:
+        """Codes int32 `[B, H, W, D]` to images `[B, R, R, C]` in [-1, 1]."""
+        return jnp.clip(self._decode(self.rqvae_variables, codes), -1, 1)
+
+    def unrolled(self, variables):
+        """The variables with layers as `sample` reads them fastest."""
+        return {**variables, "params": unroll(self.model, variables["params"])[1]}
+
+    def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
+        """A grid of samples, a row for each class or evaluation caption."""
+        cond, rows = None, 1
+        if self.config.transformer.condition == "class":
+            cond = np.arange(min(self.config.data.num_classes, ROWS), dtype=np.int32)
+        elif self.config.transformer.condition != "none":
+            cond = conditions.make(self.config, next(iter(self._eval_batches())))[:ROWS]
+        if cond is not None:
+            rows, cond = len(cond), np.repeat(np.asarray(cond), PICTURED, axis=0)
+        variables, key = state.model_variables(), jax.random.key(self.config.seed)
+        with sharding.context(self.mesh):
+            images, _ = self.sample(variables, cond, key, batch=rows * PICTURED)
+        images = sharding.to_host(images)
+        return {"samples": visualize.grid(images, columns=PICTURED)}
