@@ -407,7 +407,7 @@ def test_what_does_not_fit_is_reported_with_status_1():
 
 
 TOPOLOGIES = """
-from rq import sharding
+from rq.parallel import sharding
 from rq.aot import chips
 
 for name in ("v5e:3x3", "v5e", "v9:2x2"):

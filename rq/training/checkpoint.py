@@ -177,7 +177,8 @@ class Checkpoints:
 
         Args:
           abstract: shapes, dtypes and shardings, of this mesh, see
-            `rq.parallel.sharding.abstract_state`; the checkpoint may come from another one.
+            `rq.parallel.sharding.abstract_state`; the checkpoint may come from
+            another one.
           step: the latest where None.
 
         Returns:

@@ -4,8 +4,8 @@
 
 It knows a stage by what `rq.training.stages` gives: name, steps, batch_size, init,
 train_step, evaluate and pictures. A run that was interrupted, in whatever way, and
-started again is bit for bit the run that was not: a checkpoint has the state, the random key and the
-position in the data, and nothing else is carried from step to step.
+started again is bit for bit the run that was not: a checkpoint has the state, the
+random key and the position in the data, and nothing else is carried from step to step.
 """
 
 from __future__ import annotations
