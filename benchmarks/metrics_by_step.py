@@ -8,7 +8,8 @@ Samples of every checkpoint of stage 2 that was kept (`checkpoint.keep_every`), 
 guidance too those of the last, measured by `rq.evaluation.sample_job` in the features
 of the experiment's own network against its training images; beside them real unseen
 images and noise. Metrics depend on how many images there are, so all but one column are
-of as many as there are unseen ones. Classes are drawn as often as in the training images.
+of as many as there are unseen ones. Classes are drawn as often as in the training
+images.
 
 Writes a table to docs/results.md with `--document`, and a picture, WORKDIR/eval/
 by_step.png, with the first samples of each row. Exits with 1 where real images, the
