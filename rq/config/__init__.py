@@ -7,7 +7,9 @@ are `ConfigError`s of one line that name the field and its value.
 """
 
 from rq.config.command_line import flags_parser
-from rq.config.schema import STAGES, ConfigError, choose_variant, default
+from rq.config.errors import ConfigError
+from rq.config.sampling import SamplingConfig
+from rq.config.schema import STAGES, choose_variant, default
 from rq.config.stored import PRACTICAL, differences, from_json, to_json
 from rq.config.validation import validate
 
@@ -15,6 +17,7 @@ __all__ = [
     "PRACTICAL",
     "STAGES",
     "ConfigError",
+    "SamplingConfig",
     "choose_variant",
     "default",
     "differences",

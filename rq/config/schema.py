@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
@@ -11,12 +12,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rq.config.errors import ConfigError
+from rq.config.sampling import SamplingConfig
+
 STAGES = ("features", "rqvae", "codes", "transformer")
 FROM_PATH = ("folder", "tar", "tsv")  # data.name of images that data.path names
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used, told in one line."""
 
 
 def _optimizer(**changes) -> dict[str, Any]:
@@ -204,15 +204,7 @@ def default() -> ConfigDict:
                 min_learning_rate=0.0,
             ),
         ),
-        sampling=dict(  # filters: one number or one for each depth
-            temperature=(1.0,),
-            top_k=(0,),  # 0: off
-            top_p=(1.0,),  # 1: off
-            min_p=(0.0,),  # share of the most probable code's probability; 0: off
-            guidance=(1.0,),  # scale of classifier-free guidance; 1: off
-            guidance_schedule="constant",  # or 'linear', 'cosine' from 1 to the scale
-            batch_size=100,  # images at once
-        ),
+        sampling=dataclasses.asdict(SamplingConfig()),  # see rq/config/sampling.py
         checkpoint=dict(
             every=1000,  # steps
             keep=2,  # the latest so many stay

@@ -8,12 +8,14 @@ demand of each other.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from rq.config.sampling import SamplingConfig
 from rq.config.schema import FROM_PATH, STAGES, ConfigError, check_types, fields
 
 GROUPS = 32  # of the autoencoder's GroupNorms
@@ -125,12 +127,6 @@ LIMITS: dict[str, Limit] = {
     "attention_dropout": _PART,
     "embedding_dropout": _PART,
     "remat": _one_of("none", "full", "dots"),
-    "temperature": _POSITIVE,
-    "top_k": _NOT_NEGATIVE,
-    "top_p": _PROBABILITY,
-    "min_p": _SHARE,
-    "guidance": _NOT_NEGATIVE,
-    "guidance_schedule": _one_of("constant", "linear", "cosine"),
     "every": _POSITIVE,
     "keep": _POSITIVE,
     "keep_every": _NOT_NEGATIVE,
@@ -138,6 +134,10 @@ LIMITS: dict[str, Limit] = {
     "eval_batches": _NOT_NEGATIVE,
     "start": _NOT_NEGATIVE,
     "profile.steps": _NOT_NEGATIVE,
+    "transformer.loss.temperature": _POSITIVE,
+} | {
+    f"sampling.{field.name}": field.metadata["range"]
+    for field in dataclasses.fields(SamplingConfig)
 }
 
 
@@ -229,16 +229,13 @@ def _check_autoencoder(config: ConfigDict) -> None:
 def _check_codebooks(config: ConfigDict) -> None:
     model = config.rqvae.model
     depth = model.code_shape[2]
-    for name in (
-        "rqvae.model.num_codes",
-        "rqvae.model.decay",
-        "sampling.temperature",
-        "sampling.top_k",
-        "sampling.top_p",
-        "sampling.min_p",
-        "sampling.guidance",
-    ):
-        count = len(fields(config)[name])
+    given = fields(config)
+    by_depth = ["rqvae.model.num_codes", "rqvae.model.decay"]
+    by_depth += [
+        n for n, x in given.items() if n[:9] == "sampling." and type(x) is tuple
+    ]
+    for name in by_depth:
+        count = len(given[name])
         problem = f"has {count} values; give 1, or one for each depth: {depth}"
         _require(config, count in (1, depth), name, problem)
 

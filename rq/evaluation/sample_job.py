@@ -113,7 +113,7 @@ class Job:
         experiment.transformer.sampling_options(**changes)  # bad ones are told now
         changed = {name: x for name, x in changes.items() if x is not None}
         sampling = dict(config.sampling) | changed
-        sampling.pop("batch_size")
+        del sampling["batch_size"], sampling["seed"]
         self.settings = json.loads(
             json.dumps(
                 {
