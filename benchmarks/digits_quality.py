@@ -33,8 +33,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
 from rq import visualize
-from rq.data import images as image_data
-from rq.data import stored_codes
+from rq.data import sources, stored_codes
 from rq.experiment import Experiment
 from rq.sampling import likelihood
 
@@ -162,8 +161,8 @@ def first_of_each_class(labels: np.ndarray, number: int) -> np.ndarray:
 def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
     """All numbers; draws the pairs into the workdir's `samples`."""
     data = experiment.config.data
-    training, training_labels = read(image_data.source(data, data.train_split))
-    validation, validation_labels = read(image_data.source(data, data.eval_split))
+    training, training_labels = read(sources.open_split(data, data.train_split))
+    validation, validation_labels = read(sources.open_split(data, data.eval_split))
 
     classifier = train_classifier(training, training_labels)
     accuracy = classifier.score(flatten(validation), validation_labels)

@@ -33,7 +33,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
 from rq import visualize
-from rq.data import images as image_data
+from rq.data import sources
 from rq.data.emoji import GROUPS
 from rq.experiment import Experiment
 
@@ -59,11 +59,11 @@ def captions_of(source, number: int, rng) -> tuple[list[str], np.ndarray]:
 def measure_text(experiment: Experiment, number: int, options: dict) -> dict:
     """Agreement of groups, by captions; draws captions with samples and neighbours."""
     data = experiment.config.data
-    training, labels = read(image_data.source(data, data.train_split))
+    training, labels = read(sources.open_split(data, data.train_split))
     rng = np.random.default_rng(options["seed"])
     results, seconds = {}, {}
     for split in (data.train_split, data.eval_split):
-        captions, groups = captions_of(image_data.source(data, split), number, rng)
+        captions, groups = captions_of(sources.open_split(data, split), number, rng)
         start = time.perf_counter()
         samples, order, _ = experiment.sample(
             len(captions), texts=tuple(captions), **options
@@ -99,8 +99,8 @@ def measure_classes(
 ) -> dict:
     """Agreement with both classifiers by way of sampling; draws each way's samples."""
     data = experiment.config.data
-    judge = train_classifier(*read(image_data.source(data, data.train_split)))
-    validation, truth = read(image_data.source(data, data.eval_split))
+    judge = train_classifier(*read(sources.open_split(data, data.train_split)))
+    validation, truth = read(sources.open_split(data, data.eval_split))
     results = {
         "independent_classifier": accuracy(judge.predict(flatten(validation)), truth),
         "own_classifier": accuracy(own(experiment, validation), truth),

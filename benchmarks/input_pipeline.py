@@ -81,10 +81,10 @@ def rate(batches, seconds: float, batch_size: int) -> float:
 
 def pipeline_rate(data, seconds: float, batch_size: int) -> float:
     """Of `rq.data`, as training reads it."""
-    from rq.data import images, stream
+    from rq.data import loader, sources
 
-    source = images.source(data, "train")
-    iterator = stream.train_iterator(source, data, batch_size=batch_size, seed=0)
+    source = sources.open_split(data, "train")
+    iterator = loader.shuffled(source, data, batch_size=batch_size, seed=0)
     return rate(iterator, seconds, batch_size)
 
 
@@ -161,7 +161,7 @@ def main() -> None:
 
     from absl import flags
 
-    from rq.data import images
+    from rq.data import sources
 
     flags.FLAGS.mark_as_parsed()  # Grain reads flags
     with tempfile.TemporaryDirectory() as name:
@@ -169,7 +169,7 @@ def main() -> None:
         (folder / "images").mkdir()
         paths = write_images(folder / "images", given.images)
         data = section(folder, given.threads)
-        images.prepare(data)
+        sources.prepare(data)
         seconds, batch, threads = given.seconds, given.batch_size, given.threads
         measures = {
             "decoder alone": lambda: decoder_rate(paths, threads, seconds, batch),

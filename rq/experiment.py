@@ -19,8 +19,8 @@ from etils import epath
 
 from rq import visualize
 from rq.config import from_json
-from rq.data import DataError, stored_codes, stream, text
-from rq.data import images as image_data
+from rq.data import DataError, loader, sources, stored_codes, text
+from rq.data.file_source import FileSource
 from rq.data.pixels import to_float
 from rq.metrics import code_usage as code_metrics
 from rq.parallel import sharding
@@ -136,7 +136,7 @@ class Experiment:
     def rqvae(self) -> RQVAEStage:
         """Stage 1 over the evaluation images."""
         data = self.config.data
-        return self._rqvae_over(lambda: image_data.source(data, data.eval_split), data)
+        return self._rqvae_over(lambda: sources.open_split(data, data.eval_split), data)
 
     def rqvae_on(self, images) -> RQVAEStage:
         """Stage 1 over an image file, or over all in a folder, cropped at the centre.
@@ -147,7 +147,7 @@ class Experiment:
         return self._rqvae_over_files(self._files(images))
 
     def _files(self, images):
-        return image_data.FileSource(images, self.config.data.channels)
+        return FileSource(images, self.config.data.channels)
 
     def _rqvae_over_files(self, source) -> RQVAEStage:
         with self.config.data.unlocked():
@@ -159,7 +159,7 @@ class Experiment:
         batch_size = self.config.rqvae.batch_size
 
         def eval_batches():
-            return stream.eval_batches(open_source(), data, batch_size)
+            return loader.in_order(open_source(), data, batch_size)
 
         return RQVAEStage(self.config, self.mesh, eval_batches)
 
@@ -180,7 +180,7 @@ class Experiment:
         def eval_batches():
             source = self.code_source(data.eval_split)
             tokens = self.tokens(0.0)
-            return stream.eval_batches(source, data, part.batch_size, limit, tokens)
+            return loader.in_order(source, data, part.batch_size, limit, tokens)
 
         null_text = None if self.tokenizer is None else self.tokenizer.null
         return TransformerStage(
@@ -194,7 +194,7 @@ class Experiment:
           DataError: where they are missing or damaged.
         """
         if self.config.transformer.online:
-            return image_data.source(self.config.data, split)
+            return sources.open_split(self.config.data, split)
         directory = self.path / "codes" / split
         return stored_codes.CodeSource(directory, self.fingerprint)
 
@@ -217,7 +217,7 @@ class Experiment:
             )
         return tokenizer
 
-    def tokens(self, dropout: float) -> stream.Tokens | None:
+    def tokens(self, dropout: float) -> loader.Tokens | None:
         """What the stream makes text of: captions to tokens; None without text."""
         if self.tokenizer is None:
             return None
@@ -231,7 +231,7 @@ class Experiment:
         'captions', B tuples.
 
         Args:
-          source: of images of the model's resolution, see `rq.data.stream.Variants`.
+          source: of images of the model's resolution, see `rq.data.loader.Variants`.
           start, stop: of the examples.
         """
         batch_size = self.config.codes.batch_size

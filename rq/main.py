@@ -29,7 +29,7 @@ from rq import config as configs
 from rq import visualize
 from rq.cli import train as pipeline
 from rq.convert import lpips_weights
-from rq.data import DataError, images
+from rq.data import DataError, sources
 from rq.evaluation import clip, extractors, references, report, sample_job
 from rq.experiment import Experiment
 from rq.parallel import atomic_files, processes, sharding
@@ -151,7 +151,7 @@ def train_mode() -> None:
 
 def prepare_mode() -> None:
     """Prepares the config's data set, and prints what is in it and what is not."""
-    print(json.dumps(images.prepare(_config().data), indent=2))
+    print(json.dumps(sources.prepare(_config().data), indent=2))
 
 
 def tokenizer_mode() -> None:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from rq.data import DataError, stored_codes, stream
+from rq.data import DataError, loader, stored_codes
 
 RQVAE = {"rqvae": "abc"}
 N, SHARD = 10, 4
@@ -69,11 +69,11 @@ def test_stored_codes_come_back_exactly(tmp_path):
 def test_they_are_batched_with_text_and_without(tmp_path):
     store(tmp_path)
     source = stored_codes.CodeSource(tmp_path, RQVAE)
-    (batch,) = stream.eval_batches(source, _section(), N)
+    (batch,) = loader.in_order(source, _section(), N)
     assert "text" not in batch and "captions" not in batch
     assert batch["codes"].shape == (N, 2, 2, 3)
     tokens = lambda captions, rng: np.array([len(captions)])  # noqa: E731
-    (batch,) = stream.eval_batches(source, _section(), N, tokens=tokens)
+    (batch,) = loader.in_order(source, _section(), N, tokens=tokens)
     np.testing.assert_array_equal(batch["text"][:, 0], np.arange(N) % 3)
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from rq.config import default
-from rq.data import DataError, digits, images
+from rq.data import DataError, digits, sources
 
 
 def section(**changes):
@@ -40,11 +40,11 @@ def run(code):
 def test_preparing_and_reading_need_no_tensorflow(tmp_path):
     code = f"""
 from rq.config import default
-from rq.data import images, stream
+from rq.data import sources, loader
 data = default().data
 data.update(dict(name='digits', dir={str(tmp_path)!r}, resolution=32, channels=1))
-source = images.source(data, 'train')
-batch = next(stream.train_iterator(source, data, batch_size=4, seed=0))
+source = sources.open_split(data, 'train')
+batch = next(loader.shuffled(source, data, batch_size=4, seed=0))
 assert batch['image'].shape == (4, 32, 32, 1)
 assert 'tensorflow' not in sys.modules
 """
@@ -62,7 +62,7 @@ def test_of_two_that_prepare_at_once_the_first_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "load", load_late)
     digits.prepare(str(tmp_path))
     assert digits.load is load
-    assert len(images.source(section(dir=str(tmp_path)), "train")) == 4500
+    assert len(sources.open_split(section(dir=str(tmp_path)), "train")) == 4500
     assert [p.name for p in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
@@ -81,7 +81,7 @@ digits.prepare({str(tmp_path)!r})
 """
     assert run(code) == 9
     assert list((tmp_path / "digits").iterdir())  # what it left
-    assert len(images.source(section(dir=str(tmp_path)), "train")) == 4500
+    assert len(sources.open_split(section(dir=str(tmp_path)), "train")) == 4500
 
 
 def test_split_sizes_that_tfds_reads_from_the_network_are_no_data(
@@ -97,13 +97,13 @@ def test_split_sizes_that_tfds_reads_from_the_network_are_no_data(
 
     monkeypatch.setattr(dataset_info.DatasetInfo, "initialize_from_bucket", initialize)
     with pytest.raises(DataError, match="tfds build cifar10"):
-        images.source(section(name="cifar10", dir=str(tmp_path)), "train")
+        sources.open_split(section(name="cifar10", dir=str(tmp_path)), "train")
 
 
 @pytest.mark.parametrize("name", ["cifar10:9.9.9", "a b"])
 def test_a_name_that_tfds_refuses_is_one_line(tmp_path, name):
     with pytest.raises(DataError, match=name) as error:
-        images.source(section(name=name, dir=str(tmp_path)), "train")
+        sources.open_split(section(name=name, dir=str(tmp_path)), "train")
     assert "\n" not in str(error.value)
 
 
@@ -114,14 +114,14 @@ def test_tfrecords_need_conversion_and_a_converted_copy_is_read(data_dir, tmp_pa
     file.write_text(json.dumps(info))
     data = section(dir=str(tmp_path))
     with pytest.raises(DataError, match="convert_format --dataset_version_dir"):
-        images.source(data, "train")
+        sources.open_split(data, "train")
     # As TFDS's convert_format describes a set that it converted in place.
     file.write_text(json.dumps(info | {"alternativeFileFormats": ["array_record"]}))
-    assert images.source(data, "train")[0]["image"].shape == (32, 32, 1)
+    assert sources.open_split(data, "train")[0]["image"].shape == (32, 32, 1)
 
 
 @pytest.mark.parametrize(
     "split, size", [("train+validation", 5000), ("train[:10%]", 450)]
 )
 def test_splits_are_added_and_cut(data_dir, split, size):
-    assert len(images.source(section(dir=data_dir), split)) == size
+    assert len(sources.open_split(section(dir=data_dir), split)) == size

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from rq.config import default
-from rq.data import DataError, augment, digits, images, stream
+from rq.data import DataError, augment, digits, loader, sources
 from rq.data.decode import DecodeError, decode
 
 
@@ -50,8 +50,8 @@ class Numbers:
 
 def test_digits_are_split_evenly_and_without_overlap(data_dir):
     data = section(dir=data_dir)
-    train = images.source(data, "train")
-    validation = images.source(data, "validation")
+    train = sources.open_split(data, "train")
+    validation = sources.open_split(data, "validation")
     assert (len(train), len(validation)) == (4500, 500)
     seen = [{bytes(e["image"]) for e in map(s.__getitem__, range(len(s)))}
             for s in (train, validation)]  # fmt: skip
@@ -62,7 +62,7 @@ def test_digits_are_split_evenly_and_without_overlap(data_dir):
 
 def test_digits_are_mlxtends_padded(data_dir):
     data = section(dir=data_dir)
-    example = images.source(data, "train")[0]
+    example = sources.open_split(data, "train")[0]
     assert example["image"].shape == (32, 32, 1) and example["image"].dtype == np.uint8
     raw, labels = digits.load()
     index = digits.split(labels)[0]
@@ -89,11 +89,11 @@ import sys
 from absl import flags
 flags.FLAGS.mark_as_parsed()
 from rq.config import default
-from rq.data import images, stream
+from rq.data import sources, loader
 data = default().data
 data.update(dict(name='digits', dir={data_dir!r}, resolution=32, channels=1))
-source = images.source(data, 'train')
-batch = next(stream.train_iterator(source, data, batch_size=4, seed=0))
+source = sources.open_split(data, 'train')
+batch = next(loader.shuffled(source, data, batch_size=4, seed=0))
 assert batch['image'].shape == (4, 32, 32, 1)
 assert 'tensorflow' not in sys.modules
 """
@@ -105,31 +105,31 @@ assert 'tensorflow' not in sys.modules
 
 def test_an_unknown_set_is_named(tmp_path):
     with pytest.raises(DataError, match="no_such_set"):
-        images.source(section(name="no_such_set", dir=str(tmp_path)), "train")
+        sources.open_split(section(name="no_such_set", dir=str(tmp_path)), "train")
 
 
 def test_a_missing_set_says_the_command_that_makes_it(tmp_path):
     with pytest.raises(
         DataError, match="tfds build cifar10 --file_format=array_record"
     ):
-        images.source(section(name="cifar10", dir=str(tmp_path)), "train")
+        sources.open_split(section(name="cifar10", dir=str(tmp_path)), "train")
 
 
 def test_a_missing_split_names_those_there_are(data_dir):
     with pytest.raises(DataError, match="train.*validation"):
-        images.source(section(dir=data_dir), "test")
+        sources.open_split(section(dir=data_dir), "test")
 
 
 def test_images_of_another_size_are_refused_without_augmentation(data_dir):
     data = section(dir=data_dir, resolution=16)
     with pytest.raises(DataError, match="32 x 32.*resolution=16"):
-        next(stream.eval_batches(images.source(data, "train"), data, 2))
+        next(loader.in_order(sources.open_split(data, "train"), data, 2))
 
 
 @pytest.mark.parametrize("batch_size, processes", [(6, 4), (200, 1)])
 def test_impossible_batches_are_refused(batch_size, processes):
     with pytest.raises(ValueError, match=str(batch_size)):
-        stream.train_iterator(
+        loader.shuffled(
             Numbers(100), section(), batch_size=batch_size, seed=0,
             process_index=0, process_count=processes,
         )  # fmt: skip
@@ -197,7 +197,7 @@ def labels(iterator, batches):
 
 
 def test_an_epoch_has_every_example_once_and_the_next_another_order():
-    iterator = stream.train_iterator(Numbers(12), section(), batch_size=4, seed=0)
+    iterator = loader.shuffled(Numbers(12), section(), batch_size=4, seed=0)
     first, second = labels(iterator, 3), labels(iterator, 3)
     np.testing.assert_array_equal(np.sort(first), np.arange(12))
     np.testing.assert_array_equal(np.sort(second), np.arange(12))
@@ -206,7 +206,7 @@ def test_an_epoch_has_every_example_once_and_the_next_another_order():
 
 def test_order_is_a_function_of_the_seed():
     first, same, other = (
-        labels(stream.train_iterator(Numbers(50), section(), batch_size=5, seed=s), 4)
+        labels(loader.shuffled(Numbers(50), section(), batch_size=5, seed=s), 4)
         for s in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, same)
@@ -216,7 +216,7 @@ def test_order_is_a_function_of_the_seed():
 @pytest.mark.parametrize("read", [0, 1, 5])
 def test_a_restored_iterator_goes_on_with_the_next_batch(read):
     def fresh():
-        return stream.train_iterator(Numbers(50), section(), batch_size=5, seed=0)
+        return loader.shuffled(Numbers(50), section(), batch_size=5, seed=0)
 
     iterator = fresh()
     labels(iterator, read) if read else None
@@ -229,7 +229,7 @@ def test_a_restored_iterator_goes_on_with_the_next_batch(read):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_batches_of_one(processes):
     def iterator(index, count):
-        return stream.train_iterator(
+        return loader.shuffled(
             Numbers(50), section(), batch_size=8, seed=3,
             process_index=index, process_count=count,
         )  # fmt: skip
@@ -243,10 +243,10 @@ def test_processes_share_the_batches_of_one(processes):
 
 def test_augmentation_is_a_function_of_seed_and_place(data_dir):
     data = section(dir=data_dir, augment="crop_flip", resolution=24)
-    source = images.source(data, "train")
+    source = sources.open_split(data, "train")
 
     def first(**kwargs):
-        iterator = stream.train_iterator(source, data, batch_size=8, seed=0, **kwargs)
+        iterator = loader.shuffled(source, data, batch_size=8, seed=0, **kwargs)
         return next(iterator)["image"]
 
     whole = first()
@@ -255,11 +255,11 @@ def test_augmentation_is_a_function_of_seed_and_place(data_dir):
 
 
 def test_evaluation_sees_everything_once_in_order():
-    batches = list(stream.eval_batches(Numbers(10), section(), 4))
+    batches = list(loader.in_order(Numbers(10), section(), 4))
     assert [len(b["label"]) for b in batches] == [4, 4, 4]
     seen = np.concatenate([b["label"][b["mask"]] for b in batches])
     np.testing.assert_array_equal(seen, np.arange(10))
-    assert len(list(stream.eval_batches(Numbers(10), section(), 4, limit=1))) == 1
+    assert len(list(loader.in_order(Numbers(10), section(), 4, limit=1))) == 1
 
 
 def test_missing_digits_say_what_to_install(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rq.config import default
-from rq.data import DataError, emoji, images
+from rq.data import DataError, emoji, sources
 
 missing = [package for path, package in emoji.PACKAGES.items() if not path.exists()]
 pytestmark = pytest.mark.skipif(
@@ -57,7 +57,7 @@ def test_set_is_prepared_and_opened(tmp_path, monkeypatch, every_emoji):
     monkeypatch.setattr(emoji, "VALIDATION", 5)
     data = default().data
     data.update(dict(name="emoji", dir=str(tmp_path), resolution=64, num_classes=9))
-    train, validation = (images.source(data, s) for s in ("train", "validation"))
+    train, validation = (sources.open_split(data, s) for s in ("train", "validation"))
     assert (len(train), len(validation)) == (25, 5)
     font = emoji.load_font()
     drawn = {emoji.draw(one.text, font).tobytes(): one.group for one in few}

@@ -13,7 +13,15 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from rq.config import default
-from rq.data import DataError, files, images, prepared, stream
+from rq.data import (
+    DataError,
+    file_source,
+    files,
+    loader,
+    prepared,
+    sources,
+    tfds_source,
+)
 from rq.data.decode import DecodeError, decode, examine
 
 
@@ -61,13 +69,13 @@ def test_a_folder_has_classes_captions_and_a_holdout(tmp_path):
     write(root / "captions.csv", "file,caption\ndog/1.jpg,a dog\ndog/1.jpg,his dog\n")
     write(root / "notes.md", "no image")
     data = section(root, tmp_path, num_classes=2)
-    report = images.prepare(data)
+    report = sources.prepare(data)
     assert report["splits"] == {"train": 10, "validation": 2}
     assert report["left_out"] == 0 and report["small"] == 0
 
     captions, labels = collections.Counter(), []
     for split in ("train", "validation"):
-        source = images.source(data, split)
+        source = sources.open_split(data, split)
         for i in range(len(source)):
             captions.update(source.captions(i))
             labels.append(int(source[i]["label"]))
@@ -75,12 +83,12 @@ def test_a_folder_has_classes_captions_and_a_holdout(tmp_path):
         name: 1 for name in ("a cat", "a sleeping cat", "a dog", "his dog")
     }
     assert sorted(labels) == [0] * 6 + [1] * 6
-    assert images.prepare(data) == report  # kept, not made again
+    assert sources.prepare(data) == report  # kept, not made again
 
-    batch = next(stream.train_iterator(source, data, batch_size=2, seed=0))
+    batch = next(loader.shuffled(source, data, batch_size=2, seed=0))
     assert batch["image"].shape == (2, 16, 16, 3)
     with pytest.raises(DataError, match="2 classes.*num_classes is 7"):
-        images.source(section(root, tmp_path, num_classes=7), "train")
+        sources.open_split(section(root, tmp_path, num_classes=7), "train")
 
 
 def test_split_folders_and_lists_are_kept(tmp_path):
@@ -143,7 +151,7 @@ def test_tar_shards_give_images_captions_and_classes(tmp_path):
     assert [f.label for f in found] == ["0"] * 3 + ["1"] * 3
     assert found[1].read() == encoded(1, "JPEG")
     data = section(tmp_path, tmp_path, name="tar", holdout=1, num_classes=2)
-    assert images.prepare(data)["splits"] == {"train": 5, "validation": 1}
+    assert sources.prepare(data)["splits"] == {"train": 5, "validation": 1}
 
 
 def test_a_damaged_tar_gives_what_is_in_front_of_the_damage(tmp_path):
@@ -154,7 +162,7 @@ def test_a_damaged_tar_gives_what_is_in_front_of_the_damage(tmp_path):
     path.write_bytes(path.read_bytes()[:20_000])
     write(tmp_path / "y.tar", b"no tar")
     data = section(tmp_path, tmp_path, name="tar", holdout=5)
-    report = images.prepare(data)
+    report = sources.prepare(data)
     kept = sum(report["splits"].values())
     assert 6 <= kept < 12
     assert any("x.tar" in reason or "cut short" in reason
@@ -168,11 +176,11 @@ def test_a_table_lists_files_with_captions(tmp_path):
     lines = [f"images/{k}.png\tcaption {k}\n" for k in range(4)]
     write(tmp_path / "t.tsv", "".join([*lines, "images/0.png\tmore\n", "gone.png\tx"]))
     data = section(tmp_path / "t.tsv", tmp_path, name="tsv", holdout=1)
-    report = images.prepare(data)
+    report = sources.prepare(data)
     assert sum(report["splits"].values()) == 4
     assert list(report["files_left_out"]) == ["gone.png"]
     captions = [
-        images.source(data, split).captions(i)
+        sources.open_split(data, split).captions(i)
         for split, number in report["splits"].items()
         for i in range(number)
     ]
@@ -191,19 +199,19 @@ def test_a_table_lists_files_with_captions(tmp_path):
 )
 def test_a_set_that_is_not_prepared_says_the_command(tmp_path, name, message):
     with pytest.raises(DataError, match=message):
-        images.source(section(tmp_path, tmp_path, name=name), "train")
+        sources.open_split(section(tmp_path, tmp_path, name=name), "train")
 
 
 def test_a_path_without_images_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        images.prepare(section(tmp_path / "gone", tmp_path))
+        sources.prepare(section(tmp_path / "gone", tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images to train on"):
-        images.prepare(section(tmp_path / "empty", tmp_path))
+        sources.prepare(section(tmp_path / "empty", tmp_path))
     for k in range(9):
         write(tmp_path / f"junk/{k}.jpg", b"junk")
     with pytest.raises(DataError, match="none of 7 images can be read"):
-        images.prepare(section(tmp_path / "junk", tmp_path))
+        sources.prepare(section(tmp_path / "junk", tmp_path))
 
 
 def test_captions_without_their_columns_are_an_error(tmp_path):
@@ -289,18 +297,18 @@ def test_five_hundred_odd_and_damaged_files_are_all_accounted_for(tmp_path):
             content = bytes(scrambled)
         write(root / f"{k:03d}_{name}", content)
     data = section(root, tmp_path, holdout=20)
-    report = images.prepare(data)
+    report = sources.prepare(data)
     kept = sum(report["splits"].values())
     assert kept + report["left_out"] == 500
     assert report["left_out"] == len(report["files_left_out"])
     assert report["kept"] == report["splits"]
     assert kept > 125 and report["left_out"] > 150  # whole ones; random and cut ones
     assert set(report["converted"]) >= {"grey", "alpha", "CMYK", "palette", "animated"}
-    source = images.source(data, "train")
+    source = sources.open_split(data, "train")
     for example in everything(source):
         assert example["image"].shape[-1] == 3
     assert not source.replaced
-    batches = stream.train_iterator(source, data, batch_size=10, seed=0)
+    batches = loader.shuffled(source, data, batch_size=10, seed=0)
     assert next(batches)["image"].shape == (10, 16, 16, 3)
 
 
@@ -333,14 +341,14 @@ class Records:
 
 
 def test_an_image_damaged_later_is_replaced_by_the_next_and_counted():
-    source = images.ImageSource(Records({2, 3, 5}), FEATURES, "set train", 3)
+    source = tfds_source.TFDSSource(Records({2, 3, 5}), FEATURES, "set train", 3)
     labels = [int(source[i]["label"]) for i in (0, 2, 3, 5, 2)]
     assert labels == [0, 4, 4, 0, 4]
     assert source.replaced == {2, 3, 5}
     example, captions = source.read(2)
     assert example["label"] == 4 and captions == ("image 4",)
     with pytest.raises(DataError, match="no image from 1"):
-        images.ImageSource(Records(set(range(6))), FEATURES, "set train", 3)[1]
+        tfds_source.TFDSSource(Records(set(range(6))), FEATURES, "set train", 3)[1]
 
 
 # One's own images for evaluation
@@ -350,9 +358,9 @@ def test_image_files_are_read_and_damaged_ones_left_out(tmp_path):
     write(tmp_path / "a.png", encoded(0, side=40))
     write(tmp_path / "sub/b.jpg", encoded(1, "JPEG", "L"))
     write(tmp_path / "c.png", b"junk")
-    assert len(images.FileSource(tmp_path, 3)) == 2
-    one = images.FileSource(tmp_path / "a.png", 3)
+    assert len(file_source.FileSource(tmp_path, 3)) == 2
+    one = file_source.FileSource(tmp_path / "a.png", 3)
     np.testing.assert_array_equal(one[0]["image"], decode(encoded(0, side=40), 3))
     for path in ("c.png", "gone.png"):
         with pytest.raises(DataError, match=path):
-            images.FileSource(tmp_path / path, 3)
+            file_source.FileSource(tmp_path / path, 3)

@@ -19,7 +19,7 @@ from rq import experiment as workdirs
 from rq import visualize
 from rq.config import ConfigError, differences, from_json, to_json
 from rq.convert import lpips_weights
-from rq.data import images, stored_codes, stream, text
+from rq.data import loader, sources, stored_codes, text
 from rq.models.networks.lpips import own_distance
 from rq.parallel import atomic_files, sharding
 from rq.parallel import processes as distributed
@@ -54,8 +54,8 @@ def run(config, workdir) -> None:
     check_perceptual(config, path)
     with distributed.first_alone("the workdir and its data"):
         claim(path, config)
-        if jax.process_count() > 1 and config.data.name in images.BUILT_IN:
-            images.source(config.data, config.data.train_split)  # prepares it
+        if jax.process_count() > 1 and config.data.name in sources.BUILT_IN:
+            sources.open_split(config.data, config.data.train_split)  # prepares it
     steps = {
         "features": train_features,
         "rqvae": train_rqvae,
@@ -150,12 +150,12 @@ def perceptual_distance(config, path):
 
 
 def _train_on_images(make_stage, config, path, mesh, *args) -> None:
-    source = images.source(config.data, config.data.train_split)
-    eval_source = images.source(config.data, config.data.eval_split)
+    source = sources.open_split(config.data, config.data.train_split)
+    eval_source = sources.open_split(config.data, config.data.eval_split)
     batch_size, limit = config[make_stage.name].batch_size, config.log.eval_batches
 
     def eval_batches():
-        return stream.eval_batches(eval_source, config.data, batch_size, limit)
+        return loader.in_order(eval_source, config.data, batch_size, limit)
 
     stage = make_stage(config, mesh, eval_batches, *args)
     _fit(stage, source, config, path, mesh)
@@ -180,8 +180,8 @@ def encode(config, path, mesh) -> None:
     experiment, data = workdirs.Experiment(path, mesh), config.data
     for split in (data.train_split, data.eval_split):
         variants = config.codes.variants if split == data.train_split else 1
-        source = stream.Variants(
-            images.source(data, split), data, variants, config.seed
+        source = loader.Variants(
+            sources.open_split(data, split), data, variants, config.seed
         )
         directory = path / "codes" / split
         part = dict(
@@ -235,7 +235,7 @@ def make_tokenizer(config, path) -> None:
     if options.tokenizer:
         text.load(options.tokenizer, options.length).save(file)
     else:
-        source = images.source(config.data, config.data.train_split)
+        source = sources.open_split(config.data, config.data.train_split)
         captions = (line for i in range(len(source)) for line in source.captions(i))
         text.train(captions, options.vocab_size, file)
     logging.info("tokenizer: %s", file)
@@ -243,7 +243,7 @@ def make_tokenizer(config, path) -> None:
 
 def _fit(stage, source, config, path, mesh, tokens=None) -> None:
     share, shares = sharding.batch_share(mesh)
-    data = stream.train_iterator(
+    data = loader.shuffled(
         source,
         config.data,
         batch_size=stage.batch_size,

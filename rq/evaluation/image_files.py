@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from rq.data import DataError
-from rq.data.images import FileSource
+from rq.data.file_source import FileSource
 from rq.parallel import atomic_files
 
 CHUNK = 1 << 24  # bytes read at once

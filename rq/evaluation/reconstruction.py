@@ -40,7 +40,7 @@ class Reconstructor:
     """Reconstructs and measures batches of images with one model, compiled once.
 
     Batches are dicts with 'image' (uint8, or floats in [-1, 1]) and 'mask', as from
-    `rq.data.stream.eval_batches`.
+    `rq.data.loader.in_order`.
     """
 
     def __init__(self, model, mesh, distance=None, distance_name: str = ""):

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rq.config import ConfigError
-from rq.data import images as image_data
-from rq.data import stream
+from rq.data import loader, sources
 from rq.evaluation import feature_sets
 from rq.evaluation.extractors import Extractor
 
@@ -28,14 +27,14 @@ def split_batches(data, split: str) -> tuple[int, Iterator[np.ndarray]]:
     with data.unlocked():
         data = data.copy_and_resolve_references()
     data.augment = "center"
-    source = image_data.source(data, split)
-    batches = stream.eval_batches(source, data, feature_sets.BATCH)
+    source = sources.open_split(data, split)
+    batches = loader.in_order(source, data, feature_sets.BATCH)
     return len(source), (batch["image"][batch["mask"]] for batch in batches)
 
 
 def split_hash(data, split: str) -> str:
     """Of what `split_batches` yields: where it is read from, and how it is cropped."""
-    about = f"{image_data.fingerprint(data, split)} center {data.resolution}"
+    about = f"{sources.fingerprint(data, split)} center {data.resolution}"
     return hashlib.sha256(f"{about} {data.channels}".encode()).hexdigest()
 
 

@@ -16,8 +16,7 @@ import pathlib
 import numpy as np
 
 from rq import visualize
-from rq.data import images as image_data
-from rq.data import stream
+from rq.data import loader, sources
 from rq.evaluation import feature_sets, references, sample_job
 from rq.evaluation.extractors import Extractor
 from rq.parallel import atomic_files, processes
@@ -177,7 +176,7 @@ def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
         images = dict(zip(places, images, strict=True))
         shown = {k: np.stack([images[i] for i in x]) for k, x in chosen.items()}
         data = experiment.config.data
-        source = stream.Variants(image_data.source(data, data.train_split), data)
+        source = loader.Variants(sources.open_split(data, data.train_split), data)
         beside = [
             np.stack([images[i], *(source[int(j)]["image"] for j in neighbours[i])])
             for i in chosen["neighbours"]

@@ -109,7 +109,7 @@ def _stack(examples: Iterable[dict], number: int) -> dict[str, np.ndarray]:
     return batch
 
 
-def train_iterator(
+def shuffled(
     source,
     data,
     *,
@@ -152,7 +152,7 @@ def train_iterator(
     return iter(batches.to_iter_dataset(options))
 
 
-def eval_batches(
+def in_order(
     source, data, batch_size: int, limit: int = 0, tokens: Tokens | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """All examples once, in order.
@@ -162,7 +162,7 @@ def eval_batches(
       data: section of the config.
       batch_size: B, of every batch: the last one is filled with copies.
       limit: batches at most; 0: all.
-      tokens: as in `train_iterator`.
+      tokens: as in `shuffled`.
 
     Yields:
       dicts of arrays `[B, ...]`, with 'mask' bool `[B]`: False for what fills up.

@@ -1,0 +1,64 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Image files as they are on disk, read by index."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from rq.data import DataError
+from rq.data.decode import DecodeError, decode
+from rq.data.files import SUFFIXES
+
+
+class FileSource:
+    """Image files of one's own, read as they are; 'label' is 0.
+
+    What cannot be decoded is left out, with a warning; or, where it is `strict`, an
+    error when it is read.
+
+    Attributes:
+      paths: of the files.
+    """
+
+    def __init__(self, path, channels: int, strict: bool = False):
+        """Opens a file, or all images in a folder.
+
+        Raises:
+          DataError: where there is no image, or none that can be decoded.
+        """
+        path, self._channels = pathlib.Path(path), channels
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder")
+        found = [path]
+        if path.is_dir():
+            files = sorted(path.rglob("*"))
+            found = [file for file in files if file.suffix.lower() in SUFFIXES]
+        self.paths = [file for file in found if strict or self._is_readable(file)]
+        if not self.paths:
+            raise DataError(f"{path}: none of {len(found)} files is an image")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        try:
+            image = decode(self.paths[index].read_bytes(), self._channels)
+        except DecodeError as error:
+            raise DataError(f"{self.paths[index]}: {error}") from error
+        return {"image": image, "label": np.int32(0)}
+
+    def read(self, index: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """Returns an example and no captions: files alone have none."""
+        return self[index], ()
+
+    def _is_readable(self, path):
+        try:
+            decode(path.read_bytes(), self._channels)
+        except (DecodeError, OSError) as error:
+            logging.warning("left out %s: %s", path, error)
+            return False
+        return True

@@ -1,0 +1,170 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a source of examples is, and how the `data` section of a config opens one."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from typing import Protocol
+
+import tensorflow_datasets as tfds
+
+from rq.data import DataError, digits, emoji, prepared
+from rq.data.files import READERS
+from rq.data.tfds_source import TFDSSource
+
+# Data sets that prepare themselves on first use.
+BUILT_IN = {"digits": digits.prepare, "emoji": emoji.prepare}
+
+
+class Source(Protocol):
+    """Examples by index, in any order and from several threads at once.
+
+    An example is a dict of arrays: 'image' uint8 `[H, W, C]` and 'label' int32 of
+    images; 'codes', 'features' and 'label' of stored codes.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict:
+        """Returns an example."""
+
+    def read(self, index: int) -> tuple[dict, tuple[str, ...]]:
+        """Returns an example and its captions, none where it has none."""
+
+
+def open_split(data, split: str) -> TFDSSource:
+    """Opens a split of the set that the `data` section of a config names.
+
+    Built-in sets are prepared on first use.
+
+    Raises:
+      DataError: where the set is unknown, not prepared (with the command that does it),
+        prepared in another format (likewise), without images, of another number of
+        classes, or without such a split.
+    """
+    builder = _open(data)
+    _check(builder, data, split)
+    records = builder.as_data_source(
+        split,
+        file_format="array_record",
+        deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+    )
+    features = builder.info.features
+    return TFDSSource(records, features, f"{data.name} {split}", data.channels)
+
+
+def fingerprint(data, split: str) -> str:
+    """SHA-256 of what a split is read from: its description, files and their sizes.
+
+    Raises:
+      DataError: as `open_split`.
+    """
+    builder = _open(data)
+    _check(builder, data, split)
+    digest = hashlib.sha256(split.encode())
+    folder = pathlib.Path(builder.data_dir)
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+    digest.update((folder / "dataset_info.json").read_bytes())
+    return digest.hexdigest()
+
+
+def _open(data):
+    name, folder = data.name, data.dir or None
+    if name in BUILT_IN:
+        builder = BUILT_IN[name](folder)
+    elif name in READERS:
+        builder = _find_files(data)
+    else:
+        builder = _find(name, folder)
+    # What lies on disk decides, a converted copy included; the code knows of neither.
+    return tfds.builder_from_directory(builder.data_dir)
+
+
+def _builder(name, folder):
+    try:
+        return tfds.builder(name, data_dir=folder)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise DataError(
+            f"data.name={name!r} is neither a TFDS set nor one of "
+            f"{sorted([*BUILT_IN, *READERS])}"
+        ) from None
+    except (AssertionError, ValueError) as error:  # a bad name, an unknown version
+        reason = " ".join(str(error).split())
+        raise DataError(f"data.name={name!r}: {reason}") from error
+
+
+def _find(name, folder):
+    builder = _builder(name, folder)
+    # Not `info.splits`: with a network TFDS fills them in for sets that are not here.
+    if not builder.is_prepared():
+        where = f" --data_dir={folder}" if folder else ""
+        raise DataError(
+            f"{name} is not prepared in {builder.data_dir}; run: "
+            f"tfds build {name} --file_format=array_record{where}"
+        )
+    return builder
+
+
+def _find_files(data):
+    builder = prepared.builder(data)
+    if not builder.is_prepared():
+        raise DataError(
+            f"{data.path} is not prepared in {builder.data_dir}; run: "
+            "python -m rq.main --mode=prepare, with the same --config flags"
+        )
+    return builder
+
+
+def prepare(data) -> dict:
+    """Prepares the set that the `data` section of a config names, if it is not yet.
+
+    Returns:
+      'folder' of the set, 'splits' with their sizes, and of one's own files also what
+      was converted and left out.
+
+    Raises:
+      DataError: where that cannot be done, with what to do first.
+    """
+    report = {}
+    if data.name in BUILT_IN:
+        builder = BUILT_IN[data.name](data.dir or None)
+    elif data.name in READERS:
+        report = prepared.prepare(data)
+        builder = prepared.builder(data)
+    else:
+        builder = _builder(data.name, data.dir or None)
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except (AssertionError, ImportError, OSError, ValueError) as error:
+            raise DataError(f"preparing {data.name}: {error}") from error
+    builder = tfds.builder_from_directory(builder.data_dir)
+    splits = {name: split.num_examples for name, split in builder.info.splits.items()}
+    return {"folder": str(builder.data_dir), "splits": splits} | report
+
+
+def _check(builder, data, split):
+    info, name = builder.info, data.name
+    if tfds.core.FileFormat.ARRAY_RECORD not in info.available_file_formats():
+        # Converted in place: with --out_dir TFDS leaves out the set's description.
+        raise DataError(
+            f"{builder.data_dir} holds {info.file_format.value}; add ArrayRecord: "
+            "pip install apache-beam && "
+            "python -m tensorflow_datasets.scripts.convert_format "
+            f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record"
+        )
+    if "image" not in info.features:
+        raise DataError(f"{name} has no 'image' but {sorted(info.features)}")
+    if unknown := {part.split("[")[0] for part in split.split("+")} - set(info.splits):
+        raise DataError(
+            f"{name} has splits {sorted(info.splits)}, not {sorted(unknown)}"
+        )
+    label = info.features["label"] if "label" in info.features else None
+    classes = getattr(label, "num_classes", None)
+    if data.num_classes and classes != data.num_classes:
+        raise DataError(
+            f"{name} has {classes or 'no'} classes, but data.num_classes is "
+            f"{data.num_classes}"
+        )
