@@ -160,7 +160,7 @@ def read() -> dict[str, dict]:
 
 def write(reports: dict[str, dict]) -> None:
     """All or nothing: hours of compilation are in it."""
-    with atomic_files.replacing(RESULTS) as temporary:
+    with atomic_files.atomic_write(RESULTS) as temporary:
         temporary.write_text(json.dumps(reports, indent=1) + "\n")
 
 

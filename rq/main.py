@@ -157,7 +157,7 @@ def prepare_mode() -> None:
 def tokenizer_mode() -> None:
     """Trains a tokenizer on the config's captions, or copies the one that it names."""
     config, path = _config(), checkpoint.folder(FLAGS.workdir)
-    with processes.first_alone("the tokenizer"):
+    with processes.process_0_first("the tokenizer"):
         pipeline.claim(path, config)
         pipeline.make_tokenizer(config, path)
 
@@ -198,7 +198,7 @@ def sample_mode() -> None:
     images, labels, codes = experiment.sample(
         FLAGS.num_samples or 64, given=given, **_sampling_flags(experiment)
     )
-    if not processes.is_first():
+    if not processes.is_process_0():
         return
     columns = int(np.ceil(np.sqrt(len(images))))
     visualize.save_png(out, visualize.grid(images, columns))
@@ -216,7 +216,7 @@ def reconstruct_mode() -> None:
     out = _output(f"{_of_images()}reconstructions.png")
     experiment = _experiment()
     picture = experiment.reconstructions(FLAGS.num_images, FLAGS.images)
-    if processes.is_first():
+    if processes.is_process_0():
         visualize.save_png(out, picture)
         print(f"wrote {out}")
 
@@ -272,7 +272,7 @@ def _eval_job(experiment, extractor) -> None:
     )
     result = task.run(extractor, reference, FLAGS.reference, source, network)
     report.write(experiment, extractor, task)
-    if processes.is_first():
+    if processes.is_process_0():
         print(json.dumps(result, indent=2))
         if FLAGS.out:
             atomic_files.write_json(FLAGS.out, result)
@@ -289,7 +289,7 @@ def rank_mode() -> None:
 
 
 def _write_json(path: epath.Path, results) -> None:
-    if processes.is_first():
+    if processes.is_process_0():
         atomic_files.write_json(path, results)
         print(json.dumps(results, indent=2))
 
@@ -368,14 +368,14 @@ def ending() -> Iterator[None]:
         yield
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
-        processes.all_come("an end by mistake", PATIENCE)
-        processes.leave(1)
+        processes.barrier_within("an end by mistake", PATIENCE)
+        processes.exit_now(1)
     except Exception as error:
         if not jax.distributed.is_initialized():
             raise
         logging.exception("this process has failed")
-        alike = processes.all_come("an end by failure", PATIENCE)
-        processes.leave(1 if alike or "RESOURCE_EXHAUSTED" in str(error) else LOST)
+        alike = processes.barrier_within("an end by failure", PATIENCE)
+        processes.exit_now(1 if alike or "RESOURCE_EXHAUSTED" in str(error) else LOST)
 
 
 if __name__ == "__main__":

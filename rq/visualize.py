@@ -54,7 +54,7 @@ def save_png(path, image: np.ndarray) -> None:
     """Writes a uint8 picture `[H, W, 3]`, all or nothing, and its folder if need be."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_files.replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_files.atomic_write(path) as temporary, temporary.open("wb") as file:
         Image.fromarray(image).save(file, format="PNG")
 
 

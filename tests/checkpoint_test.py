@@ -376,7 +376,7 @@ def test_every_so_many_and_the_best_stay_beside_the_latest(tmp_path):
     for step in range(1, 11):
         checkpoints.save(step, make_state(float(step)), CONFIG, {"next_index": step})
         if step in (2, 3):
-            checkpoints.tell_if_best(step, 1.0 / step)
+            checkpoints.record_if_best(step, 1.0 / step)
     checkpoints.close()
     steps = sorted(int(path.name) for path in tmp_path.iterdir() if path.is_dir())
     assert steps == [3, 4, 8, 10]
@@ -390,7 +390,7 @@ def test_the_best_is_told_once_it_is_complete_and_forgotten_when_it_is_gone(tmp_
     state = make_state()
     for step, value in ((1, 0.5), (2, 0.25)):
         checkpoints.save(step, state, CONFIG, {"next_index": step})
-        checkpoints.tell_if_best(step, value)
+        checkpoints.record_if_best(step, value)
         assert (tmp_path / str(step) / checkpoint.FILES).exists()  # complete
     assert checkpoints.best() == (2, 0.25)
     damage(tmp_path / "2", "missing")

@@ -231,8 +231,8 @@ def test_two_processes_draw_and_measure_what_one_does(place, one):
     "given, message",
     [
         (("host:1", 2, None), "need all of --coordinator"),
-        (("host:1", 2, 2), "process 2 of 2"),
-        (("host", 2, 1), "host is no HOST:PORT"),
+        (("host:1", 2, 2), "process_id=2 must be from 0 to 1"),
+        (("host", 2, 1), "host is not HOST:PORT"),
     ],
 )
 def test_half_told_processes_are_refused(given, message):
@@ -251,14 +251,14 @@ def test_the_environment_is_read_and_checked(monkeypatch):
     with pytest.raises(ConfigError, match="found .'host:1', 2, None"):
         distributed.start("host:1")
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "2")
-    with pytest.raises(ConfigError, match="process 2 of 2"):
+    with pytest.raises(ConfigError, match="process_id=2 must be from 0 to 1"):
         distributed.start("host:1")
     monkeypatch.delenv("OMPI_COMM_WORLD_SIZE")
     monkeypatch.setenv(distributed.NUMBER, "1")
     monkeypatch.setenv(distributed.COORDINATOR, "host:1")
     monkeypatch.setenv(distributed.INDEX, "0")
     distributed.start()  # alone: nothing to join
-    assert distributed.is_first()
-    distributed.meet("alone")
-    with distributed.first_alone("alone"):
+    assert distributed.is_process_0()
+    distributed.barrier("alone")
+    with distributed.process_0_first("alone"):
         pass

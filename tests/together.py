@@ -59,15 +59,15 @@ def _until(path: pathlib.Path) -> None:
 
 def asks(index: int, folder: str, before: str) -> None:
     """Steps of two stages, each counted from 1; waits for `go` after so many asked."""
-    from rq.training import preemption
+    from rq.parallel import preemption
 
     folder = pathlib.Path(folder)
     for step in range(int(before)):
-        assert not preemption.agreed(), step
+        assert not preemption.reached_stop(), step
     (folder / f"ready{index}").touch()
     _until(folder / "go")
     for step in range(2_000):
-        if preemption.agreed():
+        if preemption.reached_stop():
             print(f"stopped after {step} more", flush=True)
             raise preemption.Preempted
         time.sleep(0.002 * (1 + index))
@@ -112,7 +112,7 @@ def fails(index: int, how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if index:
             raise DataError("no data")
-        processes.meet("the other")
+        processes.barrier("the other")
 
 
 def main(place: str, number: str, index: str, what: str, *more: str) -> None:

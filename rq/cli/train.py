@@ -21,10 +21,9 @@ from rq.config import ConfigError, differences, from_json, to_json
 from rq.convert import lpips_weights
 from rq.data import loader, sources, stored_codes, text
 from rq.models.networks.lpips import own_distance
-from rq.parallel import atomic_files, sharding
-from rq.parallel import processes as distributed
+from rq.parallel import atomic_files, preemption, processes, sharding
 from rq.sampling import sampler
-from rq.training import checkpoint, loop, preemption
+from rq.training import checkpoint, loop
 from rq.training.stages import FeaturesStage, RQVAEStage
 
 ROWS, SAMPLES_A_ROW = 10, 10  # of the picture of samples, at most
@@ -52,7 +51,7 @@ def run(config, workdir) -> None:
             f"{jax.local_device_count()} devices of a process"
         )
     check_perceptual(config, path)
-    with distributed.first_alone("the workdir and its data"):
+    with processes.process_0_first("the workdir and its data"):
         claim(path, config)
         if jax.process_count() > 1 and config.data.name in sources.BUILT_IN:
             sources.open_split(config.data, config.data.train_split)  # prepares it
@@ -63,7 +62,7 @@ def run(config, workdir) -> None:
         "transformer": train_transformer,
     }
     if "transformer" in config.stages:
-        with distributed.first_alone("the tokenizer"):
+        with processes.process_0_first("the tokenizer"):
             make_tokenizer(config, path)
     experiment = workdirs.Experiment(path, mesh)
     for name in config.stages:
@@ -97,7 +96,7 @@ def claim(path: epath.Path, config) -> None:
             )
     else:
         path.mkdir(parents=True, exist_ok=True)
-        with atomic_files.replacing(file) as temporary:
+        with atomic_files.atomic_write(file) as temporary:
             temporary.write_text(to_json(config))
 
 
@@ -189,8 +188,8 @@ def encode(config, path, mesh) -> None:
             fingerprint=experiment.fingerprint,
             shard_size=config.codes.shard_size,
         )
-        with distributed.first_alone(f"codes of {split}"):
-            if distributed.is_first():
+        with processes.process_0_first(f"codes of {split}"):
+            if processes.is_process_0():
                 stored_codes.clear(directory, **part)
         stored_codes.write(
             directory,
@@ -198,17 +197,10 @@ def encode(config, path, mesh) -> None:
             **part,
             process=jax.process_index(),
             processes=jax.process_count(),
-            between=functools.partial(_stop_where_agreed, "codes"),
+            between=functools.partial(preemption.exit_on_stop, "codes"),
         )
-        distributed.meet(f"codes of {split} are written")
+        processes.barrier(f"codes of {split} are written")
         logging.info("codes: %d of %s in %s", len(source), split, directory)
-
-
-def _stop_where_agreed(name: str) -> None:
-    """Ends several processes that have heard a SIGTERM; one alone ends by itself."""
-    if preemption.agreed():
-        logging.info("%s: SIGTERM; what is finished stays", name)
-        raise preemption.Preempted
 
 
 def train_transformer(config, path, mesh) -> None:
@@ -278,16 +270,16 @@ def write_pictures(experiment, directory: epath.Path) -> None:
     evaluation = directory / "evaluation.json"
     evaluating = not _is_evaluated(experiment, evaluation)
     # All processes have looked before one of them writes.
-    distributed.meet("pictures")
+    processes.barrier("pictures")
     directory.mkdir(parents=True, exist_ok=True)
     for name, make in makers.items():
         picture = make()
-        if distributed.is_first():
+        if processes.is_process_0():
             visualize.save_png(directory / name, picture)
-        _stop_where_agreed("pictures")
+        preemption.exit_on_stop("pictures")
     if evaluating:
         results = experiment.evaluate()
-        if distributed.is_first():
+        if processes.is_process_0():
             atomic_files.write_json(evaluation, results)
     logging.info("pictures are in %s", directory)
 

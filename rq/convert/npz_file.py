@@ -30,7 +30,7 @@ def save(path, kind: str, params, about=None) -> None:
     if pathlib.Path(path).suffix != ".npz":
         raise ValueError(f"--out={path} must end in .npz")
     flat = flax.traverse_util.flatten_dict(params, sep="/")
-    with atomic_files.replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_files.atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, kind=kind, about=json.dumps(about), **flat)
 
 

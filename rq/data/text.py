@@ -71,7 +71,7 @@ class TextTokenizer:
 
     def save(self, path) -> None:
         """Writes it as one file, which `load` reads."""
-        with atomic_files.replacing(path) as temporary:
+        with atomic_files.atomic_write(path) as temporary:
             temporary.write_text(self._tokenizer.to_str(pretty=True))
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -58,17 +58,19 @@ class Parts:
     def make(self, function: Callable[[range], dict[str, np.ndarray]]) -> None:
         """Makes what is missing; all processes call it, the first writes."""
         there = np.zeros(len(self._rows), bool)
-        if processes.is_first():  # which alone reads them
+        if processes.is_process_0():  # which alone reads them
             there[:] = [self._is_there(rows) for rows in self._rows]
-        there = processes.agree(there)
+        there = processes.broadcast(there)
         start, made = time.monotonic(), 0
         for rows, known in zip(self._rows, there, strict=True):
             if known:
                 continue
             arrays = function(rows)
-            if processes.is_first():
+            if processes.is_process_0():
                 with (
-                    atomic_files.replacing(self._path(rows), os.getpid()) as temporary,
+                    atomic_files.atomic_write(
+                        self._path(rows), os.getpid()
+                    ) as temporary,
                     temporary.open("wb") as file,
                 ):
                     np.savez(file, about=self._about_rows(rows), **arrays)
@@ -79,7 +81,7 @@ class Parts:
                 self._name, rows.stop, self.number, rate,
                 (self.number - rows.stop) / rate,
             )  # fmt: skip
-        processes.meet(f"{self._name} of all parts")
+        processes.barrier(f"{self._name} of all parts")
 
     def each(self) -> Iterator[dict[str, np.ndarray]]:
         """Arrays of all parts, in order, after `make`."""
@@ -89,6 +91,6 @@ class Parts:
 
     def remove(self) -> None:
         """All parts, also those of other rows."""
-        if processes.is_first():
+        if processes.is_process_0():
             for path in self._folder.glob(f"{self._name}_part_*"):
                 path.unlink()

@@ -179,7 +179,7 @@ def save(path, found: FeatureSet, **notes: str) -> None:
         if getattr(found, name) is not None:
             arrays[name] = getattr(found, name)
     with (
-        atomic_files.replacing(path, os.getpid()) as temporary,
+        atomic_files.atomic_write(path, os.getpid()) as temporary,
         temporary.open("wb") as file,
     ):
         moments.save(file, found.gaussian, **arrays)
@@ -239,8 +239,8 @@ def cached(
     """
     key = hashlib.sha256(f"{source} {extractor.fingerprint}".encode()).hexdigest()
     path = pathlib.Path(cache or cache_folder()) / f"{key[:24]}.npz"
-    known = processes.by_first(lambda: load_if_whole(path))
-    if processes.agree(known is not None):
+    known = processes.run_on_process_0(lambda: load_if_whole(path))
+    if processes.broadcast(known is not None):
         logging.info("reference: statistics from %s", path)
         return known
     found = collect()
@@ -250,7 +250,7 @@ def cached(
         save(path, found, source=source, extractor=extractor.fingerprint)
         return found
 
-    return processes.by_first(keep)
+    return processes.run_on_process_0(keep)
 
 
 def of_images(
@@ -292,7 +292,7 @@ def reference(
                 _check_origin(path, file, extractor)
     if known is not None and not has_images:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return processes.by_first(lambda: known), digest
+        return processes.run_on_process_0(lambda: known), digest
     images = ImageSet(path, channels)
     digest = images.fingerprint()
     found = cached(

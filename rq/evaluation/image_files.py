@@ -133,7 +133,7 @@ def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
     """
     written = 0
     with (
-        atomic_files.replacing(path, os.getpid()) as temporary,
+        atomic_files.atomic_write(path, os.getpid()) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
         with archive.open(MEMBER, "w", force_zip64=True) as stream:

@@ -201,7 +201,7 @@ def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
         found["code_usage"] = "How often codes are used", usage
         return found
 
-    return processes.by_first(draw) or {}
+    return processes.run_on_process_0(draw) or {}
 
 
 def write(experiment, extractor: Extractor, task: sample_job.Job) -> pathlib.Path:
@@ -210,7 +210,7 @@ def write(experiment, extractor: Extractor, task: sample_job.Job) -> pathlib.Pat
     path, title = folder / "report.html", html.escape(
         f"{experiment.config.data.name}: {experiment.path.name}"
     )  # fmt: skip
-    if not processes.is_first():
+    if not processes.is_process_0():
         return path
     lines = [
         "<!doctype html><meta charset='utf-8'>",
@@ -231,6 +231,6 @@ def write(experiment, extractor: Extractor, task: sample_job.Job) -> pathlib.Pat
         lines.append(f"<img src='pictures/{key}.png' alt='{html.escape(title)}'>")
     settings = html.escape(json.dumps(task.settings, indent=2))
     lines.append(f"<h2>Settings of the samples shown</h2><pre>{settings}</pre>")
-    with atomic_files.replacing(path) as temporary:
+    with atomic_files.atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
     return path

@@ -173,10 +173,10 @@ class Job:
         """Draws what is missing; the images."""
         path = self.folder / SAMPLES
         parts = Parts(self.folder, "samples", self._number, self._text)
-        if processes.agree(path.exists()):
+        if processes.broadcast(path.exists()):
             self._remove_parts(parts)  # a kill may have left some
             return image_files.ImageSet(path)
-        processes.by_first(self._write_settings)
+        processes.run_on_process_0(self._write_settings)
         if self._among is None:
             parts.make(self._draw)
         else:
@@ -198,9 +198,9 @@ class Job:
                 self._asked.labels[self._rows(range(self._number))],
             )
 
-        processes.by_first(join)
+        processes.run_on_process_0(join)
         self._remove_parts(parts)
-        processes.meet("the samples are there")
+        processes.barrier("the samples are there")
         return image_files.ImageSet(path)
 
     def _remove_parts(self, parts: Parts) -> None:
@@ -282,8 +282,10 @@ class Job:
         about = f"{extractor.fingerprint} {self._text}"
 
         parts = Parts(self.folder, path.stem, self._number, about)
-        found = processes.by_first(lambda: feature_sets.load_if_whole(path, about))
-        if processes.agree(found is not None):
+        found = processes.run_on_process_0(
+            lambda: feature_sets.load_if_whole(path, about)
+        )
+        if processes.broadcast(found is not None):
             parts.remove()
             return found
         samples = self.sample()
@@ -306,7 +308,7 @@ class Job:
             feature_sets.save(path, result, about=about)
             return result
 
-        found = processes.by_first(join)
+        found = processes.run_on_process_0(join)
         parts.remove()
         return found
 
@@ -337,7 +339,7 @@ class Job:
         clip_name = "none" if network is None else network.fingerprint
         origin = f"{extractor.fingerprint} {source} {clip_name}"
         file = self.folder / result_name(extractor, name, origin)
-        processes.by_first(
+        processes.run_on_process_0(
             lambda: feature_sets.check(self._number, reference, extractor)
         )
         samples = self.sample()
@@ -371,7 +373,7 @@ class Job:
             atomic_files.write_json(file, known)
             return known
 
-        return processes.by_first(finish) or {}
+        return processes.run_on_process_0(finish) or {}
 
 
 def result_name(extractor: Extractor, reference: str, origin: str) -> str:

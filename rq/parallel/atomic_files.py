@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, whenever a process is killed."""
+"""Atomic writes: a file has its complete new content or is left as it was."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from etils import epath
 
 
 @contextlib.contextmanager
-def replacing(path, writer: str | int = "") -> Iterator[epath.Path]:
-    """Gives a path to write to, which takes the name of `path` after the body.
+def atomic_write(path, writer: str | int = "") -> Iterator[epath.Path]:
+    """Yields a temporary path, renamed to `path` once the body has written it.
 
     Args:
-      path: of the file; in a bucket, too.
-      writer: tells those apart that may write it at once.
+      path: local or in a bucket.
+      writer: distinguishes writers that may write the same file at the same time.
     """
     path = epath.Path(path)
     temporary = path.with_name(f"{path.name}.tmp{writer}")
@@ -26,6 +26,6 @@ def replacing(path, writer: str | int = "") -> Iterator[epath.Path]:
 
 
 def write_json(path, content, writer: str | int = "") -> None:
-    """Writes a JSON file; arguments as of `replacing`."""
-    with replacing(path, writer) as temporary:
+    """Writes a JSON file atomically; `path` and `writer` as in `atomic_write`."""
+    with atomic_write(path, writer) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes, one program: how they find each other, meet, and take turns.
+"""Start-up, barriers and broadcasts of programs that run as several processes.
 
-Every process runs the same code on the same global arrays. Only files are special: what
-all of them need is written by the first, and the others wait for it.
+Every process runs the same code on the same global arrays. Files are the exception:
+process 0 writes what all processes share, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from typing import NoReturn, TypeVar
 import jax
 import numpy as np
 from absl import logging
+
+# No public API of JAX has a barrier with a time limit, or the process's index while
+# the devices cannot be asked.
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
@@ -30,12 +33,12 @@ COORDINATOR, NUMBER, INDEX = (
     "JAX_NUM_PROCESSES",
     "JAX_PROCESS_ID",
 )
-# What launchers call the same; Kubernetes numbers the pods of an indexed job.
+# Other launchers' names for them; Kubernetes numbers the pods of an indexed job.
 NUMBERS = (NUMBER, "OMPI_COMM_WORLD_SIZE")
 INDICES = (INDEX, "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
-LOCAL_INDEX = "OMPI_COMM_WORLD_LOCAL_RANK"  # on this machine, whose GPU it takes
-# Of launchers that JAX can ask for all three: how many processes there are, and what it
-# must find there. Open MPI 5 no longer tells where the first process is.
+LOCAL_INDEX = "OMPI_COMM_WORLD_LOCAL_RANK"  # index on this machine: picks the GPU
+# Launchers that JAX detects itself: the variable with the number of processes, and the
+# one that JAX reads the coordinator from. Open MPI 5 no longer sets the latter.
 LAUNCHERS = {
     "SLURM_STEP_NUM_TASKS": "SLURM_STEP_NODELIST",
     "OMPI_COMM_WORLD_SIZE": "OMPI_MCA_orte_hnp_uri",
@@ -48,21 +51,24 @@ def start(
     process_id: int | None = None,
     cluster: bool = False,
 ) -> None:
-    """Joins the other processes, if there are any; before anything touches a device.
+    """Joins the other processes, if any. Call it before anything uses a device.
 
-    Who they are comes from the arguments, or from the environment variables
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (with a
-    coordinator, Open MPI tells the other two, Kubernetes the last), or from SLURM or
-    Open MPI where they have started several. Otherwise this is the only one.
+    The settings come from the arguments, or else from the environment variables
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (given a
+    coordinator, Open MPI sets the other two and Kubernetes the last), or else from
+    SLURM or Open MPI if they started several processes. Otherwise this process is
+    alone.
 
     Args:
-      coordinator: host:port of the first process, the same in all.
-      num_processes, process_id: how many, and which this one is.
-      cluster: asks what JAX can ask, such as a TPU pod's metadata; on a pod it must.
+      coordinator: host:port of process 0, the same in all processes.
+      num_processes: number of processes.
+      process_id: index of this process.
+      cluster: lets JAX detect the cluster, for example from a TPU pod's metadata;
+        required on a pod.
 
     Raises:
-      ConfigError: where some of the three are missing, or out of range, or there is no
-        cluster.
+      ConfigError: if some of the three settings are missing or out of range, or no
+        cluster is found.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     numbers, indices = (NUMBERS, INDICES) if coordinator else ([NUMBER], [INDEX])
@@ -71,13 +77,13 @@ def start(
     if any(value is not None for value in given):
         if any(value is None for value in given):
             raise ConfigError(
-                "several processes need all of --coordinator, --num_processes and "
+                "multi-process runs need all of --coordinator, --num_processes and "
                 f"--process_id, or {COORDINATOR}, {NUMBER} and {INDEX}; found {given}"
             )
         if not re.fullmatch(r".+:\d+", coordinator):
-            raise ConfigError(f"coordinator {coordinator} is no HOST:PORT")
+            raise ConfigError(f"coordinator {coordinator} is not HOST:PORT")
         if not 0 <= index < number:
-            raise ConfigError(f"process {index} of {number}: it must be below")
+            raise ConfigError(f"--process_id={index} must be from 0 to {number - 1}")
         if number > 1:
             local = _number(None, [LOCAL_INDEX])
             jax.distributed.initialize(
@@ -99,104 +105,118 @@ def start(
 
 
 def _launched() -> bool:
-    """Whether a launcher that JAX can ask has started several processes."""
+    """Returns whether a launcher that JAX detects has started several processes."""
     for number, place in LAUNCHERS.items():
         if int(os.environ.get(number, 1)) > 1:
             if place not in os.environ:
                 raise ConfigError(
                     f"{number}={os.environ[number]}, but no {place} says where the "
-                    f"first process is: give --coordinator=HOST:PORT or {COORDINATOR}"
+                    f"first process is: pass --coordinator=HOST:PORT or {COORDINATOR}"
                 )
             return True
     return False
 
 
 def _number(value: int | None, variables) -> int | None:
-    """The value, or that of the first of these environment variables that is set."""
+    """Returns `value`, or if None the first environment variable that is set."""
     known = [name for name in variables if name in os.environ]
     if value is not None or not known:
         return value
     try:
         return int(os.environ[known[0]])
     except ValueError:
-        raise ConfigError(f"{known[0]}={os.environ[known[0]]}: no number") from None
+        raise ConfigError(
+            f"{known[0]}={os.environ[known[0]]} is not a number"
+        ) from None
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes what only one may write."""
+def is_process_0() -> bool:
+    """Returns whether this is process 0, the one that writes shared files."""
     return jax.process_index() == 0
 
 
-def meet(name: str) -> None:
-    """Returns when all processes have come here; at once where there is one."""
+def barrier(name: str) -> None:
+    """Waits until all processes have reached the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def all_come(name: str, seconds: float) -> bool:
-    """Whether all processes come here in time, be it in the midst of a failure."""
+def barrier_within(name: str, seconds: float) -> bool:
+    """Waits at a barrier for a limited time; usable while a failure is handled.
+
+    Returns:
+      Whether all processes reached the barrier within `seconds`.
+    """
     if not jax.distributed.is_initialized():
         return True
     try:
         client = jax_distributed.global_state.client
         client.wait_at_barrier(name, round(1000 * seconds))
-    except Exception:  # of the service's many kinds
+    except Exception:  # the service raises several types
         return False
     return True
 
 
-def leave(status: int) -> NoReturn:
-    """Ends this process with a status, whatever the others do.
+def exit_now(status: int) -> NoReturn:
+    """Ends this process with an exit code, without waiting for other processes.
 
-    At the end of a program JAX waits for the others. Where they do not come it aborts
-    after minutes, and nobody learns the status.
+    A normal exit of JAX waits for the other processes. If they never come it aborts
+    after minutes, and the exit code is lost.
     """
     if jax.distributed.is_initialized():
         if jax_distributed.global_state.process_id == 0:
-            time.sleep(2)  # the others' service ends with this process
+            time.sleep(2)  # the coordination service ends with this process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
-def agree(values) -> np.ndarray:
-    """The first process's values, in all of them."""
+def broadcast(values) -> np.ndarray:
+    """Returns process 0's values (numbers or bools) in every process."""
     values = np.asarray(values)
     if jax.process_count() == 1:
         return values
     return multihost_utils.broadcast_one_to_all(values)
 
 
-def by_first(function: Callable[[], T]) -> T | None:
-    """What a function returns in the first process, None in the others.
+def run_on_process_0(function: Callable[[], T]) -> T | None:
+    """Runs a function in process 0 alone; the others wait until it has returned.
 
-    Where it fails, which is where others would wait for the first in vain, all stop.
+    If it fails, all processes fail, rather than wait for process 0 forever.
 
     Args:
-      function: without arguments; must not need the other processes.
+      function: takes no arguments and must not need the other processes.
+
+    Returns:
+      The function's result in process 0, None in the others.
 
     Raises:
-      ConfigError: in the others; in the first whatever the function raises.
+      Exception: in process 0, whatever the function raises.
+      ConfigError: in the others, when the function failed.
     """
     result = failed = None
-    if is_first():
+    if is_process_0():
         try:
             result = function()
         except Exception as error:
             failed = error
-    if agree(failed is not None):
-        raise failed or ConfigError("the first process has failed: see its messages")
+    if broadcast(failed is not None):
+        raise failed or ConfigError("process 0 has failed: see its messages")
     return result
 
 
 @contextlib.contextmanager
-def first_alone(name: str) -> Iterator[None]:
-    """The body runs in the first process, and only then in the others."""
-    if not is_first():
-        meet(name)
+def process_0_first(name: str) -> Iterator[None]:
+    """Runs the body in process 0, and only then in the others.
+
+    Args:
+      name: of the barrier between the two.
+    """
+    if not is_process_0():
+        barrier(name)
     try:
         yield
     finally:
-        if is_first():
-            meet(name)
+        if is_process_0():
+            barrier(name)

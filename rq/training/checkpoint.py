@@ -100,7 +100,7 @@ class Checkpoints:
         It does so by getting its name or, in a bucket, where it has it from the start,
         by one more file.
         """
-        if not processes.is_first():
+        if not processes.is_process_0():
             return
         unnamed = self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
         for path in [*unnamed, self.path(self._writing)]:
@@ -111,28 +111,28 @@ class Checkpoints:
         """Step and figure of the best evaluation; (None, None) where none was told."""
         return best(self.directory)
 
-    def tell_if_best(self, step: int, value: float) -> None:
-        """A checkpoint of a figure below all before stays until a better one is told.
+    def record_if_best(self, step: int, value: float) -> None:
+        """Keeps a checkpoint whose `value` is the lowest so far, until a lower one.
 
-        All processes must call it; it is the first that knows.
+        All processes must call it; process 0's value counts.
         """
         _, before = self.best()
-        if not processes.agree(before is None or value < before):
+        if not processes.broadcast(before is None or value < before):
             return
         self.wait()
-        self._tell(BEST, {"step": step, "value": value})
-        processes.meet(f"best {self.stage} {step}")
+        self._record(BEST, {"step": step, "value": value})
+        processes.barrier(f"best {self.stage} {step}")
 
     def evaluated(self) -> int:
         """Step of the latest evaluation, 0 before the first; for all processes."""
-        return int(processes.agree(evaluated(self.directory)))
+        return int(processes.broadcast(evaluated(self.directory)))
 
-    def tell_evaluated(self, step: int) -> None:
-        """An evaluation is made and written."""
-        self._tell(EVALUATED, {"step": step})
+    def record_evaluation(self, step: int) -> None:
+        """Records that the evaluation at a step has been written."""
+        self._record(EVALUATED, {"step": step})
 
-    def _tell(self, name: str, content: dict) -> None:
-        if processes.is_first():
+    def _record(self, name: str, content: dict) -> None:
+        if processes.is_process_0():
             atomic_files.write_json(self.directory / name, content)
 
     def latest_step(self) -> int | None:
@@ -232,12 +232,12 @@ class Checkpoints:
             if damage is None:
                 return
             logging.warning("%s; going back to the one before it", damage)
-            processes.meet(f"damage of {self.stage} {step} is known")
-            if processes.is_first():
+            processes.barrier(f"damage of {self.stage} {step} is known")
+            if processes.is_process_0():
                 before = len(list(self.directory.glob(f"{step}.{DAMAGED}*")))
                 aside = self.directory / f"{step}.{DAMAGED}{before or ''}"
                 self.path(step).rename(aside)
-            processes.meet(f"{self.stage} {step} is renamed")
+            processes.barrier(f"{self.stage} {step} is renamed")
             self._manager.reload()
 
     def wait(self) -> None:
@@ -252,7 +252,7 @@ class Checkpoints:
 class _Manager(ocp.CheckpointManager):
     """Orbax's, which does not ask whether to stop.
 
-    It would ask by the step, where `rq.training.preemption` counts for all stages
+    It would ask by the step, where `rq.parallel.preemption` counts for all stages
     together.
     """
 

@@ -79,7 +79,7 @@ class Goodput:
         self._write()
 
     def _write(self) -> None:
-        if not processes.is_first():
+        if not processes.is_process_0():
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         noted = {"started": self._started, "seconds": self._saved}

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from absl import logging
 
 from rq.parallel import sharding
+from rq.parallel.preemption import Preempted, StopSignal
 from rq.training.checkpoint import Checkpoints, folder
 from rq.training.goodput import Goodput
-from rq.training.preemption import Preempted, Stop
 from rq.training.train_state import TrainState
 
 
@@ -79,7 +79,7 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
         writer = stack.enter_context(
             contextlib.closing(metric_writer.make_writer(events))
         )
-        stop = stack.enter_context(Stop())
+        stop = stack.enter_context(StopSignal())
         train_step = compiled(stage.train_step, shardings, mesh)
         metrics = _Metrics(stage, config.log.every, writer, checkpoints)
         goodput = stack.enter_context(
@@ -99,8 +99,8 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
                 results, pictures = stage.evaluate(state), stage.pictures(state)
             metric_writer.write_evaluation(writer, step, results, pictures)
             if config.checkpoint.best:
-                checkpoints.tell_if_best(step, results[stage.criterion])
-            checkpoints.tell_evaluated(step)
+                checkpoints.record_if_best(step, results[stage.criterion])
+            checkpoints.record_evaluation(step)
 
         if missed:  # by a run that was stopped before it, or in it
             evaluate(first)
