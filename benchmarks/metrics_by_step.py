@@ -27,6 +27,7 @@ import document
 import numpy as np
 
 from rq import visualize
+from rq.data import loader, sources
 from rq.evaluation import extractors, feature_sets, references, sample_job
 from rq.evaluation.image_files import ImageSet
 from rq.experiment import Experiment
@@ -70,7 +71,7 @@ def first(found: feature_sets.FeatureSet, number: int) -> feature_sets.FeatureSe
 def of_batches(extractor, batches) -> feature_sets.FeatureSet:
     """Features of images that are at hand."""
     collector = feature_sets.Collector()
-    collector.add_all(extractor, batches)
+    collector.add_all(map(extractor, batches))
     return collector.result()
 
 
@@ -89,9 +90,10 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
     """Rows of the table, and (name, first images) of the picture's."""
     experiment = Experiment(path)
     config, extractor = experiment.config, extractors.own(experiment)
-    real, source = references.find_reference(experiment, extractor, "train")
-    unseen, batches = references.split_batches(config.data, config.data.eval_split)
-    batches = list(batches)
+    real, origin = references.find_reference(experiment, extractor, "train")
+    source = sources.open_split(config.data, config.data.eval_split)
+    batches = loader.in_order(source, config.data, feature_sets.BATCH)
+    unseen, batches = len(source), [b["image"][b["mask"]] for b in batches]
     classes = labels_like(experiment, number)
     rows, shown = [], []
 
@@ -110,7 +112,7 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
         changes = {} if scale is None else {"guidance": (scale,)}
         some = Experiment(path, step=step)
         task = sample_job.Job(some, number, classes=classes, **changes)
-        task.run(extractor, real, "train", source)
+        task.run(extractor, real, "train", origin)
         name = f"step {step:,}" + ("" if scale is None else f"{GUIDANCE}{scale:g}")
         samples = ImageSet(task.folder / sample_job.SAMPLES)
         add(name, next(samples.batches(SHOWN)), task.features(extractor))

@@ -159,7 +159,7 @@ class Experiment:
         batch_size = self.config.rqvae.batch_size
 
         def eval_batches():
-            return loader.in_order(open_source(), data, batch_size)
+            return loader.in_order(open_source(), data, batch_size, mesh=self.mesh)
 
         return RQVAEStage(self.config, self.mesh, eval_batches)
 
@@ -180,7 +180,9 @@ class Experiment:
         def eval_batches():
             source = self.code_source(data.eval_split)
             tokens = self.tokens(0.0)
-            return loader.in_order(source, data, part.batch_size, limit, tokens)
+            return loader.in_order(
+                source, data, part.batch_size, limit, tokens, mesh=self.mesh
+            )
 
         null_text = None if self.tokenizer is None else self.tokenizer.null
         return TransformerStage(

@@ -299,7 +299,7 @@ def test_reference_statistics_are_kept_by_what_they_are_of(
         experiment, extractor, "train", tmp_path
     )
     assert source != of_training and other.gaussian.number == 4500
-    monkeypatch.setattr(references, "split_batches", None)  # not to be looked at again
+    monkeypatch.setattr(references, "split_features", None)  # not to be looked at again
     again, _ = references.find_reference(experiment, extractor, "eval", tmp_path)
     np.testing.assert_array_equal(found.pool, again.pool)
     np.testing.assert_allclose(again.gaussian.mean, found.gaussian.mean)
@@ -492,8 +492,8 @@ def test_features_of_another_size_are_refused(extractor):
 def test_streams_and_batches_have_the_same_statistics(extractor, some_images):
     """Whatever the batch; to 1e-6."""
     whole, chunks = feature_sets.Collector(), feature_sets.Collector()
-    whole.add_all(extractor, [some_images])
-    chunks.add_all(extractor, np.split(some_images, [4, 5, 12]))
+    whole.add_all(map(extractor, [some_images]))
+    chunks.add_all(map(extractor, np.split(some_images, [4, 5, 12])))
     a, b = whole.result(), chunks.result()
     scale = np.abs(a.gaussian.covariance).max()
     np.testing.assert_allclose(b.gaussian.mean, a.gaussian.mean, rtol=1e-6)

@@ -14,8 +14,8 @@ import optax.contrib
 import pytest
 
 from rq.config import ConfigError
-from rq.config.build import condition_sizes
 from rq.data.pixels import to_float
+from rq.models.build import condition_sizes
 from rq.parallel import sharding
 from rq.sampling import conditions
 from rq.training import loop

@@ -154,7 +154,7 @@ def _train_on_images(make_stage, config, path, mesh, *args) -> None:
     batch_size, limit = config[make_stage.name].batch_size, config.log.eval_batches
 
     def eval_batches():
-        return loader.in_order(eval_source, config.data, batch_size, limit)
+        return loader.in_order(eval_source, config.data, batch_size, limit, mesh=mesh)
 
     stage = make_stage(config, mesh, eval_batches, *args)
     _fit(stage, source, config, path, mesh)

@@ -1,73 +1,205 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of a source, for training and evaluation.
+"""Batches of a source: for training, evaluation, encoding and reference statistics.
 
-The training stream is a pure function of (seed, step, process): the batch of a step is
-the same however the run came to that step, and the global batch is the same however
-many processes share it.
+All of them are read ahead by Grain, `data.threads` batches at once, and each process
+reads only its own rows. A batch is a pure function of (seed, step): it is the same
+however the run came to that step, with any number of threads, and the global batch is
+the same with any number of processes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain.python as grain
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from rq.data import DataError
 from rq.data.augment import transforms
+from rq.data.sources import Source
+from rq.parallel import sharding
 
+THREADS = min(8, os.cpu_count() or 1)  # that read where no config says how many
 Tokens = Callable[[Sequence[str], np.random.Generator], np.ndarray]
 
 
-class _Batches:
-    """This process's part of all global batches, one after another, without end."""
+def shuffled(
+    source: Source,
+    data,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int | None = None,
+    process_count: int | None = None,
+    tokens: Tokens | None = None,
+) -> grain.DatasetIterator:
+    """Returns an endless iterator over training batches, in another order each epoch.
 
-    def __init__(self, source, data, batch_size, seed, process, processes, tokens):
-        self._source, self._data, self._seed = source, data, seed
-        self._batch, self._local = batch_size, batch_size // processes
-        self._first = process * self._local
-        self._order = functools.lru_cache(maxsize=2)(self._permutation)
-        self._augment, _ = transforms(data)
-        self._tokens = tokens
+    Args:
+      source: images (decoded, uint8) or stored codes.
+      data: section of the config.
+      batch_size: global, B.
+      seed: of order and augmentation.
+      process_index, process_count: which part of each batch this process reads, see
+        `rq.parallel.sharding.batch_share`; JAX's where None.
+      tokens: turns captions into 'text'; without it captions are not read.
+
+    Returns:
+      A Grain iterator over dicts of arrays `[B / processes, ...]`, images uint8; its
+      `get_state()` is a few bytes of JSON.
+
+    Raises:
+      ValueError: where the batch does not divide by the processes.
+      DataError: where the batch is larger than the data set.
+    """
+    process = jax.process_index() if process_index is None else process_index
+    processes = jax.process_count() if process_count is None else process_count
+    number = len(source)
+    if batch_size % processes:
+        raise ValueError(f"batch size {batch_size} over {processes} processes")
+    if batch_size > number:
+        raise DataError(
+            f"batch size {batch_size} of a data set of {number}: choose a batch size "
+            f"of at most {number}"
+        )
+    local = batch_size // processes
+    rows = range(process * local, (process + 1) * local)
+    read = _reader(source, data, transforms(data)[0], seed, tokens)
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch):
+        return np.random.default_rng((seed, epoch)).permutation(number)
+
+    def example(place):
+        epoch, place_in_epoch = divmod(place, number)
+        return read(int(order(epoch)[place_in_epoch]), place)
+
+    steps = sys.maxsize // batch_size
+    return _read_ahead(_Batches(example, batch_size, rows, steps), data)
+
+
+def in_order(
+    source: Source,
+    data,
+    batch_size: int,
+    limit: int = 0,
+    tokens: Tokens | None = None,
+    *,
+    mesh: Mesh | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    captions: bool = False,
+) -> Iterator[dict]:
+    """Yields examples once, in order, images cropped as in evaluation.
+
+    Args:
+      source: images or stored codes.
+      data: section of the config; None: images stay as they are.
+      batch_size: global, B, of every batch: the last one is filled with copies of the
+        last example.
+      limit: batches at most; 0: all.
+      tokens: as in `shuffled`.
+      mesh: its processes read only the rows of their own devices, as
+        `rq.parallel.sharding.shard_batch` takes them; all rows where None.
+      start, stop: of the examples; to the end where None.
+      captions: whether batches have 'captions', a list of tuples.
+
+    Yields:
+      dicts of arrays `[B / processes, ...]`, with 'mask' bool: False for copies.
+
+    Raises:
+      MeshError: where the batch does not divide over the devices.
+    """
+    stop = len(source) if stop is None else stop
+    rows = range(batch_size) if mesh is None else sharding.rows(mesh, batch_size)
+    center = None if data is None else transforms(data)[1]
+    read = _reader(source, data, center, 0, tokens, captions)
+
+    def example(place):
+        index = min(start + place, stop - 1)
+        return read(index, index) | {"mask": np.bool_(start + place < stop)}
+
+    steps = -(-(stop - start) // batch_size)
+    steps = min(steps, limit) if limit else steps
+    batches = _read_ahead(_Batches(example, batch_size, rows, steps), data)
+    with contextlib.closing(batches):  # stops reading where the caller stops
+        yield from batches
+
+
+def _read_ahead(batches: _Batches, data) -> grain.DatasetIterator:
+    threads = THREADS if data is None else data.threads
+    prefetch = 2 * THREADS if data is None else max(data.prefetch, threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+
+
+class _Batches:
+    """This process's rows of the global batches, by step."""
+
+    def __init__(self, example: Callable[[int], dict], batch_size, rows, steps):
+        """Takes a function of a place in the sequence of all rows of all batches."""
+        self._example, self._batch_size = example, batch_size
+        self._rows, self._steps = rows, steps
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch
+        return self._steps
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        first = int(step) * self._batch + self._first
-        examples = (self._example(first + k) for k in range(self._local))
-        return _stack(examples, self._local)
+    def __getitem__(self, step: int) -> dict:
+        # Each example is copied as soon as it is read: its memory, still in the cache,
+        # serves the next one. Together they would be pages that the kernel has to find
+        # for every batch.
+        batch, first = {}, int(step) * self._batch_size
+        for k, row in enumerate(self._rows):
+            for name, value in self._example(first + row).items():
+                if isinstance(value, tuple):  # captions
+                    batch.setdefault(name, []).append(value)
+                    continue
+                if name not in batch:
+                    value = np.asarray(value)
+                    batch[name] = np.empty((len(self._rows), *value.shape), value.dtype)
+                batch[name][k] = value
+        return batch
 
-    def _example(self, place):
-        epoch, place_in_epoch = divmod(place, len(self._source))
-        index = int(self._order(epoch)[place_in_epoch])
-        rng = _generator(self._seed, place)
-        example = _read(self._source, index, self._tokens, rng)
-        if "image" in example:
-            image = self._augment(example["image"], self._data.resolution, rng)
-            example["image"] = image
+
+def _reader(source, data, transform, seed, tokens, captions=False):
+    """Returns a function of (index in the source, place in the order) to an example."""
+
+    def read(index, place):
+        rng = generator(seed, place)
+        if tokens is None and not captions:
+            example = source[index]
+        else:
+            example, lines = source.read(index)
+            example |= {"captions": lines} if captions else {}
+            example |= {"text": tokens(lines, rng)} if tokens is not None else {}
+        if "image" in example and transform is not None:
+            image = transform(example["image"], data.resolution, rng)
+            example |= {"image": image}
         return example
 
-    def _permutation(self, epoch):
-        return np.random.default_rng((self._seed, epoch)).permutation(len(self._source))
+    return read
 
 
-def _generator(seed: int, place: int) -> np.random.Generator:
-    """Of the augmentation of one example; a counter-based one is made in no time."""
+def generator(seed: int, place: int) -> np.random.Generator:
+    """Returns the randomness of one example; counter-based, quick to make."""
     return np.random.Generator(np.random.Philox(key=[seed, place]))
 
 
 class Variants:
     """Every image of a source in several versions, as they are encoded.
 
-    Example i is of image i // variants: first as in evaluation, then augmented, each a
-    function of (seed, i).
+    Example i is of image i // variants: first cropped as in evaluation, then augmented,
+    each a function of (seed, i).
     """
 
-    def __init__(self, source, data, variants: int = 1, seed: int = 0):
+    def __init__(self, source: Source, data, variants: int = 1, seed: int = 0):
         """Takes a source of images and the `data` section of a config."""
         self._source, self._data = source, data
         self._variants, self._seed = variants, seed
@@ -77,106 +209,13 @@ class Variants:
         return len(self._source) * self._variants
 
     def __getitem__(self, index: int) -> dict:
+        return self.read(index)[0]
+
+    def read(self, index: int) -> tuple[dict, tuple[str, ...]]:
+        """Returns an example, its image of the model's resolution, and its captions."""
         image, variant = divmod(index, self._variants)
         example, captions = self._source.read(image)
         transform = self._augment if variant else self._center
-        rng = _generator(self._seed, index)
+        rng = generator(self._seed, index)
         pixels = transform(example["image"], self._data.resolution, rng)
-        return example | {"image": pixels, "captions": captions}
-
-
-def _read(source, index, tokens, rng):
-    """An example, with 'text' of its captions where that is asked for."""
-    if tokens is None:
-        return source[index]
-    example, captions = source.read(index)
-    return example | {"text": tokens(captions, rng)}
-
-
-def _stack(examples: Iterable[dict], number: int) -> dict[str, np.ndarray]:
-    """A batch of `number` examples.
-
-    Each is copied as soon as it is made: its memory, still in the cache, serves the
-    next one. Together they would be pages that the kernel has to find for every batch.
-    """
-    batch = {}
-    for row, example in enumerate(examples):
-        for name, value in example.items():
-            if name not in batch:
-                value = np.asarray(value)
-                batch[name] = np.empty((number, *value.shape), value.dtype)
-            batch[name][row] = value
-    return batch
-
-
-def shuffled(
-    source,
-    data,
-    *,
-    batch_size: int,
-    seed: int,
-    process_index: int | None = None,
-    process_count: int | None = None,
-    tokens: Tokens | None = None,
-) -> grain.DatasetIterator:
-    """An endless, shuffled iterator over this process's part of each batch.
-
-    Args:
-      source: of images (decoded, uint8) or stored codes.
-      data: section of the config.
-      batch_size: global, B.
-      seed: of order and augmentation.
-      process_index, process_count: this process's share of each batch, as
-        `rq.parallel.sharding.batch_share` has it; JAX's where None.
-      tokens: makes 'text' of the captions; without it there is none.
-
-    Returns:
-      A Grain iterator over dicts of arrays `[B / processes, ...]`, images uint8; its
-      `get_state()` is a few bytes of JSON.
-
-    Raises:
-      ValueError: where the batch does not divide, or is larger than the data set.
-    """
-    process = jax.process_index() if process_index is None else process_index
-    processes = jax.process_count() if process_count is None else process_count
-    if batch_size % processes:
-        raise ValueError(f"batch size {batch_size} over {processes} processes")
-    if batch_size > len(source):
-        raise ValueError(f"batch size {batch_size} of a data set of {len(source)}")
-    batches = grain.MapDataset.source(
-        _Batches(source, data, batch_size, seed, process, processes, tokens)
-    )
-    options = grain.ReadOptions(
-        num_threads=data.threads, prefetch_buffer_size=max(data.prefetch, data.threads)
-    )
-    return iter(batches.to_iter_dataset(options))
-
-
-def in_order(
-    source, data, batch_size: int, limit: int = 0, tokens: Tokens | None = None
-) -> Iterator[dict[str, np.ndarray]]:
-    """All examples once, in order.
-
-    Args:
-      source: of images or stored codes.
-      data: section of the config.
-      batch_size: B, of every batch: the last one is filled with copies.
-      limit: batches at most; 0: all.
-      tokens: as in `shuffled`.
-
-    Yields:
-      dicts of arrays `[B, ...]`, with 'mask' bool `[B]`: False for what fills up.
-    """
-    _, transform = transforms(data)
-    batches = -(-len(source) // batch_size)
-    for batch in range(min(batches, limit) if limit else batches):
-        indices = np.arange(batch * batch_size, (batch + 1) * batch_size)
-
-        def example_of(index):
-            example = _read(source, index, tokens, _generator(0, index))
-            if "image" in example:
-                example["image"] = transform(example["image"], data.resolution, None)
-            return example
-
-        examples = (example_of(int(i)) for i in np.minimum(indices, len(source) - 1))
-        yield _stack(examples, batch_size) | {"mask": indices < len(source)}
+        return example | {"image": pixels}, captions

@@ -56,6 +56,7 @@ class Extractor:
       label: what names of metrics are followed by; '' of Inception's own way.
       width: F, of the features.
       fingerprint: of weights and preprocessing.
+      mesh: of the devices that share a batch.
     """
 
     def __init__(
@@ -78,24 +79,41 @@ class Extractor:
           prepare: what is done to uint8 images `[B, H, W, C]` before, on the host.
         """
         self.name, self.label, self.width = name, label, width
-        self._mesh, self._prepare = mesh, prepare
+        self.mesh, self._prepare = mesh, prepare
         self._params = jax.device_put(params, sharding.replicated(mesh))
         self._apply = jax.jit(apply)
         self._batch = 0  # images of the largest batch so far: others are filled up
         self.fingerprint = digest(params, name)
 
+    def batch_size(self, wanted: int, number: int) -> int:
+        """Returns the batch size for `number` images: one that the devices divide."""
+        parts = sharding.batch_parts(self.mesh)
+        return -(-min(wanted, number) // parts) * parts
+
     def __call__(self, images: np.ndarray) -> Found:
-        """Features of uint8 images `[B, H, W, C]`; all processes give the same ones."""
+        """Returns features of uint8 images `[B, H, W, C]` that all processes have."""
         number = len(images)
+        self._batch = max(self._batch, self.batch_size(number, number))
+        filled = np.resize(images, (self._batch, *images.shape[1:]))
+        local = sharding.rows(self.mesh, self._batch)
+        return self.of_batch({"image": filled[local], "mask": local < number})
+
+    def of_batch(self, batch: dict[str, np.ndarray]) -> Found:
+        """Returns features of a batch of which each process holds its own rows.
+
+        Args:
+          batch: 'image' uint8 and 'mask', as `rq.data.loader.in_order` yields them for
+            this mesh. What the mask excludes is left out.
+        """
+        images = batch["image"]
         if self._prepare is not None:
             images = self._prepare(images)
-        parts = sharding.batch_parts(self._mesh)
-        self._batch = max(self._batch, -(-number // parts) * parts)
-        images = np.resize(images, (self._batch, *images.shape[1:]))
-        with sharding.context(self._mesh):
-            images = sharding.shard_batch({"": images}, self._mesh, whole=True)[""]
-            found = sharding.to_host(self._apply(self._params, images))
-        return Found(*(None if x is None else x[:number] for x in found))
+        with sharding.context(self.mesh):
+            rows = {"image": images, "mask": batch["mask"]}
+            rows = sharding.shard_batch(rows, self.mesh)
+            found = self._apply(self._params, rows["image"])
+            mask, found = sharding.to_host((rows["mask"], found))
+        return Found(*(None if x is None else x[mask] for x in found))
 
 
 def clean_resize(images: np.ndarray) -> np.ndarray:

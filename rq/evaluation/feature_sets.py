@@ -86,10 +86,10 @@ class Collector:
             self._pool.append(pool)
         self._seen += number
 
-    def add_all(self, extractor: Extractor, batches: Iterable[np.ndarray]) -> None:
-        """Takes the features of images."""
-        for images in batches:
-            self.add(extractor(images))
+    def add_all(self, batches: Iterable[Found]) -> None:
+        """Takes all batches."""
+        for found in batches:
+            self.add(found)
 
     def result(self) -> FeatureSet:
         """All that was taken, at least one batch."""
@@ -264,7 +264,9 @@ def of_images(
     if images.number < 2:
         raise DataError(f"{images.path} has one image; metrics need two or more")
     collector = Collector(images.number, logits)
-    collector.add_all(extractor, images.batches(batch))
+    size = extractor.batch_size(batch, images.number)
+    batches = images.shared_batches(size, extractor.mesh)
+    collector.add_all(map(extractor.of_batch, batches))
     return collector.result()
 
 

@@ -7,6 +7,7 @@ Images are uint8 `[N, H, W, C]`; a set of 50,000 is never in memory as a whole.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -16,12 +17,35 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.lib import format as npy
 
-from rq.data import DataError
+from rq.data import DataError, loader
 from rq.data.file_source import FileSource
-from rq.parallel import atomic_files
+from rq.parallel import atomic_files, sharding
 
 CHUNK = 1 << 24  # bytes read at once
 MEMBER = "arr_0.npy"  # of images
+
+
+class _OneSize:
+    """Image files that must all have the size of the first one."""
+
+    def __init__(self, files: FileSource):
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @functools.cached_property
+    def _shape(self):
+        return self._files[0]["image"].shape
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        example = self._files[index]
+        if example["image"].shape != self._shape:
+            raise DataError(
+                f"{self._files.paths[index]} has shape {example['image'].shape}, "
+                f"{self._files.paths[0]} {self._shape}: resize them to one size first"
+            )
+        return example
 
 
 class ImageSet:
@@ -75,26 +99,28 @@ class ImageSet:
         return stream, shape
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """uint8 `[<= size, H, W, C]`, one after the other.
+        """Yields uint8 `[<= size, H, W, C]`, all images in order.
 
         Raises:
           DataError: where a folder has images of several sizes.
         """
-        if self._files is None:
-            yield from self._from_archive(size)
+        for batch in self.shared_batches(size):
+            yield batch["image"][batch["mask"]]
+
+    def shared_batches(self, size: int, mesh=None) -> Iterator[dict]:
+        """Yields 'image' and 'mask' as `rq.data.loader.in_order`, each process its own.
+
+        Raises:
+          DataError: where a folder has images of several sizes.
+          MeshError: where the size does not divide over the devices.
+        """
+        if self._files is not None:
+            yield from loader.in_order(_OneSize(self._files), None, size, mesh=mesh)
             return
-        shape = None  # of the first
-        for start in range(0, self.number, size):
-            stop = min(start + size, self.number)
-            images = [self._files[i]["image"] for i in range(start, stop)]
-            shape = shape or images[0].shape
-            for path, image in zip(self._files.paths[start:stop], images, strict=True):
-                if image.shape != shape:
-                    raise DataError(
-                        f"{path} has shape {image.shape}, {self._files.paths[0]} "
-                        f"{shape}: resize them to one size first"
-                    )
-            yield np.stack(images)
+        rows = np.arange(size) if mesh is None else sharding.rows(mesh, size)
+        for images in self._from_archive(size):
+            last = len(images) - 1
+            yield {"image": images[np.minimum(rows, last)], "mask": rows <= last}
 
     def _from_archive(self, size):
         one = int(np.prod(self._shape[1:]))

@@ -70,15 +70,13 @@ class Reconstructor:
         return codes, scores
 
     def _over(self, step, variables, frozen, batches):
-        """(batch's images, codes, values by depth) on the host, without what fills."""
+        """Yields (images, codes, values by depth) on the host, without padding."""
         for batch in batches:
             with sharding.context(self._mesh):
-                images = sharding.shard_batch(
-                    {"image": batch["image"]}, self._mesh, whole=True
-                )
-                codes, values = sharding.to_host(
-                    step(variables, frozen, images["image"])
-                )
+                local = {name: batch[name] for name in ("image", "mask")}
+                batch = sharding.shard_batch(local, self._mesh)
+                codes, values = step(variables, frozen, batch["image"])
+                batch, codes, values = sharding.to_host((batch, codes, values))
             mask = batch["mask"]
             yield (
                 batch["image"][mask],

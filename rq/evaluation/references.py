@@ -8,18 +8,22 @@ import hashlib
 import pathlib
 from collections.abc import Iterator
 
-import numpy as np
-
 from rq.config import ConfigError
 from rq.data import loader, sources
 from rq.evaluation import feature_sets
-from rq.evaluation.extractors import Extractor
+from rq.evaluation.extractors import Extractor, Found
 
 
-def split_batches(data, split: str) -> tuple[int, Iterator[np.ndarray]]:
-    """How many images a split has, and these, uint8 `[<= B, R, R, C]`.
+def split_features(
+    data, split: str, extractor: Extractor, limit: int | None = None
+) -> tuple[int, Iterator[Found]]:
+    """Returns how many images of a split are read, and an iterator over their features.
 
-    Cropped at the centre.
+    Args:
+      data: section of the config.
+      split: of the data set; its images are cropped at the centre.
+      extractor: of the features; each process reads the images for its own devices.
+      limit: images at most, from the first on; all where None.
 
     Raises:
       DataError: where the data set or the split is missing.
@@ -28,12 +32,14 @@ def split_batches(data, split: str) -> tuple[int, Iterator[np.ndarray]]:
         data = data.copy_and_resolve_references()
     data.augment = "center"
     source = sources.open_split(data, split)
-    batches = loader.in_order(source, data, feature_sets.BATCH)
-    return len(source), (batch["image"][batch["mask"]] for batch in batches)
+    number = min(len(source), limit or len(source))
+    size = extractor.batch_size(feature_sets.BATCH, number)
+    batches = loader.in_order(source, data, size, mesh=extractor.mesh, stop=number)
+    return number, map(extractor.of_batch, batches)
 
 
 def split_hash(data, split: str) -> str:
-    """Of what `split_batches` yields: where it is read from, and how it is cropped."""
+    """Returns a hash of a split's images and of how they are cropped."""
     about = f"{sources.fingerprint(data, split)} center {data.resolution}"
     return hashlib.sha256(f"{about} {data.channels}".encode()).hexdigest()
 
@@ -60,9 +66,9 @@ def find_reference(
     about = split_hash(data, split)
 
     def collect():
-        number, batches = split_batches(data, split)
+        number, features = split_features(data, split, extractor)
         collector = feature_sets.Collector(number, logits=False)
-        collector.add_all(extractor, batches)
+        collector.add_all(features)
         return collector.result()
 
     return feature_sets.cached(extractor, about, collect, cache), about

@@ -124,13 +124,12 @@ def _training(experiment, extractor: Extractor) -> feature_sets.FeatureSet | Non
     about = f"{references.split_hash(data, data.train_split)} first {TRAINING}"
 
     def collect():
-        number, batches = references.split_batches(data, data.train_split)
-        collector, left = feature_sets.Collector(logits=False), min(number, TRAINING)
-        for batch in batches:
-            collector.add(extractor(batch[:left]))
-            left -= len(batch[:left])
-            if not left:
-                return collector.result()
+        _, features = references.split_features(
+            data, data.train_split, extractor, TRAINING
+        )
+        collector = feature_sets.Collector(logits=False)
+        collector.add_all(features)
+        return collector.result()
 
     return feature_sets.cached(extractor, about, collect)
 

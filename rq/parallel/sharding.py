@@ -161,6 +161,21 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
     return shares.index(held[jax.process_index()]), len(shares)
 
 
+def rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Returns which rows of a global batch the devices of this process hold, in order.
+
+    Raises:
+      MeshError: where the batch does not divide over the devices.
+    """
+    parts = batch_parts(mesh)
+    if batch_size % parts:
+        raise MeshError(
+            f"a batch of {batch_size} does not divide by data x fsdp = {parts}"
+        )
+    held = _parts_by_process(mesh)[jax.process_index()]
+    return np.arange(batch_size).reshape(parts, -1)[list(held)].ravel()
+
+
 def partition_spec(
     names: Sequence[str | None], shape: Sequence[int], mesh: Mesh
 ) -> PartitionSpec:

@@ -98,29 +98,29 @@ class FeaturesStage(Stage):
         return grads, state, {"loss": loss, "accuracy": accuracy}
 
     def _judge(self, variables, batch):
-        """Sums of cross entropies and hits; image k is turned k times."""
+        """Returns sums of cross entropies, hits, images; image k is turned k times."""
         turns = jnp.arange(len(batch["image"])) % TURNS
         images, classes = self.examples(batch, turns)
         logits = self.model.apply({"params": variables["params"]}, images)
         by_image = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
         hits = jnp.argmax(logits, -1) == classes
-        return jnp.sum(by_image * batch["mask"]), jnp.sum(hits * batch["mask"])
+        mask = batch["mask"]
+        return jnp.sum(by_image * mask), jnp.sum(hits * mask), jnp.sum(mask)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Cross entropy in nats and accuracy on the evaluation split."""
-        sums, images = np.zeros(2), 0
+        sums = np.zeros(3)
         variables = state.model_variables()
         for batch in self._eval_batches():
             with sharding.context(self.mesh):
-                sharded = sharding.shard_batch(batch, self.mesh, whole=True)
+                sharded = sharding.shard_batch(batch, self.mesh)
                 sums += sharding.to_host(self._eval_step(variables, sharded))
-            images += int(batch["mask"].sum())
-        cross_entropy, accuracy = (float(x) for x in sums / images)
+        cross_entropy, accuracy = (float(x) for x in sums[:2] / sums[2])
         return {"cross_entropy": cross_entropy, "accuracy": accuracy}
 
     def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
         """The first evaluation images, as the network sees them."""
-        batch = next(iter(self._eval_batches()))
+        batch = self._first_eval_batch()
         turns = jnp.arange(len(batch["image"])) % TURNS
         images, _ = self.examples(batch, turns)
         images = np.asarray(images)[batch["mask"]][:PICTURED]

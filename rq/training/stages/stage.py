@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from rq.parallel import sharding
 from rq.training import optimizer as optim
 from rq.training.train_state import TrainState
 
@@ -33,7 +34,11 @@ class Stage(abc.ABC):
     criterion: str
 
     def __init__(self, config, mesh, eval_batches: Callable[[], Iterable[dict]]):
-        """Takes a whole config; `eval_batches` opens the evaluation batches anew."""
+        """Takes a whole config, and a function that opens the evaluation batches.
+
+        Those are as `rq.data.loader.in_order` yields them for `mesh`: each process
+        reads its own rows.
+        """
         self.config, self.mesh = config, mesh
         self._open_eval_batches = eval_batches
         self.between_batches = lambda: None
@@ -53,6 +58,11 @@ class Stage(abc.ABC):
         for batch in self._open_eval_batches():
             self.between_batches()
             yield batch
+
+    def _first_eval_batch(self) -> dict[str, np.ndarray]:
+        """Returns the first evaluation batch, whole in every process."""
+        batch = next(iter(self._eval_batches()))
+        return sharding.to_host(sharding.shard_batch(batch, self.mesh))
 
     @abc.abstractmethod
     def init(self, key) -> TrainState:

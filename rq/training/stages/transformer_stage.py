@@ -206,7 +206,10 @@ class TransformerStage(Stage):
         return loss, metrics
 
     def _cross_entropy(self, variables, frozen, batch):
-        """Cross entropy and hits of nearest codes: sums over images, by depth `[D]`."""
+        """Returns sums over images: cross entropy and hits by depth `[D]`, and ones.
+
+        Both are of the nearest codes.
+        """
         batch = self.encoded(frozen, batch)
         params, codes = variables["params"], batch["codes"]
         outputs, _ = self.model.apply(
@@ -222,10 +225,11 @@ class TransformerStage(Stage):
             return losses.cross_entropy(logits, codes), hits.astype(jnp.float32)
 
         valid = batch["mask"][:, None]
-        return tuple(
+        total, correct = (
             jnp.sum(jnp.mean(x, axis=1) * valid, axis=0)
             for x in self.by_position(params, compute, outputs, codes)
         )
+        return total, correct, jnp.sum(valid)
 
     def evaluate(self, state: TrainState) -> dict:
         """Cross entropy (nats) and accuracy by depth, bits per image: nearest codes."""
@@ -233,12 +237,12 @@ class TransformerStage(Stage):
         total, correct, images = 0.0, 0.0, 0
         for batch in self._eval_batches():
             with sharding.context(self.mesh):
-                sharded = sharding.shard_batch(batch, self.mesh, whole=True)
+                sharded = sharding.shard_batch(batch, self.mesh)
                 sums = sharding.to_host(
                     self._eval_step(variables, self._frozen, sharded)
                 )
             total, correct = total + sums[0], correct + sums[1]
-            images += int(batch["mask"].sum())
+            images += int(sums[2])
         total, correct = total / images, correct / images
         metrics = {}
         for d in range(self.model.depth):
@@ -335,7 +339,7 @@ class TransformerStage(Stage):
         if self.config.transformer.condition == "class":
             cond = np.arange(min(self.config.data.num_classes, ROWS), dtype=np.int32)
         elif self.config.transformer.condition != "none":
-            cond = conditions.make(self.config, next(iter(self._eval_batches())))[:ROWS]
+            cond = conditions.make(self.config, self._first_eval_batch())[:ROWS]
         if cond is not None:
             rows, cond = len(cond), np.repeat(np.asarray(cond), PICTURED, axis=0)
         variables, key = state.model_variables(), jax.random.key(self.config.seed)
