@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data: the digits, augmentation, the order of examples."""
 
+import hashlib
 import io
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +16,10 @@ from PIL import Image
 from rq.config import default
 from rq.data import DataError, augment, digits, loader, sources
 from rq.data.decode import DecodeError, decode
+
+# Digests of batches that version 0.1 read.
+GOLDEN_TRAINING = "1c6b3acb84808b8647dec2ff037500113a07f6835983de487b615ae4cd7cc089"
+GOLDEN_FIRST = "d2731148bb4f33912a9426891d621941116de4fcc219164c2db5c757fdad7ecd"
 
 
 def section(**changes):
@@ -260,6 +266,86 @@ def test_evaluation_sees_everything_once_in_order():
     seen = np.concatenate([b["label"][b["mask"]] for b in batches])
     np.testing.assert_array_equal(seen, np.arange(10))
     assert len(list(loader.in_order(Numbers(10), section(), 4, limit=1))) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_change_nothing(data_dir, threads):
+    """Neither in training, nor in evaluation, nor in encoding."""
+
+    def batches(threads):
+        data = section(dir=data_dir, augment="crop_flip", resolution=24)
+        data.threads = threads
+        source = sources.open_split(data, "validation")
+        training = loader.shuffled(source, data, batch_size=60, seed=0)
+        yield from (next(training) for _ in range(12))
+        yield from loader.in_order(source, data, 60)
+        variants = loader.Variants(source, data, 2, seed=1)
+        yield from loader.in_order(variants, data, 60, start=7, stop=400)
+
+    for found, expected in zip(batches(threads), batches(0), strict=True):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
+
+
+def test_batches_are_those_of_earlier_versions(data_dir):
+    """Resumed runs depend on it."""
+    data = section(dir=data_dir, augment="flip")
+    training = loader.shuffled(
+        sources.open_split(data, "train"), data, batch_size=48, seed=3,
+        process_index=1, process_count=2,
+    )  # fmt: skip
+    training.set_state({"next_index": 400})
+    evaluation = loader.in_order(sources.open_split(data, "validation"), data, 64)
+    for batches, golden in ((training, GOLDEN_TRAINING), (evaluation, GOLDEN_FIRST)):
+        digest, batch = hashlib.sha256(), next(batches)
+        for name in sorted(batch):
+            digest.update(np.ascontiguousarray(batch[name]).tobytes())
+        assert digest.hexdigest() == golden
+
+
+def test_reading_in_order_begins_and_stops_where_it_is_asked_to():
+    class Captioned(Numbers):
+        def read(self, index):
+            return self[index], ("caption",) * (index % 3)
+
+    batches = list(
+        loader.in_order(Captioned(10), section(), 3, start=2, stop=9, captions=True)
+    )
+    assert [b["label"].tolist() for b in batches] == [[2, 3, 4], [5, 6, 7], [8, 8, 8]]
+    assert batches[-1]["mask"].tolist() == [True, False, False]
+    lines = [lines for b in batches for lines in b["captions"]]
+    assert [len(found) for found in lines] == [2, 0, 1, 2, 0, 1, 2, 2, 2]
+
+
+def test_an_error_while_reading_ahead_reaches_the_reader():
+    class Broken(Numbers):
+        def __getitem__(self, index):
+            if index == 7:
+                raise DataError("example 7 is damaged")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match="example 7 is damaged"):
+        list(loader.in_order(Broken(10), section(threads=3), 2))
+
+
+def test_threads_stop_reading_when_the_reader_does():
+    class Counted(Numbers):
+        count = 0
+
+        def __getitem__(self, index):
+            self.count += 1
+            return super().__getitem__(index)
+
+    source = Counted(10_000)
+    batches = loader.in_order(source, section(threads=2, prefetch=3), 1)
+    next(batches)
+    batches.close()
+    time.sleep(0.1)
+    seen = source.count
+    assert seen < 10
+    time.sleep(0.1)
+    assert source.count == seen
 
 
 def test_missing_digits_say_what_to_install(tmp_path, monkeypatch):

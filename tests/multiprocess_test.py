@@ -183,6 +183,11 @@ def test_batches_are_shared_by_processes_whatever_the_mesh():
     assert "(8, 1, 1) 1 2 1" in found[1][1] and "(1, 1, 8) 0 1 1" in found[1][1]
 
 
+def test_each_process_reads_its_own_rows_in_evaluation():
+    found = together.ends(together.start(2, "reads", env=os.environ | FOUR_DEVICES))
+    assert [status for status, _ in found] == [0, 0], found
+
+
 @pytest.mark.parametrize(
     "how, first, second",
     [

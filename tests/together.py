@@ -89,10 +89,49 @@ def shares(index: int) -> None:
         assert batch.shape == whole.shape
         for part in batch.addressable_shards:
             np.testing.assert_array_equal(part.data, whole[part.index])
+        rows = sharding.rows(mesh, 16)
+        again = sharding.shard_batch({"x": whole[rows]}, mesh)["x"]
+        for part in again.addressable_shards:
+            np.testing.assert_array_equal(part.data, whole[part.index])
         again = sharding.shard_batch({"x": whole}, mesh, whole=True)["x"]
         for part in again.addressable_shards:
             np.testing.assert_array_equal(part.data, whole[part.index])
         print(sizes, share, count, jax.process_index(), flush=True)
+
+
+class Squares:
+    """A source that remembers what was read."""
+
+    def __init__(self, number: int):
+        self.number, self.asked = number, []
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return {"label": np.int32(index * index)}
+
+
+def reads(index: int) -> None:
+    """Each process its own rows, all of them together every example once, in order."""
+    import jax
+
+    from rq.config import default
+    from rq.data import loader
+    from rq.parallel import sharding
+
+    for sizes, threads in (((8, 1, 1), 0), ((4, 2, 1), 4), ((2, 1, 4), 2)):
+        mesh, data, source = sharding.make_mesh(*sizes), default().data, Squares(50)
+        data.threads = threads
+        found = []
+        for batch in loader.in_order(source, data, 16, mesh=mesh):
+            assert len(batch["label"]) == 16 // jax.process_count()
+            batch = sharding.to_host(sharding.shard_batch(batch, mesh))
+            found.append(batch["label"][batch["mask"]])
+        np.testing.assert_array_equal(np.concatenate(found), np.arange(50) ** 2)
+        assert len(source.asked) == 64 // jax.process_count()
+        print(sizes, len(set(source.asked)), flush=True)
 
 
 def fails(index: int, how: str) -> None:
@@ -120,7 +159,8 @@ def main(place: str, number: str, index: str, what: str, *more: str) -> None:
     from rq.parallel import processes
 
     processes.start(place, int(number), int(index))
-    {"asks": asks, "shares": shares, "fails": fails}[what](int(index), *more)
+    programs = {"asks": asks, "shares": shares, "reads": reads, "fails": fails}
+    programs[what](int(index), *more)
 
 
 if __name__ == "__main__":
