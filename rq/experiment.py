@@ -45,18 +45,38 @@ def finished(path: epath.Path, stage: str, config) -> bool:
     return not (config.checkpoint.fallback and damaged)
 
 
+def stored_config(path):
+    """Returns the config of a run directory.
+
+    Raises:
+      FileNotFoundError: where nothing was ever trained there.
+    """
+    file = checkpoint.folder(path) / CONFIG
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{path} has no {CONFIG}: train there first, with "
+            f"rq train --config=configs/... --workdir={path}"
+        )
+    return from_json(file.read_text())
+
+
 class Experiment:
     """What a workdir holds; models are loaded when they are first asked for.
 
     Attributes:
       path: the workdir.
-      config: the one it was trained with.
+      config: the one it was trained with, or that given in its place.
       mesh: the devices in use.
       dtype: of the transformer's weights, None: as they are stored.
     """
 
     def __init__(
-        self, path, mesh=None, step: str | int = "latest", dtype: str | None = None
+        self,
+        path,
+        mesh=None,
+        step: str | int = "latest",
+        dtype: str | None = None,
+        config=None,
     ):
         """Opens a workdir.
 
@@ -67,19 +87,14 @@ class Experiment:
             where `checkpoint.best` was set) or a number.
           dtype: of the transformer's weights, as they are stored where None; 'bfloat16'
             takes half the memory.
+          config: the stored one with overrides; None: as it is stored.
 
         Raises:
           FileNotFoundError: where nothing was ever trained there.
         """
         self.path = checkpoint.folder(path)
         self._step, self.dtype = step, dtype
-        file = self.path / CONFIG
-        if not file.exists():
-            raise FileNotFoundError(
-                f"{self.path} has no {CONFIG}: train there first, with "
-                f"python -m rq.main --config=configs/... --workdir={path}"
-            )
-        self.config = from_json(file.read_text())
+        self.config = stored_config(path) if config is None else config
         self.mesh = sharding.make_mesh() if mesh is None else mesh
 
     def finished(self, stage: str) -> bool:
@@ -88,8 +103,8 @@ class Experiment:
 
     def step_of(self, stage: str) -> int | str:
         """Of the checkpoint that a stage is restored from."""
-        last = [name for name in self.config.stages if name != "codes"][-1]
-        step = self._step if stage == last else "latest"
+        trained = [name for name in self.config.stages if name != "codes"]
+        step = self._step if [stage] == trained[-1:] else "latest"
         known = checkpoint.find_step(self.path / stage, step)
         return step if known is None else known
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 from rq import config as config_lib
-from rq.config import schema, validation
+from rq.config import sampling, schema
+from rq.config.__main__ import reference
 from rq.models import build
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -203,6 +204,8 @@ def test_models_follow_packing_condition_and_depth():
         ({"mesh.fsdp": -1}, "mesh.fsdp = -1: only one may be left open"),
         ({"data.name": ""}, "data.name = '': must not be empty"),
         ({"checkpoint.keep": 0}, "checkpoint.keep = 0: must be positive"),
+        ({"rqvae.model.num_codes": (65_537,)}, "(65537,): codes above 65,536 cannot"),
+        ({"seed": 2**32}, "seed = 4294967296: must not be negative, and be below 2**"),
         # Stages.
         ({"stages": ()}, "stages = (): must be some of"),
         ({"stages": ("vae",)}, "unknown stage; known: features, rqvae,"),
@@ -260,11 +263,11 @@ def test_models_follow_packing_condition_and_depth():
         ),
         # Training.
         (
-            {"transformer.accumulate": 3},
-            "transformer.batch_size = 8: is not divisible by transformer.accumulate 3",
+            {"transformer.grad_accum_steps": 3},
+            "batch_size = 8: is not divisible by transformer.grad_accum_steps 3",
         ),
         (
-            {"rqvae.accumulate": 2, "mesh.fsdp": 8},
+            {"rqvae.grad_accum_steps": 2, "mesh.fsdp": 8},
             "rqvae.batch_size = 8: 4 images at once are not divisible by 8, from mesh",
         ),
         (
@@ -306,9 +309,12 @@ def test_bad_values_are_told_in_one_line(changes, message):
         {"sampling.guidance": (2.0,), "transformer.condition_dropout": 0.1},
         {"rqvae.model.attn_resolutions": (16, 32), "stages": ("transformer",)},
         {"transformer.condition": "none", "data.num_classes": 0},
-        {"mesh.data": 2, "mesh.fsdp": 2, "rqvae.accumulate": 2},
+        {"mesh.data": 2, "mesh.fsdp": 2, "rqvae.grad_accum_steps": 2},
         {"mesh.data": 1, "mesh.fsdp": -1},
         {"rqvae.batch_size": 3, "mesh.fsdp": 8, "stages": ("transformer",)},
+        {"rqvae.model.num_codes": (65_536,)},
+        {"rqvae.model.num_codes": (65_537,), "stages": ("rqvae",)},
+        {"rqvae.model.num_codes": (65_537,), "transformer.online": True},
     ],
 )
 def test_good_values_pass(changes):
@@ -327,11 +333,38 @@ def test_fields_that_come_or_go_are_told():
         config_lib.validate(config)
 
 
-def test_every_field_has_a_limit_and_every_limit_a_field():
-    names = schema.fields(config_lib.default())
-    used = {name for name, value in names.items() if not isinstance(value, bool)}
-    limits = {id(validation.limit(name)) for name in used}
-    assert limits == {id(limit) for limit in validation.LIMITS.values()}
+def test_every_field_has_a_default_in_range_and_a_meaning():
+    for name, field in schema.FIELDS.items():
+        field.check(name, field.default)
+        assert field.doc and "\n" not in field.doc, name
+
+
+def test_fields_younger_than_runs_say_what_was_in_force_before():
+    """Unless training may change them, when older runs take their defaults."""
+    for name, field in schema.FIELDS.items():
+        assert field.since == "0.1" or field.changeable or field.before is not None, (
+            name
+        )
+
+
+def test_a_range_belongs_to_its_field_alone():
+    """Two fields of one name, or of one ending, may have other ranges."""
+    for changes, message in (
+        ({"transformer.text.dropout": 1.0}, "transformer.text.dropout = 1.0"),
+        ({"profile.start": -1}, "profile.start = -1"),
+        ({"rqvae.adversarial.weight": -1.0}, "rqvae.adversarial.weight = -1.0"),
+        ({"transformer.text.weight": 1.5}, "transformer.text.weight = 1.5"),
+    ):
+        with pytest.raises(config_lib.ConfigError, match=message):
+            config_lib.validate(changed(changes))
+    config_lib.validate(changed({"rqvae.adversarial.weight": 1.5}))
+
+
+def test_the_reference_of_the_config_is_not_stale():
+    found = (ROOT / "docs/config.md").read_text()
+    assert found == reference(), "python -m rq.config > docs/config.md"
+    for name in schema.FIELDS:
+        assert f"| `{name.rpartition('.')[2]}` |" in found
 
 
 def test_a_misspelt_field_cannot_be_set():
@@ -405,7 +438,92 @@ def test_differences_name_both_values_and_leave_out_the_practical():
     assert config_lib.differences(a, a) == []
 
 
-def test_practical_fields_exist():
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        ("rqvae.accumulate", "rqvae.grad_accum_steps", 4),
+        ("features.accumulate", "features.grad_accum_steps", 2),
+        ("transformer.accumulate", "transformer.grad_accum_steps", 8),
+        ("transformer.loss.pieces", "transformer.loss.microbatches", 16),
+    ],
+)
+def test_json_with_the_old_name_of_a_field_still_loads(old, new, value):
     config = config_lib.default()
-    names = set(schema.fields(config)) | set(schema.sections(config))
-    assert set(config_lib.PRACTICAL) <= names
+    config.update_from_flattened_dict({new: value})
+    stored = json.loads(config_lib.to_json(config))
+    *sections, leaf = old.split(".")
+    part = stored
+    for name in sections:
+        part = part[name]
+    part[leaf] = part.pop(new.rpartition(".")[2])
+    assert config_lib.from_json(json.dumps(stored)) == config
+    with pytest.raises(config_lib.ConfigError, match=f'"{old}" is now "{new}"'):
+        config_lib.validate(_with(old, value))
+
+
+def _with(name, value):
+    config = config_lib.default()
+    with config.unlocked():
+        section, _, leaf = name.rpartition(".")
+        part = config
+        for key in section.split("."):
+            part = part[key]
+        part[leaf] = value
+    return config
+
+
+def test_settings_from_before_a_sampling_option_existed_load():
+    stored = json.loads(config_lib.to_json(config_lib.default()))
+    del stored["sampling"]["min_p"], stored["sampling"]["seed"]
+    assert config_lib.from_json(json.dumps(stored)) == config_lib.default()
+
+
+def test_paths_become_absolute_but_for_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = config_lib.default()
+    config.data.path, config.data.dir = "images", "gs://bucket/data"
+    found = config_lib.with_absolute_paths(config)
+    assert found.data.path == str(tmp_path / "images")
+    assert found.data.dir == "gs://bucket/data" and found.rqvae.lpips_weights == ""
+    assert config.data.path == "images"
+
+
+# Sampling options.
+
+
+def test_sampling_options_are_the_section_of_the_config():
+    section = config_lib.default().sampling
+    assert config_lib.SamplingConfig(**section) == config_lib.SamplingConfig()
+    assert set(section) == set(sampling.OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_p": 2.0}, "sampling.top_p = (2.0,): must be within (0, 1]"),
+        ({"temperature": 1e-38}, "sampling.temperature = (1e-38,): must be"),
+        ({"top_k": (1.5,)}, "sampling.top_k = (1.5,): must be a tuple of int"),
+        ({"guidance_schedule": "up"}, "must be one of 'constant', 'linear', 'cosine'"),
+        ({"seed": 2**32}, "sampling.seed = 4294967296: must not be negative, and be"),
+        ({"batch_size": 0}, "sampling.batch_size = 0: must be positive"),
+    ],
+)
+def test_sampling_options_out_of_range_are_refused(options, message):
+    with pytest.raises(config_lib.ConfigError) as error:
+        config_lib.SamplingConfig(**options)
+    assert message in str(error.value)
+
+
+def test_sampling_options_are_one_or_one_for_each_depth():
+    options = config_lib.SamplingConfig(top_k=8, top_p=(0.9, 0.8))
+    assert options.top_k == (8,) and options.replace(top_p=None) == options
+    options.check_depth(2)
+    with pytest.raises(config_lib.ConfigError, match="has 2 values; give 1, or one"):
+        options.check_depth(4)
+
+
+def test_results_are_known_by_what_changes_them_alone():
+    settings = config_lib.SamplingConfig(top_k=8, seed=3, batch_size=7).settings()
+    assert settings == config_lib.SamplingConfig(top_k=8).settings()
+    names = {name for name, o in sampling.OPTIONS.items() if o.since == "0.1"}
+    assert set(settings) == names - {"batch_size"}

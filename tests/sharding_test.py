@@ -295,8 +295,8 @@ def test_hosts_that_hold_some_of_the_same_rows_are_an_error():
 
 def test_a_batch_that_does_not_divide_is_an_error_with_its_numbers():
     mesh = sharding.make_mesh(fsdp=2)
-    sharding.check_batch(32, mesh, accumulate=4)
+    sharding.check_batch(32, mesh, grad_accum_steps=4)
     with pytest.raises(ValueError, match=r"batch_size=24 .* 4 x 2 x 2 = 16"):
-        sharding.check_batch(24, mesh, accumulate=2)
+        sharding.check_batch(24, mesh, grad_accum_steps=2)
     with pytest.raises(ValueError, match=r"a batch of 12 \('x'\) .* data x fsdp = 8"):
         sharding.shard_batch({"x": np.zeros((12, 2))}, mesh)

@@ -206,7 +206,7 @@ def test_regularisation_calms_the_discriminator(name):
 
 def test_all_losses_train_with_accumulation():
     config = reduced_imagenet(
-        **SMALL, **{"rqvae.accumulate": 2, "rqvae.loss.entropy_weight": 0.1}
+        **SMALL, **{"rqvae.grad_accum_steps": 2, "rqvae.loss.entropy_weight": 0.1}
     )
     state, history = run(config, one_device(), 2)
     assert state.step == 2

@@ -140,7 +140,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(pieces):
 @pytest.mark.parametrize("name", ["rqvae", "transformer"])
 def test_a_stage_trains_with_accumulation(name):
     config = tiny()
-    config[name].accumulate = 2
+    config[name].grad_accum_steps = 2
     state, metrics = run(name, one_device(), config, steps=1)
     assert state.step == 1 and np.isfinite(metrics["loss"])
 
@@ -294,7 +294,7 @@ def test_the_loss_in_pieces_is_the_loss_at_once(soft, stochastic, text):
     config.rqvae.model.num_codes = (24,)  # which no other size is
     found = []
     for pieces in (1, 4):
-        config.transformer.loss.pieces = pieces
+        config.transformer.loss.microbatches = pieces
         stage, batch = make_stage("transformer", config, one_device())
         shape = (BATCH, config.transformer.text.length)
         batch["text"] = np.arange(np.prod(shape), dtype=np.int32).reshape(shape) % 11

@@ -167,7 +167,7 @@ def make_for_largest_batch(
     """`make`, with the largest batch that fits into the chips in place of the config's.
 
     Its 'fit' says how many examples a chip takes at once, and in how many pieces it
-    takes the config's own batch (`accumulate`; missing for the sampler).
+    takes the config's own batch (`grad_accum_steps`; missing for the sampler).
     """
     chip, devices = chips.find(topology, slices)
     parts = sharding.batch_parts(sharding.make_mesh(**config.mesh, devices=devices))
@@ -176,7 +176,7 @@ def make_for_largest_batch(
     section = config.sampling if program == "sample" else config[program]
     own = section.batch_size
     if program != "sample":
-        section.accumulate = 1
+        section.grad_accum_steps = 1
 
     def measure(number):
         section.batch_size = number * parts
@@ -189,7 +189,7 @@ def make_for_largest_batch(
         "needed": {n: _peak(tried) for n, tried in sorted(found.items())},
     }
     if program != "sample":
-        fit["accumulate"] = -(-own // found[number]["batch_size"])
+        fit["grad_accum_steps"] = -(-own // found[number]["batch_size"])
     return found[number] | {"fit": fit}
 
 
@@ -207,7 +207,7 @@ def model_operations(config, program, mesh, traced) -> float:
         return counts.operations(traced.jaxpr)
     with config.unlocked():
         plain = config.copy_and_resolve_references()
-    plain.transformer.model.remat, plain.transformer.loss.pieces = "none", 1
+    plain.transformer.model.remat, plain.transformer.loss.microbatches = "none", 1
     if plain.transformer == config.transformer:
         return counts.operations(traced.jaxpr)
     return counts.operations(programs.train_step(plain, program, mesh).jaxpr)
@@ -277,8 +277,8 @@ def text(result: dict) -> str:
         fit = result["fit"]
         pieces = (
             f"; the config's {fit['batch_size_of_config']}: "
-            f"transformer.accumulate={fit['accumulate']}"
-            if "accumulate" in fit
+            f"transformer.grad_accum_steps={fit['grad_accum_steps']}"
+            if "grad_accum_steps" in fit
             else ""
         ).replace("transformer", result["program"])
         lines.append(

@@ -100,7 +100,7 @@ def train_step(config, name: str, mesh) -> jax.stages.Traced:
       MeshError: where the batch does not divide over the mesh.
     """
     part = config[name]
-    sharding.check_batch(part.batch_size, mesh, part.accumulate)
+    sharding.check_batch(part.batch_size, mesh, part.grad_accum_steps)
     stage = make_stage(config, name, mesh)
     state, batch, shardings = arguments(config, stage, mesh)
     step = loop.compiled(stage.train_step, shardings, mesh)

@@ -43,7 +43,7 @@ def run(config, workdir) -> None:
         if stage not in config.stages:
             continue
         part = config[stage]
-        sharding.check_batch(part.batch_size, mesh, part.accumulate)
+        sharding.check_batch(part.batch_size, mesh, part.grad_accum_steps)
     encodes = "codes" in config.stages and not config.transformer.online
     if encodes and config.codes.batch_size % jax.local_device_count():
         raise ConfigError(
@@ -64,7 +64,7 @@ def run(config, workdir) -> None:
     if "transformer" in config.stages:
         with processes.process_0_first("the tokenizer"):
             make_tokenizer(config, path)
-    experiment = workdirs.Experiment(path, mesh)
+    experiment = workdirs.Experiment(path, mesh, config=config)
     for name in config.stages:
         if name in TRAINED and _is_done(path, name, config):
             logging.info("%s: all %d steps are done", name, config[name].steps)
@@ -176,7 +176,7 @@ def encode(config, path, mesh) -> None:
     # Each process encodes shards of its own, on its own devices.
     if jax.process_count() > 1:
         mesh = sharding.make_mesh(devices=jax.local_devices())
-    experiment, data = workdirs.Experiment(path, mesh), config.data
+    experiment, data = workdirs.Experiment(path, mesh, config=config), config.data
     for split in (data.train_split, data.eval_split):
         variants = config.codes.variants if split == data.train_split else 1
         source = loader.Variants(
@@ -205,7 +205,7 @@ def encode(config, path, mesh) -> None:
 
 def train_transformer(config, path, mesh) -> None:
     """Stage 2 on stored codes, or on images."""
-    experiment = workdirs.Experiment(path, mesh)
+    experiment = workdirs.Experiment(path, mesh, config=config)
     stage = experiment.transformer_stage(config.log.eval_batches)
     source = experiment.code_source(config.data.train_split)
     tokens = experiment.tokens(config.transformer.text.dropout)

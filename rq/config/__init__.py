@@ -1,16 +1,17 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The one config schema: defaults, validation, JSON.
+"""The config: every field's declaration, validation, JSON, command line.
 
 A config file in `configs/` starts from `default()` and says only what differs. Errors
-are `ConfigError`s of one line that name the field and its value.
+are `ConfigError`s of one line that name the field and its value. `python -m rq.config`
+prints docs/config.md.
 """
 
 from rq.config.command_line import flags_parser
 from rq.config.errors import ConfigError
 from rq.config.sampling import SamplingConfig
-from rq.config.schema import STAGES, choose_variant, default
-from rq.config.stored import PRACTICAL, differences, from_json, to_json
+from rq.config.schema import PRACTICAL, STAGES, choose_variant, default
+from rq.config.stored import differences, from_json, to_json, with_absolute_paths
 from rq.config.validation import validate
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "from_json",
     "to_json",
     "validate",
+    "with_absolute_paths",
 ]

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
-from rq.config.schema import ConfigError, default, fields, type_name, unknown_field
-from rq.config.validation import validate
+from rq.config.errors import ConfigError
+from rq.config.schema import FIELDS
+from rq.config.validation import unknown_field, validate
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
 _BAD_OVERRIDE = re.compile(r"flag --(?:no)?config\.([^=]+)=(.*?): ", re.DOTALL)
@@ -43,9 +44,8 @@ def flags_parser(args: Sequence[str]) -> list[str]:
 
 
 def _parse(args: Sequence[str]) -> list[str]:
-    schema = fields(default())
     for name in _overrides(args):
-        if name not in schema:
+        if name not in FIELDS:
             raise unknown_field(name)
     path = _config_file(args)
     if path and not os.path.isfile(path):
@@ -54,9 +54,9 @@ def _parse(args: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(args)
     except flags.IllegalFlagValueError as error:
         bad = _BAD_OVERRIDE.match(str(error))
-        if bad and bad[1] in schema:
-            wanted = type_name(schema[bad[1]])
-            raise ConfigError(f'{bad[1]} = "{bad[2]}": must be {wanted}') from None
+        if bad and bad[1] in FIELDS:
+            kind = FIELDS[bad[1]].type
+            raise ConfigError(f'{bad[1]} = "{bad[2]}": must be {kind}') from None
         if "Error whilst parsing config file" not in str(error):
             raise
         # The library put the traceback of what the config file raised into the text.

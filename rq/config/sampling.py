@@ -1,108 +1,118 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The options of sampling: the config's section `sampling`, declared once."""
+"""The sampling options, which are the section `sampling` of the config.
+
+A new option is declared here, gets its filter in `rq.sampling.filters`, and has then
+its field in the config, its flag (`rq sample --NAME`) and its line in docs/config.md.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
+from rq.config.declaration import (
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SEED,
+    Field,
+    Range,
+    one_of,
+)
 from rq.config.errors import ConfigError
 
 SCHEDULES = ("constant", "linear", "cosine")
-MAX_SEED = 2**32 - 1  # JAX's keys are made from 32 bits
+# Smaller temperatures would take logits beyond float32.
+_TEMPERATURE = Range(lambda x: x >= 1e-6, "1e-6 or more", "must be positive (>= 1e-6)")
 
 
-def _option(
-    default, doc: str, ok: Callable[[Any], bool], words: str, since: str = "0.1"
-):
-    """A field: default, documentation, (predicate, words) of its range, version."""
-    metadata = {"doc": doc, "range": (ok, words), "since": since}
-    return dataclasses.field(default=default, metadata=metadata)
+def _option(default, doc: str, limit: Range, commands=(), **details):
+    changed_by = ("train", "sample", "evaluate", *commands)
+    field = Field(default, doc, limit, changed_by=changed_by, **details)
+    return dataclasses.field(default=default, metadata={"field": field})
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How codes are drawn from a trained model.
+    """How samples are drawn.
 
-    Filters and guidance take one number, or one for each depth; a number is stored as a
-    tuple of one. Every filter has a value that turns it off, which is its default.
+    Filters and guidance are tuples of one value, or of one for each depth; a number may
+    be given in place of a tuple of one.
 
     Raises:
-      ConfigError: on a value out of range.
+      ConfigError: on a value of another type, or out of range.
     """
 
     temperature: tuple[float, ...] = _option(
-        (1.0,), "divides the logits", lambda x: x > 0, "must be positive"
+        (1.0,), "divides the logits; one value or one for each depth", _TEMPERATURE
     )
     top_k: tuple[int, ...] = _option(
-        (0,),
-        "keeps the k most probable codes, and ties with the last; 0: off",
-        lambda x: x >= 0,
-        "must not be negative",
+        (0,), "keeps the k most likely codes, by depth; 0: all", NOT_NEGATIVE
     )
     top_p: tuple[float, ...] = _option(
         (1.0,),
-        "keeps the most probable codes until their mass reaches p; 1: off",
-        lambda x: 0 < x <= 1,
-        "must be within (0, 1]",
+        "keeps the most likely codes up to this probability, by depth; 1: all",
+        PROBABILITY,
     )
     min_p: tuple[float, ...] = _option(
         (0.0,),
-        "keeps codes of at least this fraction of the highest probability; 0: off",
-        lambda x: 0 <= x <= 1,
-        "must be within [0, 1]",
+        "keeps codes of at least this fraction of the highest probability, by depth; "
+        "0: all",
+        FRACTION,
     )
     guidance: tuple[float, ...] = _option(
-        (1.0,),
-        "scale of classifier-free guidance; 1: off",
-        lambda x: x >= 0,
-        "must not be negative",
+        (1.0,), "scale of classifier-free guidance, by depth; 1: off", NOT_NEGATIVE
     )
     guidance_schedule: str = _option(
         "constant",
-        "how the scale grows over positions: 'constant', or from 1 to the scale "
-        "'linear' or 'cosine' (slowly at first)",
-        lambda x: x in SCHEDULES,
-        f"must be one of {', '.join(map(repr, SCHEDULES))}",
+        "how guidance grows from 1 at the first position to its scale at the last",
+        one_of(*SCHEDULES),
     )
+    batch_size: int = _option(100, "samples drawn at once", POSITIVE, ("rank",))
     seed: int = _option(
-        0,
-        "sample i of a seed is the same whatever the batch size and the devices",
-        lambda x: 0 <= x <= MAX_SEED,
-        f"must be within [0, {MAX_SEED}]",
-        since="0.2",
-    )
-    batch_size: int = _option(
-        100, "images at once", lambda x: x > 0, "must be positive"
+        0, "of `rq sample` and `rq evaluate`, whatever the batch", SEED, since="0.2"
     )
 
     def __post_init__(self):
-        """Stores numbers as tuples where a field takes one for each depth; checks."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name, field in OPTIONS.items():
+            value = getattr(self, name)
             if isinstance(field.default, tuple):
                 value = tuple(value) if isinstance(value, list | tuple) else (value,)
-                object.__setattr__(self, field.name, value)
-            in_range, words = field.metadata["range"]
-            for one in value if isinstance(value, tuple) else (value,):
-                finite = not isinstance(one, float) or math.isfinite(one)
-                if not finite or not in_range(one):
-                    raise ConfigError(f"{field.name} = {value!r}: {words}")
+                object.__setattr__(self, name, value)
+            field.check(f"sampling.{name}", value)
 
     def replace(self, **changes) -> SamplingConfig:
-        """Returns a copy with other values; None leaves a field as it is."""
+        """Returns a copy with other values; None leaves an option as it is."""
         given = {name: x for name, x in changes.items() if x is not None}
         return dataclasses.replace(self, **given)
 
     def check_depth(self, depth: int) -> None:
-        """Raises ConfigError where a field has neither 1 nor `depth` values."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple) and len(value) not in (1, depth):
+        """Raises ConfigError where an option has neither 1 nor `depth` values."""
+        for name, field in OPTIONS.items():
+            value = getattr(self, name)
+            if isinstance(field.default, tuple) and len(value) not in (1, depth):
                 raise ConfigError(
-                    f"{field.name} = {value!r}: {len(value)} values for depth {depth}; "
-                    "give 1, or one for each depth"
+                    f"sampling.{name} = {value!r}: has {len(value)} values; give 1, or "
+                    f"one for each depth: {depth}"
                 )
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what identifies results: all but the batch size and the seed.
+
+        Options younger than version 0.1 are left out where they are at their defaults,
+        so that results from before they existed are still found.
+        """
+        known = {name: getattr(self, name) for name in OPTIONS}
+        return {
+            name: value
+            for name, value in known.items()
+            if name not in ("batch_size", "seed")
+            and (OPTIONS[name].since == "0.1" or value != OPTIONS[name].default)
+        }
+
+
+OPTIONS: dict[str, Field] = {
+    field.name: field.metadata["field"] for field in dataclasses.fields(SamplingConfig)
+}

@@ -1,51 +1,34 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The config in a workdir: JSON, and what may differ between two runs in it."""
+"""The config in a run directory: JSON, and what may differ from it later."""
 
 from __future__ import annotations
 
 import json
+import pathlib
 
 from ml_collections import ConfigDict
 
-from rq.config.schema import ConfigError, check_types, default, fields
+from rq.config.errors import ConfigError
+from rq.config.schema import FIELDS, RENAMED, default, fields
+from rq.config.validation import check_types
 
-# What may change between two runs in one workdir: it does not change the trained
-# weights, except for the rounding of sums in another order.
-PRACTICAL = (
-    "stages",
-    "mesh",
-    "data.dir",
-    "data.path",
-    "data.threads",
-    "data.prefetch",
-    "rqvae.lpips_weights",
-    "codes.batch_size",
-    "transformer.model.remat",
-    "transformer.loss.pieces",
-    "sampling",
-    "checkpoint",
-    "log",
-    "profile",
-)
-
-# Fields that are younger than some workdirs, by the end of their names, with the values
-# that those were trained with.
-LATER = {"optimizer.mu_dtype": "float32"}
+# Paths that a run directory keeps absolute, so that it works from another folder.
+PATHS = ("data.path", "data.dir", "rqvae.lpips_weights")
 
 
 def to_json(config: ConfigDict) -> str:
-    """The config as JSON, which `from_json` turns into an equal one."""
+    """Returns the config as JSON, which `from_json` turns into an equal one."""
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False)
     return text + "\n"
 
 
 def from_json(text: str) -> ConfigDict:
-    """The config that `to_json` wrote, locked, with tuples and types restored.
+    """Returns the config that `to_json` wrote, locked, with tuples restored.
 
-    Fields that it lacks, being older than they are, get their defaults where they are
-    `PRACTICAL`, and what was in force before where `LATER` has it. Any other would
-    silently become part of how the weights were made.
+    Renamed fields may have their old names. A field that is younger than the text gets
+    the value that was in force before (`Field.before`), or its default where training
+    may change it. Any other would silently become part of how the weights were made.
 
     Raises:
       ConfigError: on text that is no JSON object, and on unknown, missing or mistyped
@@ -57,34 +40,46 @@ def from_json(text: str) -> ConfigDict:
             raise ValueError(f"a {type(given).__name__} where an object belongs")
     except ValueError as error:
         raise ConfigError(f"the config is no JSON object: {error}") from None
-    config = default()
     given = fields(given)
-    for name, example in fields(config).items():
-        if name not in given and _is_practical(name):
-            given[name] = example
-        elif name not in given and (before := _before(name)) is not None:
-            given[name] = before
-        elif isinstance(example, tuple) and isinstance(given.get(name), list):
+    for old, name in RENAMED.items():
+        if old in given and name not in given:
+            given[name] = given.pop(old)
+    for name, field in FIELDS.items():
+        if name not in given:
+            if field.before is not None:
+                given[name] = field.before
+            elif field.changeable:
+                given[name] = field.default
+        elif isinstance(field.default, tuple) and isinstance(given[name], list):
             given[name] = tuple(given[name])
     check_types(given)
+    config = default()
     config.update_from_flattened_dict(given)
     return config
 
 
-def _is_practical(name: str) -> bool:
-    return any(name == p or name.startswith(f"{p}.") for p in PRACTICAL)
+def differences(a: ConfigDict, b: ConfigDict, command: str = "train") -> list[str]:
+    """Returns the fields that differ and that a command may not change in a run.
 
-
-def _before(name: str):
-    """The value that `LATER` has of a field, or None."""
-    return next((v for end, v in LATER.items() if name.endswith(f".{end}")), None)
-
-
-def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
-    """Fields outside `PRACTICAL` that differ, as 'rqvae.steps: 100 != 200'."""
+    Each as 'rqvae.steps: 100 != 200'.
+    """
     a, b = fields(a), fields(b)
     return [
         f"{name}: {a.get(name)!r} != {b.get(name)!r}"
         for name in sorted(a.keys() | b.keys())
-        if not _is_practical(name) and a.get(name) != b.get(name)
+        if a.get(name) != b.get(name)
+        and not (name in FIELDS and command in FIELDS[name].changed_by)
     ]
+
+
+def with_absolute_paths(config: ConfigDict) -> ConfigDict:
+    """Returns the config with the paths of data and weights made absolute."""
+    config = config.copy_and_resolve_references()
+    given = fields(config)
+    changed = {
+        name: str(pathlib.Path(given[name]).expanduser().absolute())
+        for name in PATHS
+        if given[name] and "://" not in given[name]
+    }
+    config.update_from_flattened_dict(changed)
+    return config

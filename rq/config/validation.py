@@ -1,155 +1,72 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a config can be trained, found out before any compute.
+"""Checks that a config can be trained, before any compute.
 
-First that every field is there and of its type, then its own range, then what fields
-demand of each other.
+First that every field is there and of its type, then its own range, then how fields
+depend on each other.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from rq.config.errors import ConfigError
 from rq.config.sampling import SamplingConfig
-from rq.config.schema import FROM_PATH, STAGES, ConfigError, check_types, fields
+from rq.config.schema import (
+    FIELDS,
+    FROM_PATH,
+    RENAMED,
+    SECTIONS,
+    STAGES,
+    fields,
+)
 
 GROUPS = 32  # of the autoencoder's GroupNorms
-
-Limit = tuple[Callable[[Any], bool], str]
-
-_POSITIVE: Limit = (lambda x: x > 0, "must be positive")
-_NOT_NEGATIVE: Limit = (lambda x: x >= 0, "must not be negative")
-_PART: Limit = (lambda x: 0 <= x < 1, "must be within [0, 1)")
-_SHARE: Limit = (lambda x: 0 <= x <= 1, "must be within [0, 1]")
-_PROBABILITY: Limit = (lambda x: 0 < x <= 1, "must be within (0, 1]")
-_NOT_EMPTY: Limit = (bool, "must not be empty")
-_ANY: Limit = (lambda x: True, "")
+STORED_CODES = 2**16  # codes are stored as 16-bit numbers
 
 
-def _one_of(*choices) -> Limit:
-    words = ", ".join(repr(choice) for choice in choices)
-    return (lambda x: x in choices), f"must be one of {words}"
+def unknown_field(name: str) -> ConfigError:
+    """Returns the error for a dotted name that is no field, with the likely one."""
+    if name in RENAMED:
+        return ConfigError(f'config field "{name}" is now "{RENAMED[name]}"')
+    if name in SECTIONS:
+        some = ", ".join(SECTIONS[name])
+        return ConfigError(f'"{name}" is a section; set one of its fields: {some}')
+    section, _, leaf = name.rpartition(".")
+    if section in SECTIONS:
+        close = difflib.get_close_matches(leaf, SECTIONS[section], 1, 0.5)
+        guesses = [f"{section}.{child}".lstrip(".") for child in close]
+    else:
+        guesses = difflib.get_close_matches(name, FIELDS, 1, 0.7)
+    if not guesses:  # the right name in the wrong place
+        same = [n for n in FIELDS if n.rpartition(".")[2] == leaf]
+        guesses = [n for n in same if n.startswith(f"{section}.")] or same[:3]
+    if guesses:
+        hint = "did you mean " + " or ".join(f'"{n}"' for n in guesses) + "?"
+    else:
+        hint = "known there: " + ", ".join(SECTIONS.get(section, SECTIONS[""]))
+    return ConfigError(f'unknown config field "{name}"; {hint}')
 
 
-_PARTS: Limit = (lambda x: x > 0 or x == -1), "must be positive, or -1: what is left"
-
-# By the field's dotted name, or else by the end of it; for each element of a tuple.
-LIMITS: dict[str, Limit] = {
-    "seed": _NOT_NEGATIVE,
-    "stages": (
-        lambda x: x in STAGES,
-        f"unknown stage; known: {', '.join(STAGES)} (for several, repeat the flag)",
-    ),
-    "mesh.data": _PARTS,
-    "mesh.fsdp": _PARTS,
-    "mesh.tensor": _PARTS,
-    "data.name": _NOT_EMPTY,
-    "data.path": _ANY,
-    "data.dir": _ANY,
-    "holdout": _POSITIVE,
-    "train_split": _NOT_EMPTY,
-    "eval_split": _NOT_EMPTY,
-    "resolution": _POSITIVE,
-    "channels": _one_of(1, 3),
-    "num_classes": _NOT_NEGATIVE,
-    "augment": _one_of(
-        "none", "flip", "crop_flip", "resized_crop_flip", "center", "dalle"
-    ),
-    "threads": _NOT_NEGATIVE,
-    "prefetch": _POSITIVE,
-    "batch_size": _POSITIVE,
-    "steps": _POSITIVE,
-    "accumulate": _POSITIVE,
-    "objective": _one_of("class", "rotation"),
-    "widths": _POSITIVE,
-    "convs": _POSITIVE,
-    "lpips_weights": _ANY,
-    "ch": _POSITIVE,
-    "ch_mult": _POSITIVE,
-    "num_res_blocks": _POSITIVE,
-    "attn_resolutions": _POSITIVE,
-    "z_channels": _POSITIVE,
-    "embed_dim": _POSITIVE,
-    "code_shape": _POSITIVE,
-    "num_codes": _POSITIVE,
-    "decay": _PART,
-    "fsq_levels": (lambda x: x == 0 or x > 1, "must be 2 or more, or 0: off"),
-    "gradient": _one_of("straight_through", "rotation"),
-    "depth_dropout": _SHARE,
-    "dtype": _one_of("float32", "bfloat16"),
-    "reconstruction": _one_of("mse", "l1"),
-    "commitment_weight": _NOT_NEGATIVE,
-    "perceptual": _one_of("none", "lpips", "features"),
-    "perceptual_weight": _NOT_NEGATIVE,
-    "entropy_weight": _NOT_NEGATIVE,
-    "entropy_temperature": _POSITIVE,
-    "adversarial.weight": _NOT_NEGATIVE,
-    "adversarial.loss": _one_of("hinge", "vanilla"),
-    "adversarial.start": _NOT_NEGATIVE,
-    "max_weight": _POSITIVE,
-    "ndf": _POSITIVE,
-    "adversarial.layers": _POSITIVE,
-    "r1_weight": _NOT_NEGATIVE,
-    "lecam_weight": _NOT_NEGATIVE,
-    "name": _one_of("adam", "adamw", "lion", "adafactor", "muon", "sgd"),
-    "learning_rate": _POSITIVE,
-    "b1": _PART,
-    "b2": _PART,
-    "eps": _POSITIVE,
-    "mu_dtype": _one_of("float32", "bfloat16"),
-    "weight_decay": _NOT_NEGATIVE,
-    "clip_norm": _NOT_NEGATIVE,
-    "warmup_steps": _NOT_NEGATIVE,
-    "min_learning_rate": _NOT_NEGATIVE,
-    "ema": _PART,
-    "condition": _one_of("none", "class", "text", "class_text"),
-    "condition_dropout": _PART,
-    "vocab_size": _POSITIVE,
-    "text.length": (lambda x: x > 1, "must be 2 tokens or more"),
-    "text.tokenizer": _ANY,
-    "text.dropout": _PART,
-    "variants": _POSITIVE,
-    "shard_size": _POSITIVE,
-    "weight": _SHARE,
-    "width": _POSITIVE,
-    "layers": _POSITIVE,
-    "heads": _POSITIVE,
-    "gelu": _one_of("exact", "quick"),
-    "norm": _one_of("layer", "rms"),
-    "z_weight": _NOT_NEGATIVE,
-    "pieces": _POSITIVE,
-    "residual_dropout": _PART,
-    "attention_dropout": _PART,
-    "embedding_dropout": _PART,
-    "remat": _one_of("none", "full", "dots"),
-    "every": _POSITIVE,
-    "keep": _POSITIVE,
-    "keep_every": _NOT_NEGATIVE,
-    "eval_every": _POSITIVE,
-    "eval_batches": _NOT_NEGATIVE,
-    "start": _NOT_NEGATIVE,
-    "profile.steps": _NOT_NEGATIVE,
-    "transformer.loss.temperature": _POSITIVE,
-} | {
-    f"sampling.{field.name}": field.metadata["range"]
-    for field in dataclasses.fields(SamplingConfig)
-}
-
-
-def limit(name: str) -> Limit:
-    """The range of a field, by its dotted name; KeyError where there is none."""
-    parts = name.split(".")
-    tails = (".".join(parts[i:]) for i in range(len(parts)))
-    return LIMITS[next((tail for tail in tails if tail in LIMITS), name)]
+def check_types(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError where fields, by dotted name, are not those of the schema."""
+    for name in given:
+        if name not in FIELDS:
+            raise unknown_field(name)
+    for name, field in FIELDS.items():
+        if name not in given:
+            raise ConfigError(f'missing config field "{name}"')
+        if not field.accepts(given[name]):
+            raise ConfigError(f"{name} = {given[name]!r}: must be {field.type}")
 
 
 def validate(config: ConfigDict) -> None:
-    """Returns where the config can be trained.
+    """Returns None where the config can be trained.
 
     Only what the config says by itself: not whether the data is there, nor whether
     the devices make up the mesh.
@@ -157,13 +74,10 @@ def validate(config: ConfigDict) -> None:
     Raises:
       ConfigError: one line, with the field, its value and what is wrong with it.
     """
-    check_types(fields(config))
-    for name, value in fields(config).items():
-        if isinstance(value, bool):
-            continue
-        in_range, problem = limit(name)
-        for element in value if isinstance(value, tuple) else (value,):
-            _require(config, in_range(element), name, problem)
+    given = fields(config)
+    check_types(given)
+    for name, field in FIELDS.items():
+        field.range.check(name, given[name])
     _check_mesh(config)
     _check_stages(config)
     _check_data(config)
@@ -229,15 +143,16 @@ def _check_autoencoder(config: ConfigDict) -> None:
 def _check_codebooks(config: ConfigDict) -> None:
     model = config.rqvae.model
     depth = model.code_shape[2]
-    given = fields(config)
-    by_depth = ["rqvae.model.num_codes", "rqvae.model.decay"]
-    by_depth += [
-        n for n, x in given.items() if n[:9] == "sampling." and type(x) is tuple
-    ]
-    for name in by_depth:
-        count = len(given[name])
+    for name in ("num_codes", "decay"):
+        count = len(model[name])
         problem = f"has {count} values; give 1, or one for each depth: {depth}"
-        _require(config, count in (1, depth), name, problem)
+        _require(config, count in (1, depth), f"rqvae.model.{name}", problem)
+    SamplingConfig(**config.sampling).check_depth(depth)
+    stored = {"codes", "transformer"} & set(config.stages)
+    fits = max(model.num_codes) <= STORED_CODES or config.transformer.online
+    problem = f"codes above {STORED_CODES:,} cannot be stored: transformer.online=True"
+    problem += " trains stage 2 without stored codes"
+    _require(config, fits or not stored, "rqvae.model.num_codes", problem)
 
     own = not model.shared_codebook
     name = "rqvae.model.cosine"
@@ -296,10 +211,10 @@ def _check_transformer(config: ConfigDict) -> None:
         divides = model.width % model[stack].heads == 0
         _require(config, divides, f"transformer.model.{stack}.heads", problem)
     rows, columns, _ = config.rqvae.model.code_shape
-    pieces = config.transformer.loss.pieces
+    microbatches = config.transformer.loss.microbatches
     problem = f"does not divide the {rows * columns} positions"
-    divides = rows * columns % pieces == 0
-    _require(config, divides, "transformer.loss.pieces", problem)
+    divides = rows * columns % microbatches == 0
+    _require(config, divides, "transformer.loss.microbatches", problem)
     condition = config.transformer.condition
     labelled = "class" not in condition or config.data.num_classes > 0
     problem = "needs labels, but data.num_classes is 0"
@@ -321,16 +236,17 @@ def _check_mesh(config: ConfigDict) -> None:
 
 def _check_training(config: ConfigDict, stage: str) -> None:
     section = config[stage]
-    name, size, pieces = f"{stage}.batch_size", section.batch_size, section.accumulate
-    problem = f"is not divisible by {stage}.accumulate {pieces}"
-    _require(config, size % pieces == 0, name, problem)
+    name, size = f"{stage}.batch_size", section.batch_size
+    count = section.grad_accum_steps
+    problem = f"is not divisible by {stage}.grad_accum_steps {count}"
+    _require(config, size % count == 0, name, problem)
 
     if stage in config.stages:
         # What is -1 depends on the devices; the mesh itself is checked against them.
         parts = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
-        problem = f"{size // pieces} images at once are not divisible by {parts},"
+        problem = f"{size // count} images at once are not divisible by {parts},"
         problem += " from mesh.data and mesh.fsdp"
-        _require(config, size // pieces % parts == 0, name, problem)
+        _require(config, size // count % parts == 0, name, problem)
 
     _check_optimizer(config, f"{stage}.optimizer", f"{stage}.steps", section.steps)
 

@@ -272,17 +272,17 @@ def abstract_state(abstract_boxed: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_batch(size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Checks that a global batch divides over devices, processes, accumulated pieces.
+def check_batch(size: int, mesh: Mesh, grad_accum_steps: int = 1) -> None:
+    """Checks that a global batch divides over devices, processes and microbatches.
 
     Raises:
       MeshError: where it does not.
     """
     data, fsdp = (mesh.shape[axis] for axis in BATCH_AXES)
-    if size < 1 or size % (data * fsdp * accumulate):
+    if size < 1 or size % (data * fsdp * grad_accum_steps):
         raise MeshError(
-            f"batch_size={size} does not divide by data x fsdp x accumulate = "
-            f"{data} x {fsdp} x {accumulate} = {data * fsdp * accumulate}"
+            f"batch_size={size} does not divide by data x fsdp x grad_accum_steps = "
+            f"{data} x {fsdp} x {grad_accum_steps} = {data * fsdp * grad_accum_steps}"
         )
     batch_share(mesh)
 

@@ -101,7 +101,7 @@ class Stage(abc.ABC):
         """One update of the parameters, with the key of this step: (state, metrics)."""
         key = jax.random.fold_in(state.key, state.step)
         grads, state, metrics = optim.accumulate(
-            self.gradients, state, batch, key, self._part.accumulate
+            self.gradients, state, batch, key, self._part.grad_accum_steps
         )
         state, step_metrics = self.update(state, grads)
         return state, metrics | step_metrics

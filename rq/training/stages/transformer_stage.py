@@ -123,7 +123,7 @@ class TransformerStage(Stage):
         return one
 
     def by_position(self, params, compute, outputs, *arrays):
-        """`compute(logits, *arrays)` at every position, in pieces (`loss.pieces`).
+        """`compute(logits, *arrays)` at every position, by `loss.microbatches`.
 
         Logits and soft targets, K numbers for each code, so exist for one piece alone;
         the backward pass computes them again.
@@ -137,7 +137,7 @@ class TransformerStage(Stage):
         Returns:
           the tree with arrays `[B, T, ...]`.
         """
-        pieces = self.config.transformer.loss.pieces
+        pieces = self.config.transformer.loss.microbatches
 
         def one(outputs, *arrays):
             logits = self.model.apply({"params": params}, outputs, method="logits")
