@@ -105,7 +105,9 @@ def _runs() -> dict[str, list[str]]:
     for model in LARGE:
         for pieces in PIECES:
             runs[f"{model}, {PIECES_TOPOLOGY}, {pieces} pieces"] = _flags(
-                model, PIECES_TOPOLOGY, f"--config.transformer.loss.microbatches={pieces}",
+                model,
+                PIECES_TOPOLOGY,
+                f"--config.transformer.loss.microbatches={pieces}",
                 *_mesh_flags(fsdp=TOPOLOGIES[PIECES_TOPOLOGY]),
             )  # fmt: skip
     for topology, chips in WEAK.items():
