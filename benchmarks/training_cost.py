@@ -5,7 +5,7 @@
     python benchmarks/training_cost.py --chips=64 --peak=197 --stage1=0.25 --stage2=0.40
 
 Operations of all matrix products and convolutions of the real train steps, with those
-that recomputation repeats (`rq.aot.counts`). Hours are these operations at a share of
+that recomputation repeats (`rq.flops`). Hours are these operations at a share of
 the chips' peak (TFLOP/s), which is an assumption.
 """
 
@@ -17,7 +17,8 @@ import pathlib
 
 import jax
 
-from rq.aot import counts, programs
+from rq import flops
+from rq.aot import programs
 from rq.parallel import sharding
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -37,11 +38,11 @@ def load(file: str, variant: str):
     return module.get_config(variant)
 
 
-def operations(config, stage: str) -> float:
-    """Of a step, by image."""
+def flops_per_image(config, stage: str) -> float:
+    """Returns the FLOPs of a train step per image."""
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     traced = programs.train_step(config, stage, mesh)
-    return counts.operations(traced.jaxpr) / config[stage].batch_size
+    return flops.program_flops(traced.jaxpr) / config[stage].batch_size
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
             config = load(file, variant)
             cells = [":".join(filter(None, (file, variant)))]
             for stage, share in shares.items():
-                each, part = operations(config, stage), config[stage]
+                each, part = flops_per_image(config, stage), config[stage]
                 total = each * part.batch_size * part.steps
                 hours = total / (given.chips * given.peak * 1e12 * share) / 3600
                 cells.append(f"{each / 1e12:.2f}, {total:.1e}, {hours:.1f}")

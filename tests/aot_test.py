@@ -15,7 +15,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rq.aot import chips, compiled_report, counts, programs
+from rq import flops
+from rq.aot import chips, compiled_report, programs
+from rq.aot.collectives import collectives
 from rq.config import ConfigError
 from rq.parallel import sharding
 
@@ -36,9 +38,9 @@ def tiny(**changes):
 
 
 def traced_and_xla(f, *args):
-    """Operations as we count them, and as XLA does."""
+    """FLOPs as we count them, and as XLA does."""
     traced = jax.jit(f).trace(*args)
-    return counts.operations(traced.jaxpr), traced.lower().cost_analysis()["flops"]
+    return flops.program_flops(traced.jaxpr), traced.lower().cost_analysis()["flops"]
 
 
 def test_products_and_convolutions_are_counted_as_xla_does():
@@ -96,7 +98,7 @@ def test_a_whole_train_step_is_counted_as_xla_counts_it_without_loops(name):
     traced = programs.train_step(config, name, mesh)
     with sharding.context(mesh):
         xla = traced.lower().cost_analysis()["flops"]
-    ours = counts.operations(traced.jaxpr)
+    ours = flops.program_flops(traced.jaxpr)
     assert 0.75 * xla < ours < 1.1 * xla
 
 
@@ -104,8 +106,8 @@ def test_recomputation_is_counted_and_told_apart():
     config = tiny(**{"transformer.model.remat": "full"})
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     traced = programs.train_step(config, "transformer", mesh)
-    whole = counts.operations(traced.jaxpr)
-    needed = compiled_report.model_operations(config, "transformer", mesh, traced)
+    whole = flops.program_flops(traced.jaxpr)
+    needed = programs.model_flops(config, "transformer", mesh, traced)
     assert 1.1 * needed < whole < 1.34 * needed
 
 
@@ -134,7 +136,7 @@ def test_collectives_of_a_program_are_found_with_their_bytes(on_eight):
         return jnp.sum(y, axis=0)
 
     text = compiled_text(f, put((16, 64), "fsdp"), put((64, 128), "fsdp"))
-    found = counts.collectives(text, 8)
+    found = collectives(text, 8)
     assert set(found) == {"all-gather", "all-reduce"}
     gather, reduce = found["all-gather"], found["all-reduce"]
     assert gather == (1, 64 * 128 * 4, 64 * 128 * 4 * 7 / 8, 64 * 128 * 4 / 8)
@@ -152,7 +154,7 @@ def test_collectives_in_loops_count_as_often_as_they_turn(on_eight):
         return jax.lax.scan(layer, x, w)[0]
 
     args = put((16, 64), "fsdp"), put((LAYERS, 64, 64), None, "fsdp")
-    found = counts.collectives(compiled_text(f, *args), 8)["all-gather"]
+    found = collectives(compiled_text(f, *args), 8)["all-gather"]
     assert found.count == LAYERS
     assert found.bytes == LAYERS * 64 * 64 * 4
 
@@ -222,7 +224,7 @@ source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
 
 
 def test_text_of_other_compilers_is_read_too():
-    found = counts.collectives(TEXT, 4)
+    found = collectives(TEXT, 4)
     gathered, half = 42 * 32 * 8 * 2, 32
     # In a loop, in the entry, and one of 256 bytes that goes on in a loop hiding it.
     sent, held = gathered * 7 / 8 + half / 2 + 192, gathered / 8 + half / 2 + 64
@@ -253,10 +255,10 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 
 def test_a_sum_of_which_only_a_slice_is_used_is_a_scatter_of_the_partitioners():
-    found = counts.collectives(PARTITIONED, 4, partitioned=True)
+    found = collectives(PARTITIONED, 4, partitioned=True)
     assert found["reduce-scatter"] == (1, 1024, 768, 256)
     assert found["all-reduce"] == (2, 512, 768, 512)
-    assert set(counts.collectives(PARTITIONED, 4)) == {"all-reduce"}
+    assert set(collectives(PARTITIONED, 4)) == {"all-reduce"}
 
 
 def test_the_estimate_is_what_limits():

@@ -84,6 +84,9 @@ class Toy:
         self.evaluated.append(int(state.step))
         return {"total": float(jnp.sum(state.params["w"]))}
 
+    def without_recomputation(self):
+        return self
+
     def pictures(self, state):
         return {"picture": np.full((5, 7, 3), int(state.step) % 256, np.uint8)}
 
@@ -131,6 +134,7 @@ def fit(stage, workdir, data=None, mesh=None, **changes):
         workdir=workdir,
         mesh=sharding.make_mesh(fsdp=2) if mesh is None else mesh,
         config_json=config_lib.to_json(config),
+        pictures=stage.pictures,
     )
 
 

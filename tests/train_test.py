@@ -314,6 +314,21 @@ def test_tensorboard_has_means_evaluations_and_pictures(tmp_path):
     assert found["picture"][7][:2].tolist() == [b"7", b"5"]  # width, height
 
 
+def test_means_are_those_of_a_run_that_was_never_interrupted(tmp_path):
+    """Step 4 has a checkpoint and no mean, which is written at 3, 6 and 7."""
+    expected = fit(Toy(STEPS), tmp_path / "whole")
+
+    def interrupt(index):
+        if index == 5:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        fit(Toy(STEPS), tmp_path / "twice", Batches(act=interrupt))
+    assert_same(fit(Toy(STEPS), tmp_path / "twice"), expected)
+    for name in ("step", "loss"):
+        assert scalars(tmp_path / "twice")[name] == scalars(tmp_path / "whole")[name]
+
+
 def test_metrics_are_read_a_step_late(tmp_path, monkeypatch):
     """Each step is dispatched before the metrics of the one before are waited for."""
     events = []
@@ -340,9 +355,11 @@ def test_progress_tells_stage_step_rate_and_remaining_time(
         fit(Toy(STEPS), tmp_path)
     lines = [r.getMessage() for r in caplog.records if "images/s" in r.getMessage()]
     assert len(lines) == STEPS - 1  # the first step includes compilation
-    for part in ("rqvae 7/7 (100.0%)", "images/s, ETA 0s", "% evaluation"):
+    for part in ("rqvae 7/7 (100.0%)", "loss ", "images/s, ETA 0s", "% evaluation"):
         assert part in lines[-1]
-    assert {"images_per_sec", "codes_per_sec", "goodput"} <= set(scalars(tmp_path))
+    assert {"images_per_sec", "codes_per_sec", "input_wait_fraction"} <= set(
+        scalars(tmp_path)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""TPU chips by their published figures, and topologies of them that need not exist."""
+"""Published figures of TPU chips, and topologies of unavailable devices."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
+from rq.flops import PEAKS
+
 GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """Figures of Google's documentation, for one chip.
+    """Figures of one chip, from Google's documentation.
 
     Attributes:
       hbm: bytes of memory.
-      flops: bfloat16 operations a second, peak.
-      hbm_bandwidth: bytes a second.
-      ici_bandwidth: bytes a second between chips of a slice, all links together.
-      options: of the topology, so that a device is a whole chip.
+      flops: peak bfloat16 FLOP/s.
+      hbm_bandwidth: bytes per second.
+      ici_bandwidth: bytes per second between chips of a slice, all links together.
+      options: for `get_topology_desc`, so that a device is a whole chip.
     """
 
     hbm: float
@@ -32,27 +34,15 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip(32 * GIB, 275e12, 1228e9, 2400e9 / 8, {"chip_config_name": "megacore"}),
-    "v5e": Chip(16 * GIB, 197e12, 819e9, 1600e9 / 8),
-    "v5p": Chip(95 * GIB, 459e12, 2765e9, 4800e9 / 8),
-    "v6e": Chip(32 * GIB, 918e12, 1640e9, 3584e9 / 8),
+    "v4": Chip(
+        32 * GIB, PEAKS["TPU v4"], 1228e9, 2400e9 / 8, {"chip_config_name": "megacore"}
+    ),
+    "v5e": Chip(16 * GIB, PEAKS["TPU v5e"], 819e9, 1600e9 / 8),
+    "v5p": Chip(95 * GIB, PEAKS["TPU v5"], 2765e9, 4800e9 / 8),
+    "v6e": Chip(32 * GIB, PEAKS["TPU v6e"], 1640e9, 3584e9 / 8),
 }
 
-# What devices call themselves, by how that begins. Of GPUs: dense, published.
-PEAKS = {
-    "TPU v4": CHIPS["v4"].flops,
-    "TPU v5 lite": CHIPS["v5e"].flops,
-    "TPU v5e": CHIPS["v5e"].flops,
-    "TPU v5": CHIPS["v5p"].flops,
-    "TPU v6 lite": CHIPS["v6e"].flops,
-    "TPU v6e": CHIPS["v6e"].flops,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-# The compiler asks the machine about its TPU where these do not answer.
+# Set so that the compiler does not look for a TPU on this machine.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v4-8",
@@ -63,24 +53,18 @@ ENVIRONMENT = {
 
 
 class TopologyError(ValueError):
-    """A topology that cannot be described, told in one line."""
-
-
-def peak_flops(kind: str) -> float | None:
-    """Bfloat16 operations a second of a `device_kind`; None where it is not known."""
-    found = [name for name in PEAKS if kind.startswith(name)]
-    return PEAKS[max(found, key=len)] if found else None
+    """A topology that cannot be described; the message is one line."""
 
 
 def find(topology: str, slices: int = 1) -> tuple[Chip, list[jax.Device]]:
-    """A chip, and the devices of a topology of them, for which to compile.
+    """Returns a chip and the devices of a topology, to compile for.
 
     Args:
-      topology: as 'v5e:16x16' or 'v5p:4x4x8'.
-      slices: of that topology, joined by the data centre's network.
+      topology: such as 'v5e:16x16' or 'v5p:4x4x8'.
+      slices: number of slices of that topology, joined by the data centre's network.
 
     Raises:
-      TopologyError: on another chip, a shape that does not exist, or without libtpu.
+      TopologyError: on an unknown chip or shape, or without libtpu.
     """
     name, _, shape = topology.partition(":")
     if name not in CHIPS or not shape:

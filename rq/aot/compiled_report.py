@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Memory, operations, communication and the time they allow, of a compiled program."""
+"""Memory, FLOPs, communication and step-time bounds of a compiled program."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from rq.aot import chips, counts, programs
+from rq import flops
+from rq.aot import chips, programs
 from rq.aot.chips import GIB
+from rq.aot.collectives import collectives
 from rq.config import ConfigError
 from rq.parallel import sharding
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 WRONG_OPTION = "INVALID_ARGUMENT: No such compile option"
-MARGIN = 1.25  # by which a batch is far too large
-PARTITIONER = "spmd-partitioning"  # the compiler's pass
+MARGIN = 1.25  # times the memory: a batch predicted to need more is not tried
+PARTITIONER = "spmd-partitioning"  # a pass of the compiler
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT])\) exceeds|[Uu]sed ([\d.]+)([KMGT]) of")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -33,20 +35,21 @@ def make(
     slices: int = 1,
     options: Mapping[str, str] | None = None,
 ) -> dict:
-    """Compiles a program of a config for a topology.
+    """Compiles a program of a config for a topology and returns its figures.
 
     Args:
       config: its `mesh` says how the chips are used.
       program: one of `rq.aot.programs.PROGRAMS`.
       topology, slices: see `rq.aot.chips.find`.
-      options: of the compiler.
+      options: compiler options.
 
     Returns:
-      all figures, JSON; 'fits' is False, and those of the compiled program are missing,
-      where it needs more memory than the chip has.
+      A dictionary for JSON. If the program needs more memory than a chip has, 'fits' is
+      False and the figures of the compiled program are missing.
 
     Raises:
-      ConfigError, MeshError, TopologyError: where the three do not fit together.
+      ConfigError, MeshError, TopologyError: if config, mesh and topology do not fit
+        together.
     """
     chip, devices = chips.find(topology, slices)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
@@ -63,8 +66,8 @@ def make(
         "mesh": dict(mesh.shape),
         "batch_size": size,
         "options": dict(options or {}),
-        "operations": counts.operations(traced.jaxpr),
-        "model_operations": model_operations(config, program, mesh, traced),
+        "operations": flops.program_flops(traced.jaxpr),
+        "model_operations": programs.model_flops(config, program, mesh, traced),
         "hbm": chip.hbm,
     }
     with sharding.context(mesh):
@@ -91,7 +94,7 @@ def make(
             "code": memory.generated_code_size_in_bytes,
             "peak": memory.peak_memory_in_bytes,
         },
-        # The compiler's own count for one chip, of each loop's body once.
+        # The compiler's count for one chip, which counts each loop's body once.
         "xla": {name: analysis.get(name) for name in ("flops", "bytes accessed")},
         "collectives": _collectives(compiled.as_text(), len(devices), False),
         "partitioned": _collectives(partitioned, len(devices), True),
@@ -100,7 +103,7 @@ def make(
 
 
 def _compile(lowered, options: Mapping[str, str]):
-    """The program, and its text as the partitioner left it ('' where it was idle)."""
+    """Returns the compiled program and the partitioner's output ('' if none)."""
     with tempfile.TemporaryDirectory() as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": f".*{PARTITIONER}.*"}
         compiled = lowered.compile(dump | dict(options))
@@ -109,24 +112,25 @@ def _compile(lowered, options: Mapping[str, str]):
 
 
 def _collectives(text: str, devices: int, partitioned: bool) -> dict:
-    found = counts.collectives(text, devices, partitioned)
+    found = collectives(text, devices, partitioned)
     return {kind: one._asdict() for kind, one in found.items()}
 
 
 def largest_batch(
     measure: Callable[[int], dict], hbm: float, first: int = 1
 ) -> tuple[int, dict[int, dict]]:
-    """The largest batch that fits, a power of two for each part.
+    """Returns the largest batch that fits, a power of two for each device.
+
+    A batch is not tried if a line through two smaller ones predicts `MARGIN` times the
+    memory.
 
     Args:
-      measure: the report (as of `make`) of so many examples for each part of the batch.
+      measure: function from examples per device to a report as of `make`.
       hbm: bytes of memory of a chip.
-      first: where the search starts.
+      first: examples per device where the search starts.
 
     Returns:
-      examples for each part, 1 where not even that fits, and the reports of all that
-      were tried. A batch is not tried where the line through two others puts it
-      `MARGIN` over the memory.
+      Examples per device (1 if not even that fits), and the reports of all sizes tried.
     """
     found: dict[int, dict] = {}
 
@@ -137,7 +141,7 @@ def largest_batch(
 
     best = 2 ** int(math.log2(first))
     if fits(best):
-        # What is no argument grows with the batch: a guess saves most of the search.
+        # All but the arguments grows with the batch: a guess saves most of the search.
         memory = found[best]["memory"]
         grows = max(1e-3 * memory["peak"], memory["peak"] - memory["arguments"])
         room = (hbm - memory["arguments"]) / grows
@@ -164,10 +168,10 @@ def make_for_largest_batch(
     slices: int = 1,
     options: Mapping[str, str] | None = None,
 ) -> dict:
-    """`make`, with the largest batch that fits into the chips in place of the config's.
+    """Returns `make`'s report for the largest batch that fits into memory.
 
-    Its 'fit' says how many examples a chip takes at once, and in how many pieces it
-    takes the config's own batch (`grad_accum_steps`; missing for the sampler).
+    'fit' has the examples per device, and the gradient accumulation steps that the
+    config's own batch size needs (not for the sampler).
     """
     chip, devices = chips.find(topology, slices)
     parts = sharding.batch_parts(sharding.make_mesh(**config.mesh, devices=devices))
@@ -194,27 +198,12 @@ def make_for_largest_batch(
 
 
 def _peak(result: dict) -> float | None:
-    """Bytes of a chip's memory that a program needs, if the compiler said."""
+    """Returns the memory that a program needs on a chip, if the compiler said."""
     return result["memory"]["peak"] if "memory" in result else result["needed"]
 
 
-def model_operations(config, program, mesh, traced) -> float:
-    """Operations that a program's model needs, without those that it computes again.
-
-    Those of the program itself where nothing is; otherwise it is traced anew without.
-    """
-    if program != "transformer":
-        return counts.operations(traced.jaxpr)
-    with config.unlocked():
-        plain = config.copy_and_resolve_references()
-    plain.transformer.model.remat, plain.transformer.loss.microbatches = "none", 1
-    if plain.transformer == config.transformer:
-        return counts.operations(traced.jaxpr)
-    return counts.operations(programs.train_step(plain, program, mesh).jaxpr)
-
-
 def _needed(message: str) -> float | None:
-    """Bytes that the compiler says the program needs."""
+    """Returns the bytes that the compiler's message says the program needs."""
     found = _NEEDED.search(message)
     if not found:
         return None
@@ -223,14 +212,12 @@ def _needed(message: str) -> float | None:
 
 
 def estimate(result: dict, chip: chips.Chip, slices: int = 1) -> dict:
-    """The least time that a step can take, from what each part of a chip must do.
+    """Returns lower bounds of the step time, and an upper bound of MFU.
 
-    Operations over the peak; arguments read, outputs written and temporaries written
-    and read once, over the memory's bandwidth; what collectives send, over that of the
-    links. None is reached in practice and they overlap only in part, so the greatest is
-    a lower bound, and the share of the peak that it leaves for the model's own
-    operations is an upper bound of MFU. Between slices another network carries what is
-    sent, and communication is not estimated.
+    Compute: FLOPs over the peak. Memory: arguments read, outputs written, temporaries
+    written and read once, over the bandwidth. Communication: bytes sent over the links'
+    bandwidth; not estimated across slices, which another network joins. These overlap
+    only in part, so the largest is a lower bound of the step time.
     """
     memory, devices = result["memory"], result["chips"]
     moved = memory["arguments"] + memory["outputs"] + 2 * memory["temporaries"]
@@ -260,12 +247,12 @@ def _size(number: float) -> str:
 
 
 def text(result: dict) -> str:
-    """The report for people."""
+    """Returns the report as text."""
     mesh = " x ".join(f"{name}={size}" for name, size in result["mesh"].items())
     lines = [
         f"{result['program']} on {result['topology']}: {result['chips']} chips, "
         f"{mesh}, batch {result['batch_size']}",
-        f"operations   {result['operations']:.3e} a step, "
+        f"FLOPs        {result['operations']:.3e} a step, "
         f"{result['model_operations']:.3e} without recomputation",
     ]
     if "memory" not in result:
@@ -293,17 +280,17 @@ def text(result: dict) -> str:
             f"{kind:12s} {found['count']} a step, data {_size(found['bytes'])}, "
             f"sent by each chip {_size(found['wire'])}"
         )
-    flops, moved = result["xla"]["flops"], result["xla"]["bytes accessed"]
-    if flops and moved:
+    xla_flops, moved = result["xla"]["flops"], result["xla"]["bytes accessed"]
+    if xla_flops and moved:
         lines.append(
-            f"XLA's count   {flops:.3e} operations, {_size(moved)} accessed a chip, "
-            "loops once"
+            f"XLA's count  {xla_flops:.3e} FLOPs, {_size(moved)} accessed a chip, "
+            "each loop's body once"
         )
     guess = result["estimate"]
     parts = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in guess["seconds"].items())
     lines += [
-        f"at the least {parts}: limited by {guess['limit']}",
-        f"so at most   {guess['images_per_second']:.0f} images/s, "
+        f"at least     {parts}: limited by {guess['limit']}",
+        f"at most      {guess['images_per_second']:.0f} images/s, "
         f"MFU {100 * guess['mfu_at_most']:.0f} %",
         f"compiled in  {result['compile_seconds']:.0f} s",
     ]

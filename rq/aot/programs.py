@@ -1,8 +1,8 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The real programs for abstract inputs: train steps of both stages, and the sampler.
+"""Traces of the train steps and of the sampler, for abstract inputs.
 
-Nothing is allocated but the codebook and, in stage 1, the frozen network of the loss.
+Only the codebook and, in stage 1, the loss's frozen network are allocated.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rq import flops
 from rq.config import ConfigError
 from rq.models.build import rqvae_model
 from rq.models.networks.lpips import PerceptualDistance, own_distance
@@ -82,7 +83,7 @@ def example(config, stage) -> dict:
 
 
 def arguments(config, stage, mesh):
-    """A step's abstract state and batch with their shardings: (state, batch, both)."""
+    """Returns a step's abstract state and batch, and the state's shardings."""
     boxed = jax.eval_shape(stage.init, jax.random.key(0))
     place = sharding.batch_sharding(mesh)
     batch = {
@@ -94,10 +95,10 @@ def arguments(config, stage, mesh):
 
 
 def train_step(config, name: str, mesh) -> jax.stages.Traced:
-    """The train step of a stage on a mesh, traced; `.lower().compile()` goes on.
+    """Returns the traced train step of a stage; continue with `.lower().compile()`.
 
     Raises:
-      MeshError: where the batch does not divide over the mesh.
+      MeshError: if the batch does not divide over the mesh.
     """
     part = config[name]
     sharding.check_batch(part.batch_size, mesh, part.grad_accum_steps)
@@ -106,6 +107,20 @@ def train_step(config, name: str, mesh) -> jax.stages.Traced:
     step = loop.compiled(stage.train_step, shardings, mesh)
     with sharding.context(mesh):
         return step.trace(state, batch)
+
+
+def model_flops(config, name: str, mesh, traced) -> float:
+    """Returns the FLOPs that a program's model needs, without recomputation.
+
+    Args:
+      config, name, mesh: as of `train_step`; `name` may be 'sample'.
+      traced: the program.
+    """
+    if name != "transformer":  # nothing else recomputes
+        return flops.program_flops(traced.jaxpr)
+    stage = make_stage(config, name, mesh)
+    with sharding.context(mesh):
+        return loop.model_flops(stage, traced, *arguments(config, stage, mesh))
 
 
 def sampler(config, mesh) -> jax.stages.Traced:

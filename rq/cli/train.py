@@ -251,6 +251,7 @@ def _fit(stage, source, config, path, mesh, tokens=None) -> None:
         workdir=path,
         mesh=mesh,
         config_json=to_json(config),
+        pictures=stage.pictures,
     )
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints by Orbax: written in the background, whole or not at all.
 
-A checkpoint is a folder named by its step, with four items, so that sampling reads no
+A checkpoint is a folder named by its step, with five items, so that sampling reads no
 optimizer and a person can read the rest:
 
     model      params, codebook, ema (moving average of params; empty where off), frozen
@@ -10,6 +10,7 @@ optimizer and a person can read the rest:
     training   step, optimizer state, random key, adversary (the discriminator)
     config     JSON: the stage, and the config that it was trained with
     data       JSON: position of the data iterator, the same in all processes
+    unwritten  JSON: sums of the metrics since they were last written to TensorBoard
 
 and `files.json`, the size of each of their files, and a checksum of small ones: by it a
 file that was lost or cut off later is found and named before anything is read. Folders
@@ -39,7 +40,8 @@ from rq.training.train_state import TrainState
 
 MODEL = ("params", "codebook", "ema", "frozen")
 TRAINING = ("step", "opt_state", "key", "adversary")
-ITEMS = ("model", "training", "config", "data")
+ITEMS = ("model", "training", "config", "data", "unwritten")
+EMPTY = {"sums": {}, "count": 0}  # metrics
 FILES, BEST, DAMAGED = "files.json", "best.json", "damaged"
 EVALUATED = "evaluated.json"
 SMALL = 2**20  # bytes; a larger file is not read again for its checksum
@@ -144,12 +146,24 @@ class Checkpoints:
         return self.directory / str(step)
 
     def save(
-        self, step: int, state: TrainState, config_json: str, data_state: dict
+        self,
+        step: int,
+        state: TrainState,
+        config_json: str,
+        data_state: dict,
+        metrics: dict | None = None,
     ) -> None:
         """Copies the state off the devices, then writes it in the background.
 
         Returns once the copies are made: the state may then be donated. Waits for a
         write that is still under way. All processes must call it.
+
+        Args:
+          step: of the state.
+          state: on the devices.
+          config_json: the config that it was trained with.
+          data_state: position of the data iterator, for JSON.
+          metrics: that were not yet written, for JSON.
         """
         state_item, model_item = (
             ocp.args.StandardSave({name: getattr(state, name) for name in names})
@@ -166,6 +180,7 @@ class Checkpoints:
                 training=state_item,
                 config=ocp.args.JsonSave(config),
                 data=ocp.args.JsonSave(data_state),
+                unwritten=ocp.args.JsonSave(metrics or EMPTY),
             ),
             force=True,
         )
@@ -212,6 +227,13 @@ class Checkpoints:
             ),
         )
         return TrainState(**items.model, **items.training), items.data
+
+    def restore_metrics(self, step: int) -> dict:
+        """Returns what `save` was given as `metrics`; none before there were any."""
+        if not (self.path(step) / "unwritten").exists():
+            return EMPTY
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return reader.restore(self.path(step) / "unwritten")
 
     def check_none_is_damaged(self) -> None:
         """Raises CheckpointError where damaged ones were renamed, for `fallback`.

@@ -1,26 +1,28 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The one train loop, for both stages.
+"""The train loop, for all stages.
 
-It knows a stage by what `rq.training.stages` gives: name, steps, batch_size, init,
-train_step, evaluate and pictures. A run that was interrupted, in whatever way, and
-started again is bit for bit the run that was not: a checkpoint has the state, the
-random key and the position in the data, and nothing else is carried from step to step.
+It knows a stage by the interface of `rq.training.stages.stage.Stage`. A run that was
+interrupted at any point and started again gives the same weights, bit for bit, as one
+that was not: a checkpoint has the state, the random key, the position in the data and
+the metrics not yet written, and nothing else is carried from step to step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
+from rq import flops
 from rq.parallel import sharding
 from rq.parallel.preemption import Preempted, StopSignal
 from rq.training.checkpoint import Checkpoints, folder
-from rq.training.goodput import Goodput
 from rq.training.train_state import TrainState
 
 
@@ -28,8 +30,17 @@ class NonFiniteLossError(FloatingPointError):
     """The training diverged; the message has the step and the last good checkpoint."""
 
 
-def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
-    """Trains a stage to its last step, from its latest checkpoint if it has one.
+def fit(
+    stage,
+    data,
+    *,
+    config,
+    workdir,
+    mesh,
+    config_json: str,
+    pictures: Callable[[TrainState], dict[str, np.ndarray]] = lambda state: {},
+) -> TrainState:
+    """Trains a stage to its last step, from its latest checkpoint if there is one.
 
     Args:
       stage: what to train.
@@ -40,14 +51,15 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
       workdir: checkpoints go to WORKDIR/STAGE, events to WORKDIR/tensorboard/STAGE.
       mesh: from `rq.parallel.sharding.make_mesh`.
       config_json: stored in each checkpoint.
+      pictures: makes pictures, uint8 `[H, W, 3]` by name, at each evaluation.
 
     Returns:
       The state after the last step.
 
     Raises:
-      NonFiniteLossError: where a metric or the model is NaN or infinite.
+      NonFiniteLossError: if a metric or the model is NaN or infinite.
       Preempted: after SIGTERM, when the state is saved.
-      CheckpointError: where the checkpoints are of something else.
+      CheckpointError: if the checkpoints belong to another model or stage.
     """
     # CLU's writers import TensorFlow, which takes seconds that sampling can do without.
     from rq.training import metric_writer
@@ -82,10 +94,10 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
         stop = stack.enter_context(StopSignal())
         train_step = compiled(stage.train_step, shardings, mesh)
         metrics = _Metrics(stage, config.log.every, writer, checkpoints)
-        goodput = stack.enter_context(
-            contextlib.closing(Goodput(workdir / stage.name, first))
-        )
-        report = metric_writer.Progress(stage, writer, goodput)
+        if first:
+            metrics.set_state(checkpoints.restore_metrics(first))
+        input_wait = stack.enter_context(contextlib.closing(metric_writer.InputWait()))
+        report = metric_writer.Progress(stage, writer, input_wait)
 
         def leave(step):
             checkpoints.wait()
@@ -96,13 +108,13 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
             # May take longer than a SIGTERM grants; the state is saved.
             stage.between_batches = lambda: stop.requested() and leave(step)
             with report.timed("evaluation"):
-                results, pictures = stage.evaluate(state), stage.pictures(state)
-            metric_writer.write_evaluation(writer, step, results, pictures)
+                results, drawn = stage.evaluate(state), pictures(state)
+            metric_writer.write_evaluation(writer, step, results, drawn)
             if config.checkpoint.best:
                 checkpoints.record_if_best(step, results[stage.criterion])
             checkpoints.record_evaluation(step)
 
-        if missed:  # by a run that was stopped before it, or in it
+        if missed:  # by a run that was stopped before or during it
             evaluate(first)
         profile = metric_writer.make_profile(config.profile, events, stage.steps)
         logging.info(
@@ -112,21 +124,21 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
 
         for step in range(first + 1, stage.steps + 1):
             profile(step - 1)
-            starting = step == first + 1  # and compiling
-            with contextlib.nullcontext() if starting else goodput.counting():
-                with goodput.waiting():
-                    batch = next(data)
-                # Dispatch this step, and only then read the metrics of the one before:
-                # the devices always have work while the host waits.
-                with sharding.context(mesh):
-                    batch = sharding.shard_batch(batch, mesh)
-                    if starting:
-                        traced = train_step.trace(state, batch)
-                        report.count_operations(config, mesh, traced)
-                    state, values = train_step(state, batch)
-                goodput.dispatched(values)
-                metrics.add(step, values)
-            report(step)
+            with input_wait.waiting():
+                batch = next(data)
+            # Dispatch this step, and only then read the metrics of the one before: the
+            # devices always have work while the host waits.
+            with sharding.context(mesh):
+                batch = sharding.shard_batch(batch, mesh)
+                if step == first + 1:
+                    traced = train_step.trace(state, batch)
+                    report.step_flops = model_flops(
+                        stage, traced, state, batch, shardings
+                    )
+                state, values = train_step(state, batch)
+            input_wait.dispatched(values)
+            metrics.add(step, values)
+            report(step, metrics.loss)
 
             evaluating, stopping = is_evaluated(step), stop.requested()
             if evaluating or stopping or step % config.checkpoint.every == 0:
@@ -135,8 +147,9 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
                 metrics.read()
                 metrics.check_model(step, state)
                 # No batch has been drawn since, so the data's position is the state's.
-                checkpoints.save(step, state, config_json, data.get_state())
-                goodput.save(step)
+                checkpoints.save(
+                    step, state, config_json, data.get_state(), metrics.get_state()
+                )
             if stopping:
                 leave(step)
             if evaluating:
@@ -147,19 +160,19 @@ def fit(stage, data, *, config, workdir, mesh, config_json: str) -> TrainState:
 
 
 def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):
-    """The latest checkpoint's state, or a new one, on the mesh: (state, shardings).
+    """Returns the latest checkpoint's state, or a new one, and its shardings.
 
-    Moves `data` to where the checkpoint's was.
+    Moves `data` to the checkpoint's position.
 
     Raises:
-      CheckpointError: as `Checkpoints.restore`, and where all of them were damaged.
+      CheckpointError: as `Checkpoints.restore`, and if all of them were damaged.
     """
     key = jax.random.key(seed)
     boxed = jax.eval_shape(stage.init, key)
     shardings = sharding.state_shardings(boxed, mesh)
     if checkpoints.latest_step() is None:
         checkpoints.check_none_is_damaged()
-        # Born divided: a large model never exists whole on one device.
+        # Created sharded: a large model never exists whole on one device.
         init = jax.jit(
             lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings
         )
@@ -171,7 +184,7 @@ def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):
 
 
 def compiled(train_step, shardings, mesh):
-    """The jitted step; its first argument, the state, is given up to it."""
+    """Returns the jitted step; the state argument is donated."""
     return jax.jit(
         train_step,
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
@@ -180,26 +193,55 @@ def compiled(train_step, shardings, mesh):
     )
 
 
-class _Metrics:
-    """Reads metrics a step late, refuses what is not finite, writes means.
+def model_flops(stage, traced, state, batch, shardings) -> float:
+    """Returns the FLOPs that a train step's model needs, without recomputation.
 
-    What is written every `every` steps, and at the end, is the mean over the steps
-    since it was last written (after a restart: since the restart).
+    Call it within `sharding.context`.
+
+    Args:
+      stage: whose step it is.
+      traced: the step.
+      state, batch: what it takes; arrays or abstract.
+      shardings: of the state.
+    """
+    plain = stage.without_recomputation()
+    if plain is not stage:
+        mesh = jax.tree.leaves(shardings)[0].mesh
+        traced = compiled(plain.train_step, shardings, mesh).trace(state, batch)
+    return flops.program_flops(traced.jaxpr)
+
+
+class _Metrics:
+    """Reads metrics a step late, raises if they are not finite, writes means.
+
+    Means are over the steps since the last write, which is every `every` steps and at
+    the end, whatever restarts were in between.
+
+    Attributes:
+      loss: of the step last read.
     """
 
     def __init__(self, stage, every: int, writer, checkpoints: Checkpoints):
         self.stage, self.every = stage, every
         self.writer, self.checkpoints = writer, checkpoints
         self.unread = None
-        self.sums, self.count = {}, 0
+        self.sums, self.count, self.loss = {}, 0, None
+
+    def get_state(self) -> dict:
+        """Returns what the next write needs of the steps before, for JSON."""
+        return {"sums": dict(self.sums), "count": self.count}
+
+    def set_state(self, state: dict) -> None:
+        """Continues from what `get_state` returned."""
+        self.sums, self.count = dict(state["sums"]), state["count"]
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes what a step will yield, and waits for the one before it."""
+        """Receives what a step will return, and waits for the step before it."""
         self.read()
         self.unread = step, metrics
 
     def read(self) -> None:
-        """Waits for the metrics that are still unread."""
+        """Waits for the metrics that are still unread, and adds them to the means."""
         if self.unread is None:
             return
         step, metrics = self.unread
@@ -211,19 +253,20 @@ class _Metrics:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
+        self.loss = values.get("loss")
         if step % self.every == 0 or step == self.stage.steps:
             means = {name: total / self.count for name, total in self.sums.items()}
             self.writer.write_scalars(step, means)
             self.sums, self.count = {}, 0
 
     def check_model(self, step: int, state: TrainState) -> None:
-        """Refuses a state whose parameters, codebook or average are not finite."""
+        """Raises if parameters, codebook or moving average are not finite."""
         for part in ("params", "codebook", "ema"):
             if not _all_finite(getattr(state, part)):
                 self.fail(step, f"{part} is not finite")
 
     def fail(self, step: int, what: str) -> None:
-        """Raises NonFiniteLossError, with where to go back to."""
+        """Raises NonFiniteLossError, naming the checkpoint to go back to."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest_step()
         if latest is None:

@@ -1,42 +1,47 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is written while a stage trains: scalars, pictures, progress, by CLU.
+"""Scalars, pictures, profiles and progress lines of a training, written by CLU.
 
 The only module that needs TensorFlow, for its event files.
 """
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import contextlib
 import math
 import time
 
 import jax
 import numpy as np
-from clu import metric_writers, periodic_actions, platform
+from absl import logging
+from clu import metric_writers, periodic_actions
 
-from rq.aot import chips, compiled_report
+from rq import flops
 
-SECONDS = 10.0  # between two lines of progress
+SECONDS = 10.0  # between two progress lines
+GIB = 2**30
 
 
 def make_writer(directory) -> metric_writers.MetricWriter:
-    """Writes to TensorBoard and the log; to the log alone in all processes but one."""
+    """Returns a writer to TensorBoard and the log; to the log only if not process 0."""
     return metric_writers.create_default_writer(
         directory, just_logging=jax.process_index() > 0
     )
 
 
 def write_evaluation(writer, step: int, metrics: dict, pictures: dict) -> None:
-    """Scalars under `eval/`, and pictures, uint8 `[H, W, 3]` each."""
+    """Writes scalars under `eval/`, and pictures, uint8 `[H, W, 3]` each."""
     writer.write_scalars(step, {f"eval/{k}": v for k, v in metrics.items()})
     writer.write_images(step, {k: np.asarray(v)[None] for k, v in pictures.items()})
 
 
 def make_profile(config, directory, steps: int):
-    """CLU's `Profile` over the steps that the config's `profile` section asks for.
+    """Returns CLU's `Profile` for the steps that the config's section `profile` names.
 
-    It is called with the number of a step before that step; in all processes but one,
-    and where it is off, with no effect.
+    Call it with the number of a step before that step. It does nothing if profiling is
+    off or this is not process 0.
     """
     length = min(config.steps, steps - config.start)
     if length <= 0 or jax.process_index() > 0:
@@ -50,78 +55,133 @@ def make_profile(config, directory, steps: int):
     )
 
 
-class Progress(periodic_actions.ReportProgress):
-    """`ReportProgress` that also tells what the hardware and the waiting are worth.
+class InputWait:
+    """Measures the time in which the devices are idle for lack of a batch.
 
-    Rates are of the interval since the last note, with whatever evaluation and
-    checkpoints it had in it: images, codes and operations a second, model FLOPs
-    utilisation (MFU) where the peak of the devices is known, and the share of the time
-    in which the devices had no batch to work on. Memory is that of this process's
-    fullest device.
+    A thread waits for the outputs of each step. The loop itself must not: it would
+    dispatch the next step only then.
+
+    Attributes:
+      seconds: idle so far.
     """
 
-    def __init__(self, stage, writer, goodput):
-        """Reports on `stage` (see `rq.training.stages.stage.Stage`) every `SECONDS`."""
-        super().__init__(num_train_steps=stage.steps, writer=writer, every_secs=SECONDS)
-        self._stage, self._goodput = stage, goodput
-        self._operations = 0.0
-        self._stalled = 0.0
+    def __init__(self, now=time.monotonic):
+        self.seconds = 0.0
+        self._now = now
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._finished = None  # when the latest step ended, a future
 
-    def count_operations(self, config, mesh, traced) -> None:
-        """Takes the operations that a step needs, from its trace."""
-        self._operations = compiled_report.model_operations(
-            config, self._stage.name, mesh, traced
-        )
+    def dispatched(self, outputs) -> None:
+        """Receives the arrays that a dispatched step will return."""
+        self._finished = self._thread.submit(self._time_when_ready, outputs)
+
+    def _time_when_ready(self, outputs) -> float:
+        with contextlib.suppress(Exception):  # the loop raises a failing step's error
+            jax.block_until_ready(outputs)
+        return self._now()
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Wraps the wait for a batch; idle time begins when the step before ends."""
+        start = self._now()
+        yield
+        end = self._now()
+        if self._finished is not None and self._finished.done():
+            self.seconds += end - max(start, self._finished.result())
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown()
+
+
+class Progress:
+    """Reports the speed of a training every `SECONDS`, to the log and TensorBoard.
+
+    Rates are means over the interval since the last report, evaluation and checkpoints
+    included: images, codes and FLOPs per second, model FLOPs utilisation (MFU) if the
+    peak of the devices is known, and the fraction of time in which the devices waited
+    for input. Memory is that of this process's fullest device.
+
+    Attributes:
+      step_flops: model FLOPs of a step, over all devices; set it when known.
+    """
+
+    def __init__(self, stage, writer, input_wait: InputWait):
+        """Starts the clock; `stage` as in `rq.training.stages.stage.Stage`."""
+        self.step_flops = 0.0
+        self._stage, self._writer, self._input_wait = stage, writer, input_wait
+        self._start = time.monotonic()
+        self._last = None  # step and time of the last report
+        self._waited = 0.0  # for input, until the last report
+        self._parts = collections.defaultdict(float)  # seconds by name
+
+    @contextlib.contextmanager
+    def timed(self, name: str):
+        """Adds the time of the body to a part that progress lines list."""
+        start = time.monotonic()
+        yield
+        self._parts[name] += time.monotonic() - start
+
+    def __call__(self, step: int, loss: float | None = None) -> None:
+        """Reports if it is time, and at the last step. Call it after each step.
+
+        The first call starts the first interval: the step before it was compiled.
+        """
+        now = time.monotonic()
+        if self._last is None:
+            self._last = step, now
+            return
+        steps, seconds = step - self._last[0], now - self._last[1]
+        if seconds > SECONDS or step == self._stage.steps:
+            self._report(step, loss, self.rates(steps, seconds))
+            self._last = step, now
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """Scalars of an interval of so many steps and seconds, and of this moment."""
+        """Returns the scalars of an interval of so many steps and seconds."""
         rate = steps / seconds
         images = rate * self._stage.batch_size
-        operations = rate * self._operations / jax.device_count()
-        before, self._stalled = self._stalled, self._goodput.stalled
+        device_flops = rate * self.step_flops / jax.device_count()
+        before, self._waited = self._waited, self._input_wait.seconds
         scalars = {
             "steps_per_sec": rate,
             "images_per_sec": images,
             "codes_per_sec": images * self._stage.codes_per_image,
-            "teraflops_per_device": operations / 1e12,
-            "input_share": (self._stalled - before) / seconds,
-            "goodput": self._goodput.share(),
-            "uptime": time.monotonic() - self._t0,
+            "teraflops_per_device": device_flops / 1e12,
+            "input_wait_fraction": (self._waited - before) / seconds,
+            "uptime": time.monotonic() - self._start,
         }
-        peak = chips.peak_flops(jax.devices()[0].device_kind)
+        peak = flops.peak_flops(jax.devices()[0].device_kind)
         if peak:
-            scalars["mfu"] = operations / peak
+            scalars["mfu"] = device_flops / peak
         used = [d.memory_stats() or {} for d in jax.local_devices()]
         for name in ("bytes_in_use", "peak_bytes_in_use"):
             if all(name in stats for stats in used):
                 scalars[name] = float(max(stats[name] for stats in used))
         return scalars
 
-    def _apply(self, step: int, t: float) -> None:
-        scalars = self.rates(step - self._previous_step, t - self._previous_time)
-        steps = self._stage.steps
-        elapsed = scalars["uptime"]
-        shares = [
+    def _report(self, step: int, loss: float | None, scalars: dict) -> None:
+        steps, elapsed = self._stage.steps, scalars["uptime"]
+        details = [
             f"{100 * seconds / elapsed:.0f}% {part}"
-            for part, seconds in sorted(self._time_per_part.items())
+            for part, seconds in sorted(self._parts.items())
         ]
-        shares.append(f"{100 * self._stalled / elapsed:.0f}% input")
-        shares.append(f"goodput {100 * scalars['goodput']:.0f}%")
+        details.append(f"{100 * self._waited / elapsed:.0f}% waiting for input")
         if "mfu" in scalars:
-            shares.append(f"MFU {100 * scalars['mfu']:.0f}%")
+            details.append(f"MFU {100 * scalars['mfu']:.0f}%")
         if "peak_bytes_in_use" in scalars:
-            shares.append(f"{scalars['peak_bytes_in_use'] / chips.GIB:.1f} GiB")
+            details.append(f"{scalars['peak_bytes_in_use'] / GIB:.1f} GiB")
         left = duration((steps - step) / scalars["steps_per_sec"])
-        platform.work_unit().set_notes(
+        logging.info(
             f"{self._stage.name} {step}/{steps} ({100 * step / steps:.1f}%), "
-            f"{scalars['images_per_sec']:.4g} images/s, ETA {left} "
-            f"(so far {duration(elapsed)}, {', '.join(shares)})"
+            + ("" if loss is None else f"loss {loss:.4g}, ")
+            + f"{scalars['images_per_sec']:.4g} images/s, ETA {left} "
+            f"(so far {duration(elapsed)}, {', '.join(details)})"
         )
         self._writer.write_scalars(step, scalars)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as '12s', '3m05s', '2h07m' or '4d01h'."""
+    """Returns seconds as '12s', '3m05s', '2h07m' or '4d01h'."""
     seconds = math.ceil(seconds)
     for unit, size, part, below in (("d", 86400, "h", 3600), ("h", 3600, "m", 60)):
         if seconds >= size:

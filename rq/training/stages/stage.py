@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
-import numpy as np
 import optax
 
 from rq.parallel import sharding
@@ -79,9 +78,9 @@ class Stage(abc.ABC):
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Metrics on the evaluation split."""
 
-    @abc.abstractmethod
-    def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Pictures of how far it is, uint8 `[H, W, 3]` by name."""
+    def without_recomputation(self) -> Stage:
+        """Returns a stage whose step recomputes no activations, to count its FLOPs."""
+        return self
 
     def new_state(self, params, codebook, key, **rest) -> TrainState:
         """The state before the first step; `rest` as `TrainState.create` takes it."""

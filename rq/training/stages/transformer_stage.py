@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import jax
@@ -60,6 +61,17 @@ class TransformerStage(Stage):
                 variables, codes, method="decode_codes"
             )
         )
+
+    def without_recomputation(self) -> TransformerStage:
+        """See `Stage`: without remat, and with the loss of all positions at once."""
+        with self.config.unlocked():
+            config = self.config.copy_and_resolve_references()
+        config.transformer.model.remat, config.transformer.loss.microbatches = "none", 1
+        if config.transformer == self.config.transformer:
+            return self
+        plain = copy.copy(self)
+        plain.config, plain.model = config, transformer_model(config)
+        return plain
 
     def init(self, key) -> TrainState:
         """A new state; traceable, so that it can be sharded from the start."""

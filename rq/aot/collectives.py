@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a program does, counted: operations of its matrix products, bytes it sends.
+"""Collectives of a compiled program, counted from its text.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs. These
-multiply by the number of turns.
+XLA's own cost analysis counts the body of a loop once, however often it runs. Here it
+counts as often as the loop turns.
 """
 
 from __future__ import annotations
@@ -14,73 +14,17 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from jax.interpreters import partial_eval
-
-
-def operations(jaxpr) -> float:
-    """Operations of all matrix products and convolutions, a product and a sum each.
-
-    Those of the whole program, over all devices; recomputation is in them, and what
-    no output needs is not. A loop without a known number of turns counts once, of
-    branches the dearest.
-
-    Args:
-      jaxpr: of a traced program: `jax.jit(f).trace(...).jaxpr`.
-    """
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _operations(live)
-
-
-def _operations(jaxpr) -> float:
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    total = 0.0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "dot_general":
-            total += _dot(equation)
-        elif name == "conv_general_dilated":
-            total += _convolution(equation)
-        elif name == "scan":
-            total += params["length"] * _operations(params["jaxpr"])
-        elif name == "cond":
-            total += max(_operations(branch) for branch in params["branches"])
-        else:
-            total += sum(_operations(inner) for inner in _inner(params))
-    return total
-
-
-def _inner(params):
-    """The programs among an equation's parameters."""
-    for value in params.values():
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            if hasattr(getattr(one, "jaxpr", one), "eqns"):
-                yield one
-
-
-def _dot(equation) -> float:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    left, out = equation.invars[0].aval, equation.outvars[0].aval
-    return 2 * out.size * math.prod(left.shape[axis] for axis in contracted)
-
-
-def _convolution(equation) -> float:
-    kernel, out = equation.invars[1].aval, equation.outvars[0].aval
-    out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-    # Of an image with zeros between its pixels, as in gradients of strides.
-    zeros = math.prod(equation.params["lhs_dilation"])
-    return 2 * out.size * kernel.size / kernel.shape[out_axis] / zeros
 
 
 class Collectives(NamedTuple):
-    """Of one kind, on one device, in one run of the program.
+    """Totals for one kind of collective, on one device, in one run of the program.
 
     Attributes:
-      count: how many run.
-      bytes: that they take or make, whichever is more: the size of the data.
-      wire: bytes that a device must send where they are done in a ring.
-      held: bytes of it that are a device's own part: what it has before they gather,
-        or after they scatter.
+      count: number of executions.
+      bytes: size of the data: of the inputs or the outputs, whichever is larger.
+      wire: bytes that a device sends if they are implemented as rings.
+      held: bytes of the device's own part of the data: what it has before a gather or
+        after a scatter.
     """
 
     count: int
@@ -119,26 +63,25 @@ _BITS = {"pred": 8, "bf16": 16}
 def collectives(
     text: str, devices: int, partitioned: bool = False
 ) -> dict[str, Collectives]:
-    """Collectives by kind, from a compiled program's text (`compiled.as_text()`).
-
-    Those in the bodies of loops count as often as the loop turns.
+    """Returns the collectives of a compiled program, by kind.
 
     Args:
-      text: of the program, which is that of each device.
-      devices: of the whole mesh, the group where none is written.
-      partitioned: it is what the partitioner wrote, before the backend has chosen how
-        to do it. There a sum of which a device takes its slice is a reduce-scatter.
+      text: `compiled.as_text()`, the program of one device.
+      devices: number in the mesh, the group size where the text gives none.
+      partitioned: the text is the partitioner's output, before the backend chose
+        implementations. There an all-reduce of which each device uses only its slice
+        counts as a reduce-scatter.
     """
     bodies, entry = _computations(text)
     found = {kind: np.zeros(4) for kind in KINDS}
     memory: dict[str, dict] = {}
 
     def count(name):
-        """Figures by kind and channel.
+        """Returns totals of a computation by kind and channel.
 
-        On TPUs one collective, by its channel, is in several fusions, which start it,
-        go on with it and end it; some of them in a loop that hides it, which does not
-        repeat it.
+        On TPUs one collective (one channel) appears in several fusions, which start,
+        continue and finish it. Some are in a loop that overlaps it with other work and
+        does not repeat it.
         """
         if name not in memory:
             total = collections.defaultdict(lambda: np.zeros(4))
@@ -191,7 +134,7 @@ def collectives(
 
 
 def _computations(text):
-    """Lines of each computation by its name, and the name of the entry."""
+    """Returns the lines of each computation by name, and the entry's name."""
     bodies, entry, current = {}, None, None
     for line in text.splitlines():
         header = _HEADER.match(line)
@@ -218,7 +161,7 @@ _SAME_VALUES = ("bitcast", "convert", "copy", "reshape", "transpose")
 
 
 def _is_sliced(line: str, lines) -> bool:
-    """Whether of what a line makes others in its computation use slices alone."""
+    """Returns whether the computation only uses slices of a line's result."""
     name = re.escape(line.split(" = ")[0].split()[-1])
     uses = re.compile(rf"[( ]{name}[,)]")
     users = [other for other in lines if uses.search(other)]
@@ -230,7 +173,7 @@ def _is_sliced(line: str, lines) -> bool:
 
 
 def _turns(line, bodies) -> int:
-    """Of a loop: what XLA notes, or its counter's limit over the counter's step."""
+    """Returns a loop's trip count: XLA's note, or the counter's limit over its step."""
     known = _TURNS.search(line)
     if known:
         return int(known[1])
@@ -241,12 +184,12 @@ def _turns(line, bodies) -> int:
 
 
 def _constants(lines) -> dict[str, int]:
-    """Integer constants of a computation by name."""
+    """Returns the integer constants of a computation by name."""
     return {name: int(value) for one in lines for name, value in _CONSTANT.findall(one)}
 
 
 def _step(condition, body) -> int:
-    """What a turn of a loop adds to its counter; 1 where that cannot be read."""
+    """Returns the increment of a loop's counter; 1 if it cannot be read."""
     counter = next((x for one in condition for x in _COUNTER.findall(one)), None)
     root = next((one for one in body if one.lstrip().startswith("ROOT")), "")
     parts = root.rpartition(" tuple(")[2].split(")")[0].split(",")
@@ -260,7 +203,7 @@ def _step(condition, body) -> int:
 
 
 def _size(kind: str, line: str) -> float:
-    """Bytes of what a collective's line says that it returns."""
+    """Returns the bytes of a collective's result, from its line."""
     result = line.split(f" {kind}", 1)[0].split(" = ", 1)[1]
     arrays = [found for found in _ARRAY.findall(result) if found != _CONTEXT]
     sizes = [_bytes(*array) for array in arrays]
@@ -271,13 +214,13 @@ def _size(kind: str, line: str) -> float:
 
 
 def _measure(kind: str, size: float, group: int) -> np.ndarray:
-    """The fields of `Collectives` of one, whose whole arrays have so many bytes.
+    """Returns the fields of `Collectives` for one whose whole arrays have `size` bytes.
 
-    A permutation along a ring of n is one of n - 1 steps, in which a chip's own part
-    reaches all others: so compilers hide the gathering of what a product needs.
+    A permutation along a ring of n is one of n - 1 steps in which a chip's own part
+    reaches all others: compilers overlap all-gathers with products in this way.
     """
-    share = (group - 1) / group
-    wire = {"all-reduce": 2 * share, "collective-permute": 1}.get(kind, share)
+    fraction = (group - 1) / group
+    wire = {"all-reduce": 2 * fraction, "collective-permute": 1}.get(kind, fraction)
     held = {"all-reduce": 1, "collective-permute": 1 / max(1, group - 1)}.get(
         kind, 1 / group
     )
@@ -285,7 +228,7 @@ def _measure(kind: str, size: float, group: int) -> np.ndarray:
 
 
 def _ring(line: str) -> int:
-    """Devices in the ring of a permutation; 2, a mere exchange, where it has none."""
+    """Returns the length of a permutation's ring; 2 (an exchange) if it has none."""
     found = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", line)
     pairs = re.findall(r"\{(\d+),(\d+)\}", found[1]) if found else []
     target, length = dict(pairs), 1
