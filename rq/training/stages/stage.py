@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
+import numpy as np
 import optax
 
 from rq.parallel import sharding
