@@ -1,32 +1,63 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What both converters share: a state dict that notes what was taken from it."""
+"""What all converters share: a state dict that checks what is taken from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from absl import logging
 
+WRAPPER = "module."  # in front of all names where DataParallel wrapped the model
+_SHOWN = 3  # names in a message
+
 
 class StateDict:
-    """Hands out arrays by name with their shape checked, and lists what is left."""
+    """Arrays by name, with shapes and values checked.
+
+    The prefix `module.` is dropped where all names have it.
+    """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
-        self._arrays, self._left = arrays, set(arrays)
+        """`arrays` by their PyTorch names."""
+        if arrays and all(str(name).startswith(WRAPPER) for name in arrays):
+            arrays = {name[len(WRAPPER) :]: array for name, array in arrays.items()}
+        self._arrays, self._left, self._finite = arrays, set(arrays), set()
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
+
+    def require(self, names: Collection[str]) -> None:
+        """Checks that all of `names` are there, and that their numbers are finite.
+
+        Raises:
+          ValueError: with the number of names at fault and the first few.
+        """
+        missing = [name for name in names if name not in self._arrays]
+        if missing:
+            others = sorted(map(str, self._left.difference(names)))
+            hint = f"; it has {few(others)} instead" if others else ""
+            if len(missing) == 1:
+                raise ValueError(f"the state dict has no {missing[0]!r}{hint}")
+            raise ValueError(
+                f"the state dict lacks {few(missing)} of {len(names)} names{hint}"
+            )
+        bad = [name for name in names if not _is_finite(self._arrays[name])]
+        if bad:
+            raise ValueError(f"NaN, infinite or no numbers at all in {few(bad)}")
+        self._finite.update(names)
 
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
         """The array of that name.
 
         Raises:
-          ValueError: where there is none, or of another shape.
+          ValueError: if there is none, of another shape, or with NaN or infinite
+            numbers.
         """
-        if name not in self._arrays:
-            raise ValueError(f"the state dict has no {name!r}")
+        if name not in self._finite:
+            self.require([name])
         array = np.asarray(self._arrays[name])
         if shape is not None and array.shape != tuple(shape):
             raise ValueError(f"{name} has shape {array.shape}, expected {tuple(shape)}")
@@ -36,9 +67,21 @@ class StateDict:
     def finish(self) -> None:
         """Warns of names that nothing asked for."""
         if self._left:
-            logging.warning(
-                "unused in the state dict: %s", ", ".join(sorted(self._left))
-            )
+            logging.warning("unused in the state dict: %s", few(sorted(self._left)))
+
+
+def few(names: Collection[str]) -> str:
+    """Returns the number of names and the first few, for messages."""
+    names = [str(name)[:80] for name in names]
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{len(names)} ({', '.join(names[:_SHOWN])}{more})"
+
+
+def _is_finite(array) -> bool:
+    try:
+        return bool(np.isfinite(np.asarray(array)).all())
+    except (TypeError, ValueError):  # text, objects, or lists of unequal length
+        return False
 
 
 def one_or_each(value) -> tuple:
@@ -50,3 +93,17 @@ def same_or_each(value) -> tuple:
     """As `one_or_each`; a list of equal numbers becomes one."""
     values = one_or_each(value)
     return values[:1] if len(set(values)) == 1 else values
+
+
+@contextlib.contextmanager
+def readable_errors():
+    """Raises ValueError where a section of config.yaml lacks a field or has no such.
+
+    A decorator of functions that take a section apart.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"the arch section of config.yaml has no {error}") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"the arch section of config.yaml: {error}") from None

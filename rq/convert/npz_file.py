@@ -1,16 +1,21 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Converted weights of fixed networks: one `.npz` that says what it holds."""
+"""Converted weights of fixed networks: one `.npz` that names its kind."""
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import pathlib
-from zipfile import BadZipFile
+import tokenize
+import zipfile
 
 import flax.traverse_util
 import numpy as np
 
+from rq.convert import stored_zip
+from rq.convert.names import StateDict
 from rq.data import DataError
 from rq.parallel import atomic_files
 
@@ -25,7 +30,7 @@ def save(path, kind: str, params, about=None) -> None:
       about: JSON that makes the module.
 
     Raises:
-      ValueError: where `path` is no .npz.
+      ValueError: if `path` is no .npz.
     """
     if pathlib.Path(path).suffix != ".npz":
         raise ValueError(f"--out={path} must end in .npz")
@@ -39,21 +44,52 @@ def load(path, kind: str, name: str, how: str):
 
     Args:
       path, kind: as of `save`.
-      name: of the field or flag that has the path, for errors.
-      how: such a file is made, for errors.
+      name: field or flag that has the path, for errors.
+      how: the command that makes such a file, for errors.
 
     Raises:
-      DataError: where the file is missing or something else.
+      DataError: if the file is missing, damaged or something else, or has numbers that
+        are not finite.
     """
     path = pathlib.Path(path)
     if not path.exists():
         raise DataError(f"{name}={path} does not exist: {how}")
     try:
-        with np.load(path) as file:
-            flat = {key: file[key] for key in file.files}
-            found, about = str(flat.pop("kind")), json.loads(str(flat.pop("about")))
-    except (ValueError, KeyError, OSError, EOFError, AttributeError, BadZipFile):
-        found = None
+        flat = _read(path)
+        found, about = str(flat.pop("kind")), json.loads(str(flat.pop("about")))
+    except zipfile.BadZipFile as error:
+        is_archive = zipfile.is_zipfile(path)
+        damage = f"is damaged ({stored_zip.one_line(error)})"
+        what = damage if is_archive else "holds something else"
+        raise DataError(f"{name}={path} {what}: {how}") from None
+    except (ValueError, KeyError, tokenize.TokenError, *stored_zip.ERRORS):
+        raise DataError(f"{name}={path} holds something else: {how}") from None
     if found != kind:
         raise DataError(f"{name}={path} holds something else: {how}")
-    return about, flax.traverse_util.unflatten_dict(flat, sep="/")
+    try:
+        StateDict(flat).require(flat)
+        return about, flax.traverse_util.unflatten_dict(flat, sep="/")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{name}={path}: {error}: {how}") from None
+
+
+def _read(path) -> dict[str, np.ndarray]:
+    with stored_zip.open_stored_zip(path) as archive:
+        return {
+            member.removesuffix(".npy"): _array(archive.read(member))
+            for member in archive.namelist()
+        }
+
+
+def _array(data: bytes) -> np.ndarray:
+    """The array of an .npy file, no larger than the file whatever its header claims."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("an array of objects")
+    array = np.frombuffer(data, dtype, math.prod(shape), file.tell())
+    return array.reshape(shape, order="F" if is_fortran else "C")

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq.convert.names import StateDict, one_or_each, same_or_each
+from rq.convert.names import StateDict, one_or_each, readable_errors, same_or_each
 from rq.models import RQVAE
 from rq.models.quantizer import Codebook
 
 
+@readable_errors()
 def make_module(arch) -> RQVAE:
-    """The module of an `arch` section, the authors' defaults filled in.
+    """Returns the module of an `arch` section, the authors' defaults filled in.
 
     Raises:
       ValueError: on settings that the authors' code does not support either.
@@ -66,17 +67,26 @@ def _torch_name(path: tuple[str, ...]) -> str:
     return ".".join([*names, "bias" if leaf == "bias" else "weight"])
 
 
+def _codebook_names(depth: int) -> list[str]:
+    return [
+        f"quantizer.codebooks.{d}.{part}"
+        for d in range(depth)
+        for part in ("weight", "cluster_size_ema", "embed_ema")
+    ]
+
+
 def codebook_from_torch(state_dict, sizes, shared: bool, dim: int) -> Codebook:
-    """The quantizer's part of a state dict, names `quantizer.codebooks.{d}.*`.
+    """Returns the codebook of a state dict, names `quantizer.codebooks.{d}.*`.
 
     Args:
       state_dict: a `StateDict`.
       sizes: number of codes at each depth.
-      shared: all depths must then hold the same.
+      shared: whether there is one codebook; all depths must then hold the same.
       dim: length of a code vector.
 
     Raises:
-      ValueError: where copies of a shared codebook differ, or a padding row is not 0.
+      ValueError: if copies of a shared codebook differ, a padding row is not zero, or
+        a number is not finite.
     """
     books = []
     for depth, size in enumerate(sizes):
@@ -114,8 +124,9 @@ def from_torch(arch, arrays):
     side = module.resolution
     images = jax.ShapeDtypeStruct((1, side, side, module.image_channels), jnp.float32)
     abstract = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), images))
-    params = {}
-    for path, leaf in flax.traverse_util.flatten_dict(abstract["params"]).items():
+    leaves, params = flax.traverse_util.flatten_dict(abstract["params"]), {}
+    state_dict.require([*map(_torch_name, leaves), *_codebook_names(module.depth)])
+    for path, leaf in leaves.items():
         name = _torch_name(path)
         if leaf.ndim == 4:  # [out, in, kh, kw] to [kh, kw, in, out]
             kh, kw, fan_in, fan_out = leaf.shape

@@ -2,127 +2,124 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads files written by `torch.save` into NumPy arrays, without PyTorch.
 
-Only containers, numbers and tensors are rebuilt: a pickle that names anything else is
-refused, so that a checkpoint from elsewhere cannot run code.
+Reads the zip archive, and the format of PyTorch before 1.6, in which torchvision's
+older weights are. Nothing in a file is trusted: sizes, strides and offsets are checked
+against the bytes that are there, and no code in it runs.
 """
 
 from __future__ import annotations
 
-import collections
-import pickle
+import io
+import pathlib
 import zipfile
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-_STORAGES = {
-    "FloatStorage": np.float32,
-    "DoubleStorage": np.float64,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
+from rq.convert import stored_zip, tensor_pickle
+
+# A file of before PyTorch 1.6 begins with pickles of these two.
+_MAGIC = (0x1950A86A20F9469CFC6C, 1001)
 
 
-def _rebuild_tensor(storage, offset, size, stride, *_):
-    strides = [step * storage.itemsize for step in stride]
-    # A view: files of before PyTorch 1.6 bring the numbers after the pickle.
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides)
+def read_torch_file(path) -> dict[str, Any]:
+    """Returns the dict that `torch.save` wrote, its tensors as read-only arrays.
 
-
-def _rebuild_parameter(data, *_):
-    return data
-
-
-_GLOBALS = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): collections.defaultdict,
-    ("collections", "Counter"): collections.Counter,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch", "Size"): tuple,
-    ("builtins", "dict"): dict,
-    ("builtins", "int"): int,
-} | {("torch", name): np.dtype(dtype) for name, dtype in _STORAGES.items()}
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file, storage=None):
-        """`storage(key, dtype, size)` gives the array behind tensors."""
-        super().__init__(file)
-        self._storage = storage
-
-    def find_class(self, module, name):
-        try:
-            return _GLOBALS[module, name]
-        except KeyError:
-            raise ValueError(f"refusing to load {module}.{name}") from None
-
-    def persistent_load(self, pid):
-        _, dtype, key, _, size, *_ = pid
-        return self._storage(key, dtype, size)
-
-
-def read_torch_file(path) -> dict:
-    """The object that `torch.save` wrote, its tensors as NumPy arrays.
+    Tensors that shared memory still do.
 
     Raises:
-      ValueError: on files of another format, or pickles with more than containers,
-        numbers and tensors in them.
+      ValueError: if the file has another format, is damaged, or holds anything but
+        containers, numbers and tensors. One line.
+      FileNotFoundError: if it does not exist.
     """
-    if not zipfile.is_zipfile(path):
-        return _read_legacy(path)
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if not names:
-            raise ValueError(f"{path} holds no pickle: not a file of torch.save")
-        prefix = names[0].removesuffix("data.pkl")
-        orders = [n for n in archive.namelist() if n == f"{prefix}byteorder"]
-        if orders and archive.read(orders[0]) != b"little":
-            raise ValueError(f"{path} is big-endian")
-
-        def storage(key, dtype, _):
-            return np.frombuffer(archive.read(f"{prefix}data/{key}"), dtype)
-
-        with archive.open(names[0]) as file:
-            return _Unpickler(file, storage).load()
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a file of torch.save")
+    try:
+        read = _read_zip if zipfile.is_zipfile(path) else _read_legacy
+        found = read(path)
+    except FileNotFoundError:
+        raise
+    except (ValueError, *stored_zip.ERRORS) as error:
+        raise ValueError(f"cannot read {path}: {stored_zip.one_line(error)}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not a dict")
+    return found
 
 
-# The format of PyTorch before 1.6, in which torchvision's older weights are: pickles
-# of these two, of the machine, of the object and of the storages' names, then each
-# storage's size and numbers.
-_LEGACY = (0x1950A86A20F9469CFC6C, 1001)
+def _read_zip(path):
+    with stored_zip.open_stored_zip(path) as archive:
+        members = dict.fromkeys(archive.namelist())
+        pickles = [name for name in members if name.endswith("/data.pkl")]
+        if not pickles:
+            raise ValueError("no data.pkl in it: not a file of torch.save")
+        prefix = pickles[0].removesuffix("data.pkl")
+        order = f"{prefix}byteorder"
+        if order in members and archive.read(order) != b"little":
+            raise ValueError("it was written on a big-endian machine")
+        storages = {}
+
+        def storage(key, dtype, number):
+            if key not in storages:
+                name = f"{prefix}data/{key}"
+                if name not in members:
+                    raise ValueError(f"storage {str(key)[:80]} is missing")
+                storages[key] = archive.read(name)
+            return _array(storages[key], 0, key, dtype, number)
+
+        return tensor_pickle.load(io.BytesIO(archive.read(pickles[0])), storage)
 
 
-def _read_legacy(path) -> dict:
-    storages = {}
+def _array(data: bytes, start: int, key, dtype, number: int) -> np.ndarray:
+    if number * dtype.itemsize > len(data) - start:
+        raise ValueError(f"storage {str(key)[:80]} is cut short")
+    return np.frombuffer(data, dtype, number, start)
 
-    def storage(key, dtype, size):
-        if key not in storages:
-            storages[key] = np.zeros(size, dtype)
+
+def _read_legacy(path):
+    """Pickles: magic numbers, machine, object, names of storages; then each storage."""
+    data = path.read_bytes()
+    file = io.BytesIO(data)
+
+    def no_storage(*_):
+        raise ValueError("a tensor in front of the object")
+
+    try:
+        magic = tuple(tensor_pickle.load(file, no_storage) for _ in _MAGIC)
+    except ValueError:
+        magic = None
+    if magic != _MAGIC:
+        raise ValueError("it is not a file that torch.save wrote, or is damaged")
+    machine = tensor_pickle.load(file, no_storage)
+    if not isinstance(machine, dict) or not machine.get("little_endian", True):
+        raise ValueError("it was written on a big-endian machine")
+
+    # The numbers come after the object, and their type is known from it alone: it is
+    # read once for the types, and again with the numbers.
+    start, types, storages = file.tell(), {}, {}
+
+    def note(key, *kind):
+        types[key] = kind
+
+    tensor_pickle.load(file, note)
+    keys = tensor_pickle.load(file, no_storage)
+    if not isinstance(keys, list) or not all(isinstance(k, (str, int)) for k in keys):
+        raise ValueError("it has no list of storages")
+    if set(keys) != set(types):
+        raise ValueError("its list of storages is not that of its tensors")
+    for key in keys:
+        dtype, number = types[key]
+        size = _array(data, file.tell(), key, np.dtype(np.int64), 1)
+        if size[0] != number:
+            raise ValueError(f"storage {key} has {size[0]} numbers, not {number}")
+        start_of_numbers = file.tell() + size.nbytes
+        storages[key] = _array(data, start_of_numbers, key, dtype, number)
+        file.seek(start_of_numbers + storages[key].nbytes)
+
+    def storage(key, dtype, number):
+        if types[key] != (dtype, number):
+            raise ValueError(f"storage {key} is of two types")
         return storages[key]
 
-    with open(path, "rb") as file:
-        try:
-            start = tuple(_Unpickler(file).load() for _ in _LEGACY)
-        except (pickle.UnpicklingError, EOFError, ValueError):
-            start = None
-        if start != _LEGACY:
-            raise ValueError(f"{path} is not a file that torch.save wrote")
-        machine = _Unpickler(file).load()
-        if not machine.get("little_endian", True):
-            raise ValueError(f"{path} is big-endian")
-        result = _Unpickler(file, storage).load()
-        for key in _Unpickler(file).load():
-            array = storages[key]
-            (size,) = np.fromfile(file, np.int64, 1)
-            if size != array.size:
-                raise ValueError(f"{path}: storage {key} has {size} numbers")
-            array[...] = np.fromfile(file, array.dtype, array.size)
-    return result
+    file.seek(start)
+    return tensor_pickle.load(file, storage)

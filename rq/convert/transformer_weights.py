@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq.convert.names import StateDict, same_or_each
+from rq.convert.names import StateDict, readable_errors, same_or_each
 from rq.models import RQTransformer, StackConfig
 
-# Ours to the authors', by module.
+# Our name of each module or parameter, and the authors'.
 _NAMES = {
     "condition_positions": "pos_emb_cond",
     "body_positions": "pos_emb_hw",
@@ -40,8 +40,9 @@ _NAMES = {
 _GELU = {"v1": "exact", "v2": "quick"}
 
 
+@readable_errors()
 def make_module(arch, vocab_size=None) -> RQTransformer:
-    """The module of an `arch` section, the authors' defaults filled in.
+    """Returns the module of an `arch` section, the authors' defaults filled in.
 
     Args:
       arch: the section.
@@ -85,7 +86,7 @@ def make_module(arch, vocab_size=None) -> RQTransformer:
 
 
 def _torch_names(path: tuple[str, ...], layers: dict[str, int]) -> list[str]:
-    """The authors' names of one leaf: one, or one for each layer."""
+    """Returns the authors' names of one leaf: one, or one for each layer."""
     name = ".".join(_NAMES.get(part, part) for part in path)
     if path[0] not in layers:
         return [name]
@@ -96,7 +97,10 @@ def _torch_names(path: tuple[str, ...], layers: dict[str, int]) -> list[str]:
 
 
 def _layouts(module, path, shape):
-    """The authors' shape of one leaf (of one layer), and the way there and back."""
+    """Returns a leaf's shape in the authors' layout, and functions there and back.
+
+    A leaf of a stack is that of one layer.
+    """
     if path[0].endswith("_positions"):
         return (1, *shape), lambda x: x[None], lambda x: x[0]
     if path[0] == "token_embedding" and len(shape) == 3:
@@ -121,7 +125,7 @@ def from_torch(arch, arrays):
     """See `rq.convert.from_torch`."""
     state_dict = StateDict(arrays)
     bias = state_dict.take("classifier.linear.bias")
-    module = make_module(arch, vocab_size=bias.shape[-1])
+    module = make_module(arch, vocab_size=np.atleast_1d(bias).shape[-1])
     height, width, depth = module.code_shape
     abstract = nn.unbox(
         jax.eval_shape(
@@ -133,7 +137,10 @@ def from_torch(arch, arrays):
         )
     )
     layers, params = _layers(module), {}
-    for path, leaf in flax.traverse_util.flatten_dict(abstract["params"]).items():
+    leaves = flax.traverse_util.flatten_dict(abstract["params"])
+    names = [name for path in leaves for name in _torch_names(path, layers)]
+    state_dict.require(names + ["tok_emb.offsets"] * _has_offsets(module))
+    for path, leaf in leaves.items():
         stacked = path[0] in layers
         shape, _, inverse = _layouts(module, path, leaf.shape[stacked:])
         loaded = [

@@ -110,13 +110,19 @@ def load(path) -> Gaussian:
     path = pathlib.Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    with np.load(path) as file:
-        if not {"mu", "sigma"} <= set(file.files):
+    missing = None
+    try:
+        with np.load(path) as file:
+            missing = {"mu", "sigma"} - set(file.files)
+            mean, covariance = (np.asarray(file[k], float) for k in ("mu", "sigma"))
+            number = int(file["number"]) if "number" in file.files else 0
+    except Exception as error:  # np.load and zipfile raise nearly every kind
+        if missing:
             raise DataError(
                 f"{path} has no 'mu' and 'sigma' as pytorch-fid writes them"
-            )
-        mean, covariance = (file[k].astype(np.float64) for k in ("mu", "sigma"))
-        number = int(file["number"]) if "number" in file.files else 0
+            ) from None
+        line = " ".join(str(error).split())[:200]
+        raise DataError(f"{path} is damaged or no .npz: {line}") from None
     return checked(path, Gaussian(number, mean, covariance))
 
 

@@ -1,0 +1,184 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Damaged and forged files by the thousand: a clear error or a correct load.
+
+Each kind of file is read in a process of its own with little memory beyond what it
+starts with, so that a crash, a hang or a huge allocation fails the test.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch_files
+
+pytestmark = pytest.mark.slow
+NUMBER = 1000
+MEMORY = 256 * 2**20  # beyond what the process has once everything is imported
+LIMIT = 5  # seconds for one file
+EDGES = (0, 1, 0x7F, 0x80, 0xFF)
+SIZES = (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", bytes(4))
+
+
+def mutate(rng: np.random.Generator, data: bytes) -> bytes:
+    """One to four small changes: bytes, sizes, parts cut out, doubled or moved."""
+    for _ in range(rng.integers(1, 5)):
+        at = int(rng.integers(0, max(len(data), 1)))
+        length = int(rng.choice([1, 2, 4, 8, 64, 1024]))
+        part = data[at : at + length]
+        match rng.integers(0, 7):
+            case 0:
+                change = bytes([rng.integers(0, 256)])
+                data = data[:at] + change + data[at + 1 :]
+            case 1:
+                data = data[:at] + bytes([rng.choice(EDGES)]) + data[at + 1 :]
+            case 2:
+                data = data[:at] + SIZES[rng.integers(0, 4)] + data[at + 4 :]
+            case 3:
+                data = data[:at] + data[at + length :]
+            case 4:
+                data = data[:at] + part + data[at:]
+            case 5:
+                other = int(rng.integers(0, max(len(data), 1)))
+                data = data[:other] + part + data[other + len(part) :]
+            case 6:
+                data = data[:at]
+    return data
+
+
+def mutate_member(rng, path) -> None:
+    """Changes one file inside an archive, and writes checksums that are right."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = list(members)[rng.integers(0, len(members))]
+    if rng.random() < 0.7:  # where the structure is
+        name = next((n for n in members if n.endswith("data.pkl")), name)
+    members[name] = mutate(rng, members[name])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def write_torch(path, index):
+    save = (torch_files.save, torch_files.save_legacy)[index % 2]
+    save(path, torch_files.example(), protocol=(2, 4)[index // 2 % 2])
+
+
+def write_released(path, index):
+    """A released checkpoint, small, with its config beside it."""
+    golden = pathlib.Path(__file__).parent / "golden/ckpt/rqtransformer"
+    path.write_bytes((golden / "model.pt").read_bytes())
+    (path.parent / "config.yaml").write_bytes((golden / "config.yaml").read_bytes())
+
+
+def write_weights(path, index):
+    from rq.convert import npz_file
+
+    arrays = {"a": {"kernel": np.ones((3, 4), np.float32)}, "b": np.ones(2)}
+    npz_file.save(path, "toy", arrays, [1, 2])
+
+
+def write_moments(path, index):
+    from rq.metrics import moments
+
+    found = moments.of(np.random.default_rng(0).standard_normal((20, 3)))
+    moments.save(path, found, label="toy")
+
+
+def read_weights(path):
+    from rq.convert import npz_file
+
+    npz_file.load(path, "toy", "--flag", "make it")
+
+
+def read_torch(path):
+    from rq.convert import read_torch_file
+
+    touch(read_torch_file(path))
+
+
+def read_released(path):
+    from rq import convert
+
+    convert.load(path)
+
+
+def read_moments(path):
+    from rq.metrics import moments
+
+    touch(moments.load(path)._asdict())
+
+
+def touch(found) -> None:
+    """Reads every number, so that one outside its buffer is noticed."""
+    if isinstance(found, np.ndarray):
+        found.tobytes()
+    elif isinstance(found, dict):
+        for value in found.values():
+            touch(value)
+
+
+# Name, how to write a good file, how to read it, number of files.
+KINDS = {
+    "torch.pt": (write_torch, read_torch, NUMBER),
+    "released.pt": (write_released, read_released, NUMBER // 10),
+    "weights.npz": (write_weights, read_weights, NUMBER),
+    "moments.npz": (write_moments, read_moments, NUMBER),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutated_files_are_read_or_refused_in_a_line(tmp_path, kind):
+    command = [sys.executable, __file__, kind, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr[-3000:]
+    counts = json.loads(result.stdout.splitlines()[-1])
+    assert counts["refused"] > 0.3 * KINDS[kind][2] and counts["read"] > 0
+
+
+def main(kind, folder) -> None:
+    """Reads mutated files of one kind; prints how many were read and refused."""
+    import faulthandler
+    import warnings
+
+    warnings.simplefilter("ignore")
+    write, read, number = KINDS[kind]
+    path = pathlib.Path(folder) / kind
+    write(path, 0)
+    read(path)  # imports what it needs
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    limit = used * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    counts = {"read": 0, "refused": 0}
+    for index in range(number):
+        rng = np.random.default_rng(index)
+        write(path, index)
+        if index % 4 < 2 and zipfile.is_zipfile(path):
+            mutate_member(rng, path)
+        else:
+            path.write_bytes(mutate(rng, path.read_bytes()))
+        faulthandler.dump_traceback_later(10 * LIMIT, exit=True)
+        start = time.monotonic()
+        try:
+            read(path)
+            counts["read"] += 1
+        except ValueError as error:
+            counts["refused"] += 1
+            message = str(error)
+            assert "\n" not in message and 10 < len(message) < 800, (index, message)
+            assert kind in message, (index, message)
+        assert time.monotonic() - start < LIMIT, index
+    faulthandler.cancel_dump_traceback_later()
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    main(*sys.argv[1:])
