@@ -36,6 +36,7 @@ REQUIRED = [
     "orbax-checkpoint>=0.12",
     "pillow>=10.1",
     "pyyaml>=6.0",
+    "simplejpeg>=1.8",  # raises what libjpeg only warns of: scans that are cut
     "tensorboard>=2.20",  # CLU imports it, but neither CLU nor TensorFlow requires it
     f"tensorflow-cpu>=2.20; {LINUX_X86}",
     f"tensorflow>=2.20; {OTHER}",

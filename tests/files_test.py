@@ -21,8 +21,10 @@ from rq.data import (
     prepared,
     sources,
     tfds_source,
+    walk,
 )
 from rq.data.decode import DecodeError, decode, examine
+from rq.data.inventory import Inventory
 
 
 def section(path, tmp_path, **changes):
@@ -114,7 +116,7 @@ def test_the_holdout_is_exact_and_does_not_depend_on_the_machine(tmp_path):
     for k in range(70):
         write(tmp_path / f"faces/{k // 10:02d}/{k:05d}.png", encoded(k, side=8))
     data = section(tmp_path / "faces", tmp_path, holdout=10)
-    splits = prepared.scan(data, prepared.Report())
+    splits = prepared.scan(data, Inventory())
     assert {name: len(found) for name, found in splits.items()} == {
         "train": 60,
         "validation": 10,
@@ -279,7 +281,7 @@ def test_a_jpeg_cut_short_is_damage_and_not_half_an_image(share):
 def test_five_hundred_odd_and_damaged_files_are_all_accounted_for(tmp_path):
     """Random bytes, cut and scrambled images, odd ones: nothing fatal, all counted."""
     rng = np.random.default_rng(0)
-    suffixes = sorted(files.SUFFIXES)
+    suffixes = sorted(walk.SUFFIXES)
     odd = odd_images()
     root = tmp_path / "fuzz"
     for k in range(500):

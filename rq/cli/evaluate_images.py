@@ -22,6 +22,7 @@ import sys
 
 from rq.config import ConfigError
 from rq.data import DataError
+from rq.data.captions import decode_text, split_lines
 from rq.evaluation import clip, extractors, feature_sets
 from rq.evaluation.image_files import ImageSet
 from rq.experiment import Experiment
@@ -64,7 +65,8 @@ def _check(given) -> list[str]:
             raise ConfigError(f"--{name}={path}: there is no such folder")
     if given.captions is None:
         return []
-    return pathlib.Path(given.captions).read_text().splitlines()
+    text, _ = decode_text(pathlib.Path(given.captions).read_bytes())
+    return split_lines(text)
 
 
 def evaluate(given) -> dict:

@@ -9,9 +9,8 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from rq.data import DataError
+from rq.data import DataError, walk
 from rq.data.decode import DecodeError, decode
-from rq.data.files import SUFFIXES
 
 
 class FileSource:
@@ -33,10 +32,7 @@ class FileSource:
         path, self._channels = pathlib.Path(path), channels
         if not path.exists():
             raise DataError(f"{path}: there is no such file or folder")
-        found = [path]
-        if path.is_dir():
-            files = sorted(path.rglob("*"))
-            found = [file for file in files if file.suffix.lower() in SUFFIXES]
+        found = list(walk.images(path)) if path.is_dir() else [path]
         self.paths = [file for file in found if strict or self._is_readable(file)]
         if not self.paths:
             raise DataError(f"{path}: none of {len(found)} files is an image")

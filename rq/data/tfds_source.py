@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from rq.data import DataError
+from rq.data.captions import split_lines
 from rq.data.decode import DecodeError, decode
 
 MAX_REPLACED = 100  # images in a row that may be damaged before it is an error
@@ -84,7 +85,7 @@ class TFDSSource:
         record = self._texts.deserialize_example_np(serialized)
         if "caption" in record:
             text = record["caption"]
-            lines = (text.decode() if isinstance(text, bytes) else text).splitlines()
+            lines = split_lines(text.decode() if isinstance(text, bytes) else text)
         else:
             lines = record.get("captions", ())
             lines = lines["text"] if isinstance(lines, dict) else lines

@@ -1,0 +1,76 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""An image of one's own before it is read, and the names by which it is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rq.data import walk
+from rq.data.inventory import Inventory
+
+SPLITS = {  # names of folders, lists and tables, in lower case
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+CAPTION_SUFFIXES = (".txt", ".caption")
+_NOT_SNIFFED = frozenset(".cls .csv .json .tsv".split())
+
+
+class Found(NamedTuple):
+    """An image before it is read.
+
+    Attributes:
+      name: its path from the root of the set.
+      read: returns its bytes; raises OSError.
+      split: 'train', 'validation' or 'test'; None where the set has no splits.
+      label: name of its class; None where it has none.
+      captions: of it, one a line; '' for none.
+      size: in bytes; -1 where it is unknown.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+    split: str | None = None
+    label: str | None = None
+    captions: str = ""
+    size: int = -1
+
+
+def kind_of_file(name: str, head: Callable[[], bytes]) -> str:
+    """Returns 'image', 'caption', 'system' or 'other'; arguments of `walk.is_image`."""
+    if walk.is_system_file(name):
+        return "system"
+    if walk.suffix(name) in CAPTION_SUFFIXES:
+        return "caption"
+    if walk.suffix(name) in _NOT_SNIFFED:
+        return "other"
+    return "image" if walk.is_image(name, head) else "other"
+
+
+def stem(name: str) -> str:
+    """Returns a path without its suffix, if that is one of images or captions.
+
+    What stands behind another dot belongs to the name: 'scan 2.0 (clean).png'.
+    """
+    ending = walk.suffix(name)
+    known = ending in walk.SUFFIXES or ending in CAPTION_SUFFIXES
+    return name[: -len(ending)] if known else name
+
+
+def class_name(name: str) -> str:
+    """Returns the name of a class as TFDS can store it: one line, not empty."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    shown = walk.printable(shown)
+    return shown if shown.strip() == shown and shown else repr(shown)
+
+
+def note_encoding(inventory: Inventory, name: str, encoding: str) -> None:
+    """Notes a text that was not UTF-8: what it was taken for may be wrong."""
+    if encoding != "utf-8":
+        inventory.note(f"texts read as {encoding}", name)

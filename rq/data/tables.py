@@ -1,0 +1,52 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Images listed in tables, each line a file and a caption."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+from rq.data import DataError, walk
+from rq.data import captions as caption_files
+from rq.data.found import SPLITS, Found, note_encoding
+from rq.data.inventory import Inventory
+
+
+def tsv(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Found]:
+    """Yields the images listed in a table, or in the tables of a folder: its splits.
+
+    Each line has a file, from the table's folder, and a caption, with a tab between
+    them. Lines of one file are its captions. Files that no table lists are not seen.
+
+    Raises:
+      DataError: where there is no table, or a line has no tab.
+    """
+    inventory = Inventory() if inventory is None else inventory
+    tables = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+    if not tables:
+        raise DataError(f"{path} has no .tsv file")
+    for table in tables:
+        captions: dict[str, list[str]] = {}
+        rows, encoding = caption_files.read_tsv(table)
+        note_encoding(inventory, table.name, encoding)
+        inventory.other["tables of captions"] += 1
+        for file, caption in rows:
+            captions.setdefault(file, []).append(caption)
+        split = SPLITS.get(table.stem.lower()) if path.is_dir() else None
+        for file, lines in captions.items():
+            image = table.parent / file
+            yield Found(
+                walk.printable(file) or "(no name)",
+                image.read_bytes,
+                split,
+                captions="\n".join(filter(None, lines)),
+                size=_size(image),
+            )
+
+
+def _size(path: pathlib.Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):  # ValueError: a zero byte in the name
+        return -1
