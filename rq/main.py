@@ -151,7 +151,9 @@ def train_mode() -> None:
 
 def prepare_mode() -> None:
     """Prepares the config's data set, and prints what is in it and what is not."""
-    print(json.dumps(sources.prepare(_config().data), indent=2))
+    report = sources.prepare(_config().data)
+    print(sources.summary(report))
+    print(json.dumps(report, indent=2))
 
 
 def tokenizer_mode() -> None:

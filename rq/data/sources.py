@@ -10,7 +10,7 @@ from typing import Protocol
 
 import tensorflow_datasets as tfds
 
-from rq.data import DataError, digits, emoji, prepared
+from rq.data import DataError, digits, emoji, inventory, prepared
 from rq.data.files import READERS
 from rq.data.tfds_source import TFDSSource
 
@@ -143,6 +143,16 @@ def prepare(data) -> dict:
     builder = tfds.builder_from_directory(builder.data_dir)
     splits = {name: split.num_examples for name, split in builder.info.splits.items()}
     return {"folder": str(builder.data_dir), "splits": splits} | report
+
+
+def summary(report: dict) -> str:
+    """Returns the report of `prepare` as text that a person can check at a glance."""
+    if "kept" in report:
+        picture = pathlib.Path(report["folder"]) / prepared.PICTURE
+        text = inventory.summary(report, report["folder"])
+        return f"{text}\n  picture     {picture}" if picture.exists() else text
+    splits = ", ".join(f"{number} {name}" for name, number in report["splits"].items())
+    return f"{report['folder']}\n  images      {splits}"
 
 
 def _check(builder, data, split):
