@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,8 @@ from rq import visualize
 from rq.config import from_json
 from rq.data import DataError, loader, sources, stored_codes, text
 from rq.data.file_source import FileSource
-from rq.data.pixels import to_float
 from rq.metrics import code_usage as code_metrics
-from rq.parallel import sharding
+from rq.parallel import processes, sharding
 from rq.sampling import classifier, inpainting, likelihood, sampler
 from rq.sampling.inpainting import Given
 from rq.training import checkpoint
@@ -31,6 +29,7 @@ from rq.training.stages import RQVAEStage, TransformerStage
 from rq.training.train_state import TrainState, digest
 
 CONFIG = "config.json"
+PATIENCE = 60.0  # seconds until a shared file system shows what process 0 has written
 
 
 def finished(path: epath.Path, stage: str, config) -> bool:
@@ -213,7 +212,8 @@ class Experiment:
         if self.config.transformer.online:
             return sources.open_split(self.config.data, split)
         directory = self.path / "codes" / split
-        return stored_codes.CodeSource(directory, self.fingerprint)
+        patience = 0.0 if processes.is_process_0() else PATIENCE
+        return stored_codes.CodeSource(directory, self.fingerprint, patience)
 
     @functools.cached_property
     def tokenizer(self) -> text.TextTokenizer | None:
@@ -239,43 +239,6 @@ class Experiment:
         if self.tokenizer is None:
             return None
         return lambda captions, rng: self.tokenizer.choose(captions, dropout, rng)
-
-    def encode(self, source, start: int, stop: int) -> Iterator[dict]:
-        """Codes and features of examples start .. stop - 1 of a source, in order.
-
-        Yields dicts of 'codes' int32 `[B, h, w, D]`, 'features' float32 `[B, h, w, C]`
-        (from which soft and stochastic codes are drawn in training), 'label' `[B]` and
-        'captions', B tuples.
-
-        Args:
-          source: of images of the model's resolution, see `rq.data.loader.Variants`.
-          start, stop: of the examples.
-        """
-        batch_size = self.config.codes.batch_size
-        for first in range(start, stop, batch_size):
-            indices = range(first, min(first + batch_size, stop))
-            examples = [source[i] for i in indices]
-            images = np.stack([example["image"] for example in examples])
-            images = np.resize(images, (batch_size, *images.shape[1:]))  # one shape
-            with sharding.context(self.mesh):
-                batch = sharding.shard_batch({"image": images}, self.mesh, whole=True)
-                outputs = self._encode(self.rqvae_variables, batch["image"])
-                codes, features = jax.device_get(outputs)  # of this process's devices
-            yield {
-                "codes": codes[: len(indices)],
-                "features": features[: len(indices)],
-                "label": np.stack([example["label"] for example in examples]),
-                "captions": [example.get("captions", ()) for example in examples],
-            }
-
-    @functools.cached_property
-    def _encode(self):
-        model = self.rqvae.model
-        return jax.jit(
-            lambda variables, images: model.apply(
-                variables, to_float(images), method="codes_and_features"
-            )
-        )
 
     def sample(
         self,

@@ -3,6 +3,7 @@
 """Stored codes: exact, resumable, and never silently damaged or another model's."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from rq.data import DataError, loader, stored_codes
 
 RQVAE = {"rqvae": "abc"}
+SHAPES = {"codes": (2, 2, 3), "features": (2, 2, 4)}
 N, SHARD = 10, 4
 
 
@@ -39,11 +41,19 @@ class Encoder:
             yield {name: values[first:last] for name, values in self.data.items()}
 
 
-def store(folder, encode=None, n=N, fingerprint=RQVAE, **options):
-    encode = encode or Encoder()
-    part = dict(num_examples=n, fingerprint=fingerprint, shard_size=SHARD)
-    stored_codes.clear(folder, **part)
-    stored_codes.write(folder, encode, **part, **options)
+def writer(folder, n=N, fingerprint=RQVAE, images=""):
+    return stored_codes.CodeWriter(
+        folder, num_examples=n, shapes=SHAPES, fingerprint=fingerprint, images=images,
+        shard_size=SHARD,
+    )  # fmt: skip
+
+
+def store(folder, encode=None, **changes):
+    """Writes what is missing; returns the encoder."""
+    encode, codes = encode or Encoder(), writer(folder, **changes)
+    for shard in codes.start():
+        span = codes.span(shard)
+        codes.write(shard, encode(span.start, span.stop))
     return encode
 
 
@@ -94,10 +104,42 @@ def test_an_interrupted_write_keeps_its_whole_shards(tmp_path):
     assert store(tmp_path).asked == []
 
 
-def test_processes_share_the_shards(tmp_path):
-    asked = [store(tmp_path, process=k, processes=2).asked for k in (1, 0)]
-    assert asked == [[(4, 8)], [(0, 4), (8, 10)]]
+def test_shards_are_written_in_any_order_by_any_process(tmp_path):
+    assert writer(tmp_path).start() == [0, 1, 2]
+    encode = Encoder()
+    for shard in (2, 0, 1):
+        codes = writer(tmp_path)  # another process's
+        span = codes.span(shard)
+        codes.write(shard, encode(span.start, span.stop))
+    assert encode.asked == [(8, 10), (0, 4), (4, 8)]
+    assert writer(tmp_path).start() == []
     assert_stored(tmp_path)
+
+
+def test_codes_of_images_that_have_changed_are_made_anew(tmp_path):
+    store(tmp_path, images="a")
+    assert store(tmp_path, images="a").asked == []
+    assert len(store(tmp_path, images="b").asked) == 3
+    assert_stored(tmp_path)
+
+
+def test_codes_stored_before_images_had_a_fingerprint_are_kept(tmp_path):
+    store(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["images"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert store(tmp_path, images="a").asked == []
+    assert_stored(tmp_path)
+
+
+def test_a_reader_waits_for_files_that_appear_late(tmp_path):
+    store(tmp_path / "written")
+    late = threading.Timer(
+        0.5, (tmp_path / "written").rename, [tmp_path / "seen"]
+    )  # fmt: skip
+    late.start()
+    assert len(stored_codes.CodeSource(tmp_path / "seen", RQVAE, patience=60)) == N
+    late.join()
 
 
 @pytest.mark.parametrize("changes", [{"n": 9}, {"fingerprint": {"rqvae": "other"}}])

@@ -19,11 +19,12 @@ from rq import experiment as workdirs
 from rq import visualize
 from rq.config import ConfigError, differences, from_json, to_json
 from rq.convert import lpips_weights
-from rq.data import loader, sources, stored_codes, text
+from rq.data import loader, sources, text
 from rq.models.networks.lpips import own_distance
 from rq.parallel import atomic_files, preemption, processes, sharding
 from rq.sampling import sampler
 from rq.training import checkpoint, loop
+from rq.training.encode import Encoder, encode_split
 from rq.training.stages import FeaturesStage, RQVAEStage
 
 ROWS, SAMPLES_A_ROW = 10, 10  # of the picture of samples, at most
@@ -173,34 +174,11 @@ def encode(config, path, mesh) -> None:
             f"codes are stored on a disk, not in {path}: transformer.online=True "
             "encodes images in each step instead"
         )
-    # Each process encodes shards of its own, on its own devices.
-    if jax.process_count() > 1:
-        mesh = sharding.make_mesh(devices=jax.local_devices())
-    experiment, data = workdirs.Experiment(path, mesh, config=config), config.data
-    for split in (data.train_split, data.eval_split):
-        variants = config.codes.variants if split == data.train_split else 1
-        source = loader.Variants(
-            sources.open_split(data, split), data, variants, config.seed
-        )
+    experiment = workdirs.Experiment(path, mesh, config=config)
+    encoder = Encoder(experiment.rqvae.model, experiment.rqvae_variables, config)
+    for split in (config.data.train_split, config.data.eval_split):
         directory = path / "codes" / split
-        part = dict(
-            num_examples=len(source),
-            fingerprint=experiment.fingerprint,
-            shard_size=config.codes.shard_size,
-        )
-        with processes.process_0_first(f"codes of {split}"):
-            if processes.is_process_0():
-                stored_codes.clear(directory, **part)
-        stored_codes.write(
-            directory,
-            functools.partial(experiment.encode, source),
-            **part,
-            process=jax.process_index(),
-            processes=jax.process_count(),
-            between=functools.partial(preemption.exit_on_stop, "codes"),
-        )
-        processes.barrier(f"codes of {split} are written")
-        logging.info("codes: %d of %s in %s", len(source), split, directory)
+        encode_split(split, directory, encoder, experiment.fingerprint, config)
 
 
 def train_transformer(config, path, mesh) -> None:

@@ -4,24 +4,25 @@
 
 A folder for each split:
 
-    manifest.json             sizes, and the RQ-VAE that made them
-    00000-of-00012.array_record ...   shards, each there when it is whole
+    manifest.json             sizes, the RQ-VAE and the images that the codes are of
+    00000-of-00012.array_record ...   shards, each there when it is complete
 
 A record is one image: a checksum, codes (uint16 `[H, W, D]`), features (float32
 `[H, W, C]`, what was quantized), label (int32) and captions (UTF-8, a line each).
 
-The features are there because soft targets and stochastic codes are drawn by distances
-to them (paper section 3.2.3), which the nearest codes do not tell: with them both are
-made anew in every step, exactly as if the images had been encoded then. They are most
-of the 66 kB that an image of the paper's models takes.
+Soft targets and stochastic codes are drawn by distances between features and code
+vectors (paper section 3.2.3), which the nearest codes alone do not give. With the
+features both are made anew in every step, exactly as if the images had been encoded
+then. They are most of the 66 kB that an image of the paper's models takes.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
+import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module
@@ -30,116 +31,118 @@ from rq.data import DataError
 from rq.parallel import atomic_files
 
 MANIFEST = "manifest.json"
-CHECKSUM = 4  # bytes in front of each record, of all that follows
+CHECKSUM = 4  # bytes at the start of each record, the checksum of the rest
 LABEL = np.dtype(np.int32)
 LARGEST = np.iinfo(np.uint16).max  # code
-SHARD_SIZE = 8192  # images, unless told
+SHARD_SIZE = 8192  # images
 
 
-def write(
-    directory,
-    encode: Callable[[int, int], Iterable[Mapping]],
-    *,
-    num_examples: int,
-    fingerprint: Mapping,
-    shard_size: int = SHARD_SIZE,
-    process: int = 0,
-    processes: int = 1,
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Writes the shards that are not there yet; of several processes each its share.
+class CodeWriter:
+    """Writes the shards of one split, each by any one process."""
 
-    Args:
-      directory: made where it is missing; without another RQ-VAE's codes, see `clear`.
-      encode: function of (start, stop) to batches of these examples in order: dicts of
-        'codes' int `[B, H, W, D]`, 'features' float `[B, H, W, C]`, 'label' int `[B]`
-        (zeros where absent) and 'captions' (B sequences of lines; none where absent).
-      num_examples: N, in all.
-      fingerprint: of the RQ-VAE, JSON.
-      shard_size: images of a shard.
-      process, processes: which of how many.
-      between: called after each shard, equally often in all processes.
+    def __init__(
+        self,
+        directory,
+        *,
+        num_examples: int,
+        shapes: Mapping,
+        fingerprint: Mapping,
+        images: str = "",
+        shard_size: int = SHARD_SIZE,
+    ):
+        """Describes what is written; touches no file.
 
-    Raises:
-      DataError: where there are other than the examples announced, or codes that are no
-        uint16, or no examples at all.
-    """
-    directory = pathlib.Path(directory)
-    if not num_examples:
-        raise DataError(f"{directory}: no examples to encode")
-    directory.mkdir(parents=True, exist_ok=True)
-    manifest = _announced(num_examples, fingerprint, shard_size)
-    known = _read_manifest(directory)
-    paths = _shards(directory, manifest)
-    for shard in range(process, process + len(paths), processes):
-        if shard < len(paths) and not paths[shard].exists():
-            start = shard * shard_size
-            stop = min(start + shard_size, num_examples)
-            shapes = _write_shard(paths[shard], encode(start, stop), stop - start)
-            known = _agree(directory, manifest, known, shapes, process)
-        between()
+        Args:
+          directory: of the split's codes.
+          num_examples: N, in all shards.
+          shapes: of one example's 'codes' and 'features'.
+          fingerprint: identifies the RQ-VAE, JSON.
+          images: identifies the images, see `rq.data.sources.fingerprint`.
+          shard_size: images in a shard.
 
+        Raises:
+          DataError: where there are no examples.
+        """
+        self._directory = pathlib.Path(directory)
+        if not num_examples:
+            raise DataError(f"{directory}: no examples to encode")
+        self._manifest = _as_stored(
+            dict(
+                num_examples=num_examples,
+                shard_size=shard_size,
+                fingerprint=fingerprint,
+                images=images,
+                shapes=shapes,
+            )
+        )
+        self._paths = _shards(self._directory, self._manifest)
+        self.num_shards = len(self._paths)
 
-def clear(
-    directory, *, num_examples: int, fingerprint: Mapping, shard_size: int = SHARD_SIZE
-) -> None:
-    """Removes what `write` with these arguments could not go on with; one process does.
+    def start(self) -> list[int]:
+        """Removes codes of another RQ-VAE or of other images; returns missing shards.
 
-    Args:
-      directory, num_examples, fingerprint, shard_size: as `write` takes them.
-    """
-    directory, known = pathlib.Path(directory), _read_manifest(directory)
-    manifest = _announced(num_examples, fingerprint, shard_size)
-    if {name: known.get(name) for name in manifest} != manifest:
-        for file in [directory / MANIFEST, *directory.glob("*.array_record*")]:
-            file.unlink(missing_ok=True)
+        One process calls it, before any of them writes.
+        """
+        known = _read_manifest(self._directory)
+        # Manifests of version 0.1 do not say which images they are of.
+        if {"images": self._manifest["images"]} | known != self._manifest:
+            for file in self._directory.glob("*.array_record*"):
+                file.unlink()
+            self._directory.mkdir(parents=True, exist_ok=True)
+            atomic_files.write_json(self._directory / MANIFEST, self._manifest)
+        return [k for k, path in enumerate(self._paths) if not path.exists()]
 
+    def write(self, shard: int, batches: Iterable[Mapping]) -> None:
+        """Writes one shard, which takes its name when it is complete.
 
-def _announced(num_examples, fingerprint, shard_size) -> dict:
-    return {
-        "num_examples": num_examples,
-        "shard_size": shard_size,
-        "fingerprint": _as_stored(fingerprint),
-    }
+        Args:
+          shard: its number.
+          batches: the examples of `span(shard)` in order, as dicts of 'codes' int
+            `[B, H, W, D]`, 'features' float `[B, H, W, C]`, 'label' int `[B]` (zeros
+            where absent) and 'captions' (B sequences of lines; none where absent).
 
+        Raises:
+          DataError: on more or fewer examples, other shapes, or codes beyond uint16.
+        """
+        path = self._paths[shard]
+        temporary = path.with_suffix(".array_record_tmp")
+        # One record in a group, as they are read in any order.
+        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+        written, expected = 0, len(self.span(shard))
+        for batch in batches:
+            columns = self._checked(batch)
+            for row in zip(*columns, strict=True):
+                writer.write(_pack(*row))
+            written += len(columns[0])
+        writer.close()
+        if written != expected:
+            temporary.unlink()
+            raise DataError(f"{path}: {written} examples, {expected} announced")
+        temporary.replace(path)
 
-def _write_shard(path, batches, expected):
-    """Writes a file and only then gives it its name; returns dtypes and shapes."""
-    temporary = path.with_suffix(".array_record_tmp")
-    # Each record for itself: they are read in any order.
-    writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-    done, shapes = 0, None
-    for batch in batches:
+    def span(self, shard: int) -> range:
+        """Returns the examples of a shard."""
+        size, number = self._manifest["shard_size"], self._manifest["num_examples"]
+        return range(shard * size, min((shard + 1) * size, number))
+
+    def _checked(self, batch):
         codes, features = np.asarray(batch["codes"]), np.asarray(batch["features"])
+        number = len(codes)
         if codes.size and not 0 <= codes.min() <= codes.max() <= LARGEST:
-            raise DataError(f"codes from {codes.min()} to {codes.max()} are no uint16")
-        labels = np.asarray(batch.get("label", np.zeros(len(codes))), LABEL)
-        captions = batch.get("captions", [()] * len(codes))
-        found = {"codes": codes.shape[1:], "features": features.shape[1:]}
-        if (
-            shapes not in (None, found)
-            or len({*map(len, (codes, features, labels))}) > 1
-        ):
-            raise DataError(f"batches of {found} after {shapes}, {len(labels)} labels")
-        shapes, done = found, done + len(codes)
-        for row in zip(codes, features, labels, captions, strict=True):
-            writer.write(_pack(*row))
-    writer.close()
-    if done != expected:
-        temporary.unlink()
-        raise DataError(f"{path}: {done} examples, {expected} announced")
-    temporary.replace(path)
-    return {name: list(shape) for name, shape in shapes.items()}
-
-
-def _agree(directory, manifest, known, shapes, process):
-    """Completes the manifest by what the first shard of this process showed."""
-    if not known:
-        known = manifest | {"shapes": shapes}
-        atomic_files.write_json(directory / MANIFEST, known, process)
-    elif known["shapes"] != shapes:
-        raise DataError(f"{directory}: {shapes} after {known['shapes']}")
-    return known
+            raise DataError(
+                f"codes from {codes.min()} to {codes.max()} do not fit in uint16"
+            )
+        labels = np.asarray(batch.get("label", np.zeros(number)), LABEL)
+        captions = batch.get("captions", [()] * number)
+        columns = {"codes": codes, "features": features}
+        found = {name: list(rows.shape[1:]) for name, rows in columns.items()}
+        lengths = {number, len(features), len(labels)}
+        if found != self._manifest["shapes"] or len(lengths) > 1:
+            raise DataError(
+                f"batches of {found}, not {self._manifest['shapes']}, with "
+                f"{len(features)} features and {len(labels)} labels for {number} codes"
+            )
+        return codes, features, labels, captions
 
 
 def _pack(codes, features, label, captions) -> bytes:
@@ -185,7 +188,7 @@ def _shards(directory, manifest) -> list[pathlib.Path]:
 
 
 def _as_stored(fingerprint: Mapping) -> dict:
-    """As JSON gives it back, with lists for tuples."""
+    """Returns it as JSON reads it back, with lists for tuples."""
     return json.loads(json.dumps(dict(fingerprint)))
 
 
@@ -194,7 +197,7 @@ def _is_of(manifest, fingerprint) -> bool:
 
 
 def is_complete(directory, fingerprint: Mapping) -> bool:
-    """Whether a folder holds all codes of this RQ-VAE."""
+    """Returns whether a folder has all codes of this RQ-VAE."""
     manifest = _read_manifest(directory)
     if not manifest or not _is_of(manifest, fingerprint):
         return False
@@ -202,15 +205,23 @@ def is_complete(directory, fingerprint: Mapping) -> bool:
 
 
 class CodeSource:
-    """Random access: {'codes' int32, 'features' float32, 'label' int32}; captions."""
+    """Stored codes by index: {'codes' int32, 'features' float32, 'label' int32}."""
 
-    def __init__(self, directory, fingerprint: Mapping):
-        """Opens a folder and checks it against the RQ-VAE at hand.
+    def __init__(self, directory, fingerprint: Mapping, patience: float = 0.0):
+        """Opens a folder and checks that its codes are of the given RQ-VAE.
+
+        Args:
+          directory: of the split's codes.
+          fingerprint: of the RQ-VAE, as `CodeWriter` takes it.
+          patience: seconds to wait for files that another process has written, which a
+            shared file system may show late.
 
         Raises:
           DataError: where codes are missing, damaged or another RQ-VAE's.
         """
-        directory = pathlib.Path(directory)
+        directory, deadline = pathlib.Path(directory), time.monotonic() + patience
+        while not is_complete(directory, fingerprint) and time.monotonic() < deadline:
+            time.sleep(0.2)
         manifest = _read_manifest(directory)
         if manifest and not _is_of(manifest, fingerprint):
             raise DataError(
@@ -244,7 +255,7 @@ class CodeSource:
         return self.read(index)[0]
 
     def read(self, index: int) -> tuple[dict, tuple[str, ...]]:
-        """An example and its captions, read once; raises as indexing does."""
+        """Returns an example and its captions; raises as indexing does."""
         try:
             return _unpack(self._records[index], self._manifest["shapes"])
         except Exception as error:  # the library's own, of damaged chunks, or ours

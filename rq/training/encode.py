@@ -1,0 +1,122 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Between the stages: every image is encoded once, and stage 2 reads stored codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from absl import logging
+
+from rq.data import loader, sources
+from rq.data.pixels import to_float
+from rq.data.stored_codes import CodeWriter
+from rq.parallel import preemption, processes, sharding
+
+
+class Encoder:
+    """An RQ-VAE's codes and features of images, on the devices of this process."""
+
+    def __init__(self, model, variables, config):
+        """Takes an `RQVAE`, its `params` and `codebook`, and the whole config."""
+        self._data, self._batch_size = config.data, config.codes.batch_size
+        self._mesh = sharding.make_mesh(devices=jax.local_devices())
+        self._variables = jax.device_put(
+            jax.device_get(variables), sharding.replicated(self._mesh)
+        )
+        self._step = jax.jit(
+            lambda variables, images: model.apply(
+                variables, to_float(images), method="codes_and_features"
+            )
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of one example's 'codes' and 'features'."""
+        side, channels = self._data.resolution, self._data.channels
+        images = jax.ShapeDtypeStruct((1, side, side, channels), np.uint8)
+        codes, features = jax.eval_shape(self._step, self._variables, images)
+        return {"codes": codes.shape[1:], "features": features.shape[1:]}
+
+    def __call__(self, source: sources.Source, start: int, stop: int) -> Iterator[dict]:
+        """Yields codes and features of examples start to stop - 1 of a source.
+
+        While the devices encode one batch, the next ones are read and decoded, and the
+        one before is written by the caller.
+
+        Args:
+          source: of images, see `rq.data.loader.Variants`.
+          start, stop: of the examples.
+
+        Yields:
+          dicts of 'codes' int32 `[B, h, w, D]`, 'features' float32 `[B, h, w, C]`,
+          'label' `[B]` and 'captions', B tuples.
+        """
+        batches = loader.in_order(
+            source, self._data, self._batch_size, start=start, stop=stop, captions=True
+        )
+        before = None
+        for batch in batches:
+            with sharding.context(self._mesh):
+                images = sharding.shard_batch({"image": batch["image"]}, self._mesh)
+                outputs = self._step(self._variables, images["image"])
+            if before is not None:
+                yield _fetched(*before)
+            before = batch, outputs
+        if before is not None:
+            yield _fetched(*before)
+
+
+def _fetched(batch, outputs) -> dict:
+    number = int(batch["mask"].sum())
+    codes, features = jax.device_get(outputs)
+    found = {"codes": codes, "features": features}
+    found |= {name: batch[name] for name in ("label", "captions")}
+    return {name: value[:number] for name, value in found.items()}
+
+
+def encode_split(
+    split: str, directory, encoder: Encoder, fingerprint: dict, config
+) -> None:
+    """Stores codes and features of a split; of several processes each encodes shards.
+
+    Shards that are complete stay. Process 0 decides which are missing, for all.
+
+    Args:
+      split: of the data set. Of the training split there are `codes.variants` versions
+        of each image.
+      directory: of the codes.
+      encoder: of the images.
+      fingerprint: of the RQ-VAE.
+      config: the whole config.
+
+    Raises:
+      DataError: where the data set is missing.
+      Preempted: in several processes after SIGTERM, once a shard is complete.
+    """
+    data = config.data
+    variants = config.codes.variants if split == data.train_split else 1
+    source = sources.open_split(data, split)
+    source = loader.Variants(source, data, variants, config.seed)
+    images = processes.run_on_process_0(lambda: sources.fingerprint(data, split))
+    writer = CodeWriter(
+        directory,
+        num_examples=len(source),
+        shapes=encoder.shapes(),
+        fingerprint=fingerprint,
+        images=images or "",
+        shard_size=config.codes.shard_size,
+    )
+    found = processes.run_on_process_0(writer.start)
+    missing = np.zeros(writer.num_shards, bool)
+    missing[found or []] = True
+    missing = np.flatnonzero(processes.broadcast(missing))
+    index, count = jax.process_index(), jax.process_count()
+    for first in range(0, len(missing), count):
+        for shard in missing[first : first + count][index : index + 1]:
+            span = writer.span(shard)
+            writer.write(shard, encoder(source, span.start, span.stop))
+        preemption.exit_on_stop("codes")
+    processes.barrier(f"codes of {split} are written")
+    logging.info("codes: %d of %s in %s", len(source), split, directory)
