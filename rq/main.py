@@ -28,13 +28,13 @@ from ml_collections import config_flags
 from rq import config as configs
 from rq import visualize
 from rq.cli import train as pipeline
+from rq.config.sampling import SCHEDULES
 from rq.convert import lpips_weights
 from rq.data import DataError, sources
 from rq.evaluation import clip, extractors, references, report, sample_job
 from rq.experiment import Experiment
 from rq.parallel import atomic_files, processes, sharding
 from rq.sampling import classifier, inpainting
-from rq.sampling.program import SCHEDULES
 from rq.training import checkpoint, loop
 
 FLAGS = flags.FLAGS

@@ -22,7 +22,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rq import convert
-from rq.config import default
+from rq.config import SamplingConfig, default
 from rq.convert import discriminator_weights as convert_discriminator
 from rq.convert import lpips_weights as convert_lpips
 from rq.convert.names import StateDict, one_or_each
@@ -32,7 +32,8 @@ from rq.models import quantizer
 from rq.models.networks.lpips import VGG16_CONVS, unit
 from rq.models.quantizer import Codebook, Update
 from rq.parallel import sharding
-from rq.sampling import program
+from rq.sampling import make_filters, program
+from rq.sampling.filters import filter_logits
 from rq.training import losses
 from rq.training import optimizer as optim
 from rq.training.stages import RQVAEStage
@@ -495,7 +496,7 @@ def test_transformer_gradients(stage2):
 
 
 def test_transformer_greedy_sampling(stage2):
-    greedy = program.make_filters(stage2.model.depth, top_k=1)
+    greedy = make_filters(SamplingConfig(top_k=1), stage2.model.depth)
     golden = stage2.golden
     np.testing.assert_array_equal(
         stage2.sample(filters=greedy), golden["out/greedy_codes"]
@@ -516,13 +517,13 @@ def test_transformer_greedy_sampling(stage2):
 def test_sampling_filters(path):
     golden = Golden(path)
     logits = jnp.asarray(golden["in/logits"])
-    for i, (top_k, top_p, temperature) in enumerate(golden.config["combos_k_p_temp"]):
-        filtered = program.filter_logits(
-            logits, temperature, top_k or 0, 1.0 if top_p is None else top_p
-        )
+    for i, combo in enumerate(golden.config["combos_k_p_temp"]):
+        top_k, top_p, temperature = combo
+        top_p = 1.0 if top_p is None else top_p
+        filtered = filter_logits(logits, temperature, top_k=top_k or 0, top_p=top_p)
         probs = jax.nn.softmax(filtered, axis=-1)
         close(probs, golden[f"out/probs_{i}"], 1e-6)
-        if top_p is None or top_p < 1:
+        if combo[1] is None or top_p < 1:
             kept = jnp.sum(probs > 0, axis=-1)
             np.testing.assert_array_equal(kept, golden[f"out/kept_{i}"])
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from rq.config import ConfigError, SamplingConfig
+from rq.config.sampling import MAX_SEED, SCHEDULES
 from rq.models import RQTransformer, StackConfig
 from rq.models.transformer import unroll
-from rq.sampling import program
+from rq.sampling import make_filters, make_guidance, program
+from rq.sampling.filters import filter_logits
 
 NORMED = StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)
 few = hypothesis.settings(max_examples=30, deadline=None)
@@ -63,8 +66,8 @@ def test_filters_keep_exactly_the_right_set(
     rng = np.random.default_rng(seed)
     # Distinct logits, spaced so that float32 sums cannot change the order.
     logits = rng.permutation(num_codes).astype(np.float32) * 0.3
-    filtered = program.filter_logits(
-        jnp.asarray(logits), temperature, top_k, top_p, min_p
+    filtered = filter_logits(
+        jnp.asarray(logits), temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
     order = np.argsort(-logits)
     kept = order[: top_k or num_codes]
@@ -80,13 +83,85 @@ def test_filters_keep_exactly_the_right_set(
 
 
 def test_ties_with_the_last_kept_code_stay():
-    filtered = program.filter_logits(jnp.array([1.0, 3.0, 2.0, 2.0]), 1.0, 2, 1.0)
+    filtered = filter_logits(jnp.array([1.0, 3.0, 2.0, 2.0]), top_k=2)
     np.testing.assert_array_equal(jnp.isfinite(filtered), [False, True, True, True])
 
 
-def test_nan_logits_are_never_drawn():
-    filtered = program.filter_logits(jnp.array([jnp.nan, 1.0, 0.0]), 1.0, 0, 1.0)
-    np.testing.assert_array_equal(jnp.isfinite(filtered), [False, True, True])
+EXTREME = [1e-45, 1e-38, 1e-30, 1e-6, 1.0, 1e30, 1e38, 1e300]
+
+
+@hypothesis.given(
+    seed=st.integers(0, 9999),
+    scale=st.sampled_from([1e-30, 1.0, 1e4, 1e30]),
+    offset=st.sampled_from([0.0, -100.0, 1e6]),
+    temperature=st.sampled_from(EXTREME),
+    top_k=st.sampled_from([0, 1, 5, 2**31, 10**30]),
+    top_p=st.sampled_from([1e-300, 1e-30, 0.5, 1.0]),
+    min_p=st.sampled_from([0.0, 1e-300, 0.5, 1.0]),
+)
+@few
+def test_the_most_probable_code_always_stays(
+    seed, scale, offset, temperature, top_k, top_p, min_p
+):
+    logits = np.random.default_rng(seed).normal(size=(3, 7)) * scale + offset
+    config = SamplingConfig(temperature, top_k, top_p, min_p)
+    values = {name: x[0] for name, x in make_filters(config, 1).items()}
+    filtered = filter_logits(jnp.asarray(logits, jnp.float32), **values)
+    assert not np.isnan(filtered).any()
+    best = np.argmax(np.asarray(logits, np.float32), axis=-1)
+    assert np.isfinite(filtered[np.arange(3), best]).all()
+    assert (np.argmax(filtered, axis=-1) == best).all() or temperature > 1
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-38, 1e-20])
+def test_a_temperature_near_0_draws_the_most_probable_code(temperature):
+    model, params, codebook = tiny()
+    cond = jnp.array([1, 4])
+    drawn, greedy = (
+        program.sample(
+            model,
+            params,
+            codebook,
+            cond,
+            jax.random.key(0),
+            filters=make_filters(config, 2),
+        )
+        for config in (SamplingConfig(temperature), SamplingConfig(top_k=1))
+    )
+    np.testing.assert_array_equal(drawn, greedy)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1e6, 1e38])
+def test_codes_that_a_smaller_codebook_lacks_are_never_drawn(temperature):
+    model, params, codebook = tiny(num_codes=(8, 3), shared_classifier=False)
+    codes = program.sample(
+        model,
+        params,
+        codebook,
+        None,
+        jax.random.key(0),
+        batch=200,
+        filters=make_filters(SamplingConfig(temperature), 2),
+    )
+    assert codes[..., 0].max() == 7 and codes[..., 1].max() == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["one code", "everywhere"])
+def test_where_logits_are_not_finite_no_code_is_drawn(where, value):
+    model, params, codebook = tiny()
+    bias = params["classifier_bias"]
+    bad = bias.at[3].set(value) if where == "one code" else jnp.full_like(bias, value)
+    broken = params | {"classifier_bias": bad}
+    arguments = codebook, jnp.arange(4), jax.random.key(0)
+    codes = program.sample(model, broken, *arguments)
+    if where == "one code" and value == -np.inf:  # a code of probability 0
+        assert (codes >= 0).all() and (codes != 3).all()
+    else:
+        assert (codes[:, 0, 0, 0] == -1).all()
+    given = jnp.zeros((4, 2, 3, 2), jnp.int32)
+    kept = program.sample(model, broken, *arguments, codes=given, keep=True)
+    np.testing.assert_array_equal(kept, given)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +208,7 @@ def test_top_k_1_is_greedy():
         codebook,
         cond,
         jax.random.key(0),
-        filters=program.make_filters(2, top_k=1),
+        filters=make_filters(SamplingConfig(top_k=1), 2),
     )
     logits = logits_of(model, params, codes, cond, codebook)
     np.testing.assert_array_equal(codes, jnp.argmax(logits, axis=-1))
@@ -176,7 +251,7 @@ def guided(model, params, codebook, cond, scale, **options):
         codebook,
         cond,
         jax.random.key(5),
-        guidance=program.make_guidance(model.code_shape, scale),
+        guidance=make_guidance(SamplingConfig(guidance=scale), model.code_shape),
         null_cond=jnp.full(cond.shape[1:], 4),
         **options,
     )
@@ -188,9 +263,16 @@ def test_guided_logits_lead_away_from_those_without_condition(condition_length):
     codes = jax.random.randint(jax.random.key(2), (3, *model.code_shape), 0, 8)
     shape = (3, condition_length) if condition_length > 1 else (3,)
     cond = jax.random.randint(jax.random.key(3), shape, 0, 4)
-    scale = jnp.array([1.5, 4.0])
+    scale = np.array([1.5, 4.0])
     kept, logits = guided(
-        model, params, codebook, cond, scale, codes=codes, keep=True, return_logits=True
+        model,
+        params,
+        codebook,
+        cond,
+        tuple(scale),
+        codes=codes,
+        keep=True,
+        return_logits=True,
     )
     told = logits_of(model, params, codes, cond, codebook)
     free = logits_of(model, params, codes, jnp.full_like(cond, 4), codebook)
@@ -219,9 +301,10 @@ def test_a_guided_sample_does_not_depend_on_its_batch():
 
 
 def test_guidance_grows_over_positions():
+    scales = (1.0, 2.0, 4.0)
     constant, linear, cosine = (
-        program.make_guidance((2, 2, 3), (1.0, 2.0, 4.0), schedule)
-        for schedule in program.SCHEDULES
+        make_guidance(SamplingConfig(guidance=scales, guidance_schedule=x), (2, 2, 3))
+        for x in SCHEDULES
     )
     np.testing.assert_array_equal(constant, np.tile([1.0, 2.0, 4.0], (4, 1)))
     for growing in (linear, cosine):
@@ -231,22 +314,9 @@ def test_guidance_grows_over_positions():
     np.testing.assert_allclose(linear[1], [1, 4 / 3, 2], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "args, message",
-    [
-        (((1, 1, 2), -1.0), "negative"),
-        (((1, 1, 2), (1.0, 2.0, 3.0)), "3 values for depth 2"),
-        (((1, 1, 2), 1.0, "cubic"), "cubic"),
-    ],
-)
-def test_guidance_out_of_range_is_refused(args, message):
-    with pytest.raises(ValueError, match=message):
-        program.make_guidance(*args)
-
-
 def test_guidance_without_a_null_condition_is_refused():
     model, params, codebook = tiny()
-    guidance = program.make_guidance(model.code_shape, 2.0)
+    guidance = make_guidance(SamplingConfig(guidance=2.0), model.code_shape)
     with pytest.raises(ValueError, match="null_cond"):
         program.sample(
             model, params, codebook, jnp.arange(2), jax.random.key(0), guidance=guidance
@@ -261,7 +331,8 @@ def test_other_filters_and_keys_compile_nothing():
     for i, (temperature, top_k, top_p) in enumerate(
         [(1.0, 0, 1.0), (0.5, 3, 0.9), ((1.0, 0.7), (2, 4), (0.5, 0.8))]
     ):
-        filters = program.make_filters(2, temperature, top_k, top_p)
+        config = SamplingConfig(temperature, top_k, top_p)
+        filters = make_filters(config, 2)
         program.sample(
             model,
             params,
@@ -290,18 +361,41 @@ def test_samples_follow_the_model():
 
 
 @pytest.mark.parametrize(
-    "kwargs, message",
+    "kwargs",
     [
-        (dict(temperature=0.0), "temperature"),
-        (dict(top_k=-1), "top_k"),
-        (dict(top_p=1.5), "top_p"),
-        (dict(min_p=-0.1), "min_p"),
-        (dict(top_p=(0.5, 0.6, 0.7)), "3 values for depth 2"),
+        dict(temperature=0.0),
+        dict(temperature=np.inf),
+        dict(top_k=-1),
+        dict(top_p=1.5),
+        dict(top_p=0),
+        dict(min_p=-0.1),
+        dict(min_p=(0.5, np.nan)),
+        dict(guidance=-1.0),
+        dict(guidance_schedule="cubic"),
+        dict(seed=-1),
+        dict(seed=2**32),
+        dict(seed=10**20),
+        dict(batch_size=0),
     ],
 )
-def test_filters_out_of_range_are_refused(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        program.make_filters(2, **kwargs)
+def test_options_out_of_range_are_refused(kwargs):
+    (name,) = kwargs
+    with pytest.raises(ConfigError, match=f"{name} = .*must") as error:
+        SamplingConfig(**kwargs)
+    assert "\n" not in str(error.value)
+
+
+def test_options_are_for_all_depths_or_each():
+    with pytest.raises(ConfigError, match="3 values for depth 2"):
+        make_filters(SamplingConfig(top_p=(0.5, 0.6, 0.7)), 2)
+    with pytest.raises(ConfigError, match="3 values for depth 2"):
+        make_guidance(SamplingConfig(guidance=(0.5, 0.6, 0.7)), (1, 1, 2))
+
+
+def test_every_seed_in_range_is_another_key():
+    seeds = [0, 1, 2**31 - 1, 2**31, MAX_SEED]
+    keys = {tuple(jax.random.key_data(jax.random.key(seed)).tolist()) for seed in seeds}
+    assert len(keys) == len(seeds)
 
 
 def test_sampling_without_a_batch_size_is_refused():

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampling codes and images; likelihoods; completion."""
 
-from rq.sampling.program import Filters, make_filters, make_guidance, sample
+from rq.config import SamplingConfig
+from rq.sampling.filters import make_filters
+from rq.sampling.guidance import make_guidance
+from rq.sampling.program import sample
 
-__all__ = ["Filters", "make_filters", "make_guidance", "sample"]
+__all__ = ["SamplingConfig", "make_filters", "make_guidance", "sample"]

@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq import visualize
-from rq.config import ConfigError
+from rq.config import ConfigError, SamplingConfig
 from rq.data.pixels import to_float
 from rq.models import quantizer
 from rq.models.build import rqvae_model, transformer_model
 from rq.models.transformer import unroll
 from rq.parallel import sharding
 from rq.sampling import conditions, program
+from rq.sampling.filters import make_filters
+from rq.sampling.guidance import make_guidance
 from rq.training import losses
 from rq.training.stages.stage import Stage
 from rq.training.train_state import TrainState
@@ -274,23 +276,12 @@ class TransformerStage(Stage):
         Raises:
           ConfigError: on values that the model does not have, or out of range.
         """
-        given = {name: value for name, value in changes.items() if value is not None}
-        options = dict(self.config.sampling) | given
-        names = ("temperature", "top_k", "top_p", "min_p")
-        try:
-            filters = program.make_filters(
-                self.model.depth, *(options[name] for name in names)
-            )
-            guidance = program.make_guidance(
-                self.model.code_shape, options["guidance"], options["guidance_schedule"]
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        if (guidance == 1).all():
-            return filters, None
-        if self.null_cond is None:
+        options = SamplingConfig(**self.config.sampling).replace(**changes)
+        filters = make_filters(options, self.model.depth)
+        guidance = make_guidance(options, self.model.code_shape)
+        if guidance is not None and self.null_cond is None:
             raise ConfigError(
-                f"guidance {options['guidance']} needs a model that was trained with "
+                f"guidance {options.guidance} needs a model that was trained with "
                 "transformer.condition_dropout above 0"
             )
         return filters, guidance
