@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 BENCHMARKS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py"))
-MODULES = ("models", "sampling", "sharding", "convert", "workdir", "train")
+MODULES = ("models", "sampling", "parallel.sharding", "convert", "training.loop")
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,58 @@ def test_frechet_distance_is_pytorch_fids_formula(seed, width, number):
     assert frechet(b, a).value == pytest.approx(expected, rel=1e-8)
 
 
+# Rows of each set by the number of features, scales of the features: more images than
+# features, as many, fewer; features of like size, of sizes over many decades, constant.
+SETS = [(200, 300), (40, 40), (41, 42), (20, 30), (2, 3), (30, 200)]
+SCALES = {
+    "like": np.ones(40),
+    "decades": 10.0 ** np.linspace(-6, 3, 40),
+    "constant": np.repeat([1.0, 0.0], 20),
+}
+
+
+def wide_sets(numbers, scales):
+    rng = np.random.default_rng(0)
+    return [
+        50 + rng.normal(0.1 * k, 1 + k, (n, 40)) * scales for k, n in enumerate(numbers)
+    ]
+
+
+@pytest.mark.parametrize("numbers", SETS, ids=str)
+@pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES)
+def test_a_set_is_at_distance_0_from_itself(numbers, scales):
+    for rows in wide_sets(numbers, scales):
+        assert frechet(rows, rows).value == 0
+        other = np.random.default_rng(1).permutation(rows)
+        assert frechet(rows, other).value == pytest.approx(0, abs=1e-9)
+        assert f"{frechet(rows, other).value:.4f}" == "0.0000"
+    assert frechet(np.ones((9, 3)), np.ones((9, 3))).value == 0
+
+
+@pytest.mark.parametrize("numbers", SETS, ids=str)
+@pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES)
+def test_frechet_distance_of_singular_covariances_is_exact(numbers, scales):
+    """Against the trace by the rows themselves, of which no small number is a root."""
+    a, b = wide_sets(numbers, scales)
+    x, y = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (a, b))
+    roots = np.linalg.svd(x @ y.T, compute_uv=False)
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2)
+    expected += np.sum(x**2) + np.sum(y**2) - 2 * np.sum(roots)
+    for first, second in ((a, b), (b, a)):
+        found = frechet(first, second)
+        assert found.value == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        assert np.isinf(found.condition) == (min(numbers) <= 40 or scales[-1] != 1)
+
+
+@pytest.mark.parametrize("shift, scale", [(1e-3, 1), (0, 1.0001), (1e-5, 1.00001)])
+def test_small_distances_are_not_lost_in_rounding(shift, scale):
+    (rows,) = wide_sets((20,), np.ones(40))
+    moved = (rows - rows.mean(0)) * scale + rows.mean(0) + shift
+    trace = np.trace(np.cov(rows.T))
+    expected = 40 * shift**2 + trace * (scale - 1) ** 2
+    assert frechet(rows, moved).value == pytest.approx(expected, rel=1e-2)
+
+
 @hypothesis.settings(deadline=None, max_examples=25)
 @hypothesis.given(
     st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(0, 1000)

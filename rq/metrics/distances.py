@@ -29,18 +29,21 @@ class Frechet(NamedTuple):
 
 
 def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> Frechet:
-    """Between two Gaussians: |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel 2017).
+    """Returns |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two Gaussians (Heusel 2017).
 
-    The eigenvalues of A B are those of A^(1/2) B A^(1/2), which is symmetric: their
-    roots are exact where those of a general matrix are not, and no small multiple of
-    the identity is needed where covariances are singular.
+    tr (A B)^(1/2) is the sum of the singular values of R_a^T R_b with A = R_a R_a^T:
+    those keep the precision that roots of the eigenvalues of a product lose, so that
+    singular covariances need no multiple of the identity and equal sets are 0 apart.
 
     Args:
       mean_a, mean_b: `[F]`.
       covariance_a, covariance_b: `[F, F]`.
 
+    Returns:
+      The distance; 0 where it is less than its rounding.
+
     Raises:
-      ValueError: on other shapes, or what is not finite.
+      ValueError: on other shapes, or numbers that are not finite.
     """
     mean_a, mean_b, a, b = (
         np.asarray(x, np.float64) for x in (mean_a, mean_b, covariance_a, covariance_b)
@@ -52,16 +55,23 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> Frechet:
         )
     if not all(np.isfinite(x).all() for x in (mean_a, mean_b, a, b)):
         raise ValueError("means or covariances are not finite")
-    values, vectors = np.linalg.eigh(a)
-    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    product = root @ b @ root
-    values = np.linalg.eigvalsh((product + product.T) / 2)
-    largest, smallest = values[-1], values[0]
-    rounding = largest * width * np.finfo(np.float64).eps
-    condition = largest / smallest if smallest > rounding else np.inf
-    traces = np.trace(a) + np.trace(b) - 2 * np.sum(np.sqrt(np.maximum(values, 0)))
-    apart = np.sum((mean_a - mean_b) ** 2)
-    return Frechet(float(apart + traces), float(condition))
+    epsilon = width * np.finfo(np.float64).eps
+    roots = np.linalg.svd(_root(a, epsilon).T @ _root(b, epsilon), compute_uv=False)
+    # Eigenvalues of A B; those that a root lacks are 0.
+    values = np.pad(roots**2, (0, width - len(roots)))
+    condition = np.inf
+    if values[-1] > epsilon * values[0]:
+        condition = values[0] / values[-1]
+    traces = np.trace(a) + np.trace(b)
+    value = np.sum((mean_a - mean_b) ** 2) + traces - 2 * np.sum(roots)
+    return Frechet(float(value if value > epsilon * traces else 0), float(condition))
+
+
+def _root(covariance, epsilon):
+    """R `[F, rank]` with R R^T = covariance; its rank as LAPACK would count it."""
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    kept = values > epsilon * max(values[-1], 0)
+    return vectors[:, kept] * np.sqrt(values[kept])
 
 
 class Estimate(NamedTuple):
