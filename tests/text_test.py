@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions to tokens, of any script, with dropout that can be repeated."""
 
+import collections
+import time
+
 import hypothesis
 import numpy as np
 import pytest
@@ -126,3 +129,81 @@ def test_what_cannot_be_loaded_or_trained_is_told(tmp_path):
         text.train(["", ""], 300, tmp_path / "new.json")
     with pytest.raises(DataError, match="above 256"):
         text.train(CAPTIONS, 256, tmp_path / "new.json")
+
+
+def draw_for_all_pairs(parts, ranks, dropout, rng):
+    """The merges as they were drawn first: what resumed runs must see again."""
+    parts = list(parts)
+    while len(parts) > 1:
+        found = [
+            (ranks[pair], place)
+            for place, pair in enumerate(zip(parts, parts[1:], strict=False))
+            if pair in ranks and rng.random() >= dropout
+        ]
+        if not found:
+            break
+        _, place = min(found)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts
+
+
+@hypothesis.given(
+    st.text("grinface ", min_size=1, max_size=text.LONG),
+    st.floats(0, 1),
+    st.integers(0, 99),
+)
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_words_of_usual_length_see_the_draws_that_they_always_saw(
+    trained, word, dropout, seed
+):
+    ranks = trained._model[0]
+    a, b = np.random.default_rng(seed), np.random.default_rng(seed)
+    expected = draw_for_all_pairs(word, ranks, dropout, a)
+    assert text._merge_in_turns(list(word), ranks, dropout, b) == expected
+    assert a.random() == b.random()
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5])
+def test_merges_from_a_heap_have_the_distribution_of_those_in_turns(trained, dropout):
+    ranks, number = trained._model[0], 2000
+    counts = [
+        collections.Counter(
+            tuple(merge(list("Ġgrinning"), ranks, dropout, np.random.default_rng(seed)))
+            for seed in range(start, start + number)
+        )
+        for merge, start in (
+            (text._merge_in_turns, 0),
+            (text._merge_from_heap, number),
+        )
+    ]
+    assert len(counts[0]) > 5
+    difference = sum(abs(counts[0][k] - counts[1][k]) for k in counts[0] | counts[1])
+    assert difference / (2 * number) < 0.1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "日本の旗猫が屋根の上で寝ている" * 200,
+        "日本の旗、猫が寝ている。" * 250,
+        "a" * 30_000,
+    ],
+)
+def test_long_texts_take_no_longer_a_character_than_short_ones(trained, line):
+    def seconds(text):
+        start = time.process_time()
+        trained(text, 0.1, np.random.default_rng(0))
+        return time.process_time() - start
+
+    seconds(line)
+    tenth = min(seconds(line[: len(line) // 10]) for _ in range(3))
+    whole = min(seconds(line) for _ in range(3))
+    assert whole < 30 * tenth + 0.02 and whole < 0.5
+
+
+def test_captions_that_are_cut_are_counted(trained):
+    assert trained.count_cut(["cat", "cat heart " * 9, "", "日本の旗" * 9]) == (4, 2)
+    exact = text.TextTokenizer(
+        trained._tokenizer, len(trained._tokenizer.encode("cat"))
+    )
+    assert exact.count_cut(iter(["cat", "cat cat"])) == (2, 1)

@@ -9,6 +9,7 @@ and hands the next one nothing but files.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 
 import jax
@@ -28,6 +29,7 @@ from rq.training.encode import Encoder, encode_split
 from rq.training.stages import FeaturesStage, RQVAEStage
 
 ROWS, SAMPLES_A_ROW = 10, 10  # of the picture of samples, at most
+COUNTED = 10_000  # captions of which it is counted how many are cut
 TRAINED = ("features", "rqvae", "transformer")  # stages with steps and checkpoints
 
 
@@ -202,13 +204,25 @@ def make_tokenizer(config, path) -> None:
     options, file = config.transformer.text, path / text.FILE
     if "text" not in config.transformer.condition or file.exists():
         return
+    source = sources.open_split(config.data, config.data.train_split)
+
+    def captions():
+        return (line for i in range(len(source)) for line in source.captions(i))
+
     if options.tokenizer:
         text.load(options.tokenizer, options.length).save(file)
     else:
-        source = sources.open_split(config.data, config.data.train_split)
-        captions = (line for i in range(len(source)) for line in source.captions(i))
-        text.train(captions, options.vocab_size, file)
-    logging.info("tokenizer: %s", file)
+        text.train(captions(), options.vocab_size, file)
+    some = itertools.islice(captions(), COUNTED)
+    number, cut = text.load(file, options.length).count_cut(some)
+    logging.info(
+        "tokenizer: %s; %d of the first %d captions have more than "
+        "transformer.text.length=%d tokens and are cut",
+        file,
+        cut,
+        number,
+        options.length,
+    )
 
 
 def _fit(stage, source, config, path, mesh, tokens=None) -> None:

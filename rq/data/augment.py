@@ -8,6 +8,7 @@ and a NumPy generator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import cv2
@@ -16,6 +17,8 @@ import numpy as np
 from rq.data import DataError
 
 Transform = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+
+MAX_ASPECT = 8  # long side by short side, from which on images are cropped first
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -28,12 +31,40 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized.reshape(height, width, image.shape[-1])
 
 
-def _short_side(image, side):
-    height, width = image.shape[:2]
-    scale = side / min(height, width)
-    return resize(
-        image, max(side, round(height * scale)), max(side, round(width * scale))
-    )
+def _short_side_crop(image, side, place):
+    """Resizes the short side to `side` and crops a square of that side.
+
+    Args:
+      image: uint8 `[H, W, C]`.
+      side: of the square.
+      place: of the rows, then of the columns, that remain: returns the first one kept.
+    """
+    scale = side / min(image.shape[:2])
+    height, width = (max(side, round(n * scale)) for n in image.shape[:2])
+    top, left = place(height - side), place(width - side)
+    if max(height, width) > MAX_ASPECT * side:  # resize no more than the square needs
+        image, top, height = _strip(image, 0, top, side, scale, height)
+        image, left, width = _strip(image, 1, left, side, scale, width)
+    return _crop(resize(image, height, width), top, left, side, side)
+
+
+def _strip(image, axis, start, side, scale, length):
+    """Cuts an image, along one axis, to what `side` pixels from `start` are made of.
+
+    Returns:
+      the image, and `start` and `length` in it after it is resized by `scale`.
+    """
+    if length <= MAX_ASPECT * side:
+        return image, start, length
+    # Cut where a whole number of pixels becomes a whole number: none is shifted.
+    short = min(image.shape[:2])
+    step = short // math.gcd(short, side)
+    first = max(int(start / scale) - 1, 0) // step * step
+    last = math.ceil((start + side) / scale) + 1  # interpolation needs a neighbour
+    last = min(-(-last // step) * step, image.shape[axis])
+    image = image[first:last] if axis == 0 else image[:, first:last]
+    length = max(side, round((last - first) * scale))
+    return image, min(max(start - round(first * scale), 0), length - side), length
 
 
 def _flip(image, rng):
@@ -79,14 +110,13 @@ def flip(image, side, rng):
 def center(image, side, rng):
     """Resizes the short side, crops the centre (LSUN)."""
     del rng
-    image = _short_side(image, side)
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return _crop(image, top, left, side, side)
+    return _short_side_crop(image, side, lambda room: room // 2)
 
 
 def crop_flip(image, side, rng):
     """Resizes the short side, crops at random, flips half of the time (ImageNet)."""
-    return _flip(_random_crop(_short_side(image, side), side, rng), rng)
+    cropped = _short_side_crop(image, side, lambda room: rng.integers(room + 1))
+    return _flip(cropped, rng)
 
 
 def resized_crop_flip(image, side, rng):

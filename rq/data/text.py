@@ -9,6 +9,8 @@ library's cannot be seeded, so that resumed training would see other tokens.
 from __future__ import annotations
 
 import functools
+import heapq
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -22,6 +24,7 @@ from rq.parallel import atomic_files
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 FILE = "tokenizer.json"
+LONG = 32  # parts of a word from which on merges are found with a heap
 
 
 class TextTokenizer:
@@ -96,22 +99,87 @@ class TextTokenizer:
         return [i for word, _ in words for i in self._merge(word, dropout, rng)]
 
     def _merge(self, word, dropout, rng) -> list[int]:
-        """One word: at each turn the first merge of those that are not left out."""
+        """The tokens of one word."""
         ranks, vocab, suffix, unknown = self._model
         parts = [*word[:-1], word[-1] + suffix]
         # A character that the vocabulary lacks takes no part in merges.
-        while len(parts) > 1:
-            found = [
-                (ranks[pair], place)
-                for place, pair in enumerate(zip(parts, parts[1:], strict=False))
-                if pair in ranks and rng.random() >= dropout
-            ]
-            if not found:
-                break
-            _, place = min(found)
-            parts[place : place + 2] = [parts[place] + parts[place + 1]]
-        tokens = [vocab.get(part, unknown) for part in parts]
+        merge = _merge_in_turns if len(parts) <= LONG else _merge_from_heap
+        tokens = [
+            vocab.get(part, unknown) for part in merge(parts, ranks, dropout, rng)
+        ]
         return [token for token in tokens if token is not None]
+
+    def count_cut(self, captions: Iterable[str]) -> tuple[int, int]:
+        """Returns how many captions there are, and how many have more than S tokens."""
+        number = cut = 0
+        captions = iter(captions)
+        while some := list(itertools.islice(captions, 1024)):
+            encoded = self._tokenizer.encode_batch(some, add_special_tokens=False)
+            number += len(some)
+            cut += sum(len(tokens) > self.length for tokens in encoded)
+        return number, cut
+
+
+def _merge_in_turns(parts, ranks, dropout, rng) -> list[str]:
+    """Merges, at each turn, the first pair of those that are not left out.
+
+    Draws one number for each pair at each turn: quadratic in the length of a word.
+    """
+    never = len(ranks)
+    found = [ranks.get(pair, never) for pair in itertools.pairwise(parts)]
+    while places := [i for i, rank in enumerate(found) if rank < never]:
+        draws = rng.random(len(places)).tolist()
+        kept = [i for i, draw in zip(places, draws, strict=True) if draw >= dropout]
+        if not kept:
+            break
+        place = min(kept, key=found.__getitem__)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        del found[place]
+        for i in (place - 1, place):
+            if 0 <= i < len(found):
+                found[i] = ranks.get((parts[i], parts[i + 1]), never)
+    return parts
+
+
+def _merge_from_heap(parts, ranks, dropout, rng) -> list[str]:
+    """Merges of the same distribution, from other draws, in n log n.
+
+    Pairs are drawn for in the order of their ranks, up to the first that is not left
+    out; those left out are candidates again at the next turn.
+    """
+    after, before = list(range(1, len(parts) + 1)), list(range(-1, len(parts) - 1))
+    heap = []
+
+    def push(place):
+        if 0 <= place and after[place] < len(parts):
+            pair = parts[place], parts[after[place]]
+            if pair in ranks:
+                heapq.heappush(heap, (ranks[pair], place, pair))
+
+    for place in range(len(parts)):
+        push(place)
+    while heap:
+        left_out = []
+        while heap:
+            rank, place, pair = heapq.heappop(heap)
+            second = after[place]
+            if second == len(parts) or (parts[place], parts[second]) != pair:
+                continue  # one of them was merged with another
+            if rng.random() < dropout:
+                left_out.append((rank, place, pair))
+                continue
+            parts[place], parts[second] = "".join(pair), None
+            after[place] = after[second]
+            if after[place] < len(parts):
+                before[after[place]] = place
+            push(before[place])
+            push(place)
+            break
+        else:
+            break  # all were left out
+        for entry in left_out:
+            heapq.heappush(heap, entry)
+    return [part for part in parts if part is not None]
 
 
 def load(path, length: int) -> TextTokenizer:
