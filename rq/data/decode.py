@@ -75,7 +75,7 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
     _check_pixels(encoded)
     if image_format(encoded[:MAGIC_BYTES]) not in (*_EIGHT_BIT, "PNG"):
         stored = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
-        if stored is not None and stored.dtype not in (np.uint8, np.uint16):
+        if stored is not None and stored.dtype != np.uint8:
             return _with_channels(_to_uint8(stored), channels)
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     image = _imdecode(encoded, flag)
@@ -126,21 +126,23 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
             _check_not_dark(high)
             return (image >> 8).astype(np.uint8)
         raise DecodeError(
-            f"{image.dtype} from {low} to {high}: scale it to 0..65535 or 0..255"
+            f"pixels out of range: {image.dtype} from {low} to {high}; scale them to "
+            "0..65535 or 0..255"
         )
     if -_TOLERANCE <= low and high <= 1 + _TOLERANCE:
         return np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     if low >= 0 and 16 <= high <= 255:
         return np.rint(image).astype(np.uint8)
     raise DecodeError(  # NaN comes here, too
-        f"{image.dtype} from {low:g} to {high:g}: scale it to [0, 1] or [0, 255]"
+        f"pixels out of range: {image.dtype} from {low:g} to {high:g}; scale them to "
+        "[0, 1] or [0, 255]"
     )
 
 
 def _check_not_dark(high: int) -> None:
     if 0 < high < _DARK:
         raise DecodeError(
-            f"16 bits with values up to {high} of 65535: nearly black; scale them up"
+            f"nearly black as 16 bits: values up to {high} of 65535; scale them up"
         )
 
 
@@ -170,7 +172,7 @@ def _check_pixels(encoded: bytes) -> None:
         return
     if pixels > MAX_PIXELS:
         raise DecodeError(
-            f"more than {MAX_PIXELS:,} pixels, which would fill the memory: resize it"
+            f"too many pixels: more than {MAX_PIXELS:,} may fill the memory; resize it"
         )
 
 
@@ -195,10 +197,7 @@ def _unknown(encoded: bytes) -> str:
     known = image_format(encoded[:MAGIC_BYTES])
     if known is None:
         return "no image of a known format"
-    return (
-        f"a damaged {known} file, or a kind of it that cannot be decoded here: convert "
-        "it to JPEG or PNG"
-    )
+    return f"{known}, damaged or of a kind not decoded here: convert it to PNG or JPEG"
 
 
 def examine(encoded: bytes) -> tuple[tuple[int, int], str | None]:

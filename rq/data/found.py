@@ -65,8 +65,8 @@ def stem(name: str) -> str:
 
 def class_name(name: str) -> str:
     """Returns the name of a class as TFDS can store it: one line, not empty."""
+    name = walk.printable(name)
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
-    shown = walk.printable(shown)
     return shown if shown.strip() == shown and shown else repr(shown)
 
 

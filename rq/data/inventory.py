@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import collections
+import re
 
 from rq.data import walk
 
@@ -23,7 +24,7 @@ class Inventory:
       small: images kept whose short side is below the config's resolution.
       captioned: images kept that have captions.
       left_out: number of images that were not kept.
-      reasons: number of images left out, by reason.
+      reasons: number of images left out, by the general part of the reason.
       files_left_out: names of the first of them, with the reason.
       other: files that are no images, by what they are.
       notes: what else a person should look at, a line each.
@@ -43,8 +44,10 @@ class Inventory:
     def leave_out(self, name: str, reason: str) -> None:
         """Counts an image that is not kept."""
         self.left_out += 1
-        known = reason in self.reasons or len(self.reasons) < LISTED
-        self.reasons[reason if known else "other reasons"] += 1
+        reason = reason or "no reason known"
+        group = _group(reason)
+        known = group in self.reasons or len(self.reasons) < LISTED
+        self.reasons[group if known else "other reasons"] += 1
         if len(self.files_left_out) < LISTED:
             while name in self.files_left_out:
                 name += " (again)"
@@ -94,9 +97,14 @@ class Inventory:
         }
 
 
+def _group(reason: str) -> str:
+    """What a reason says without the numbers of one file, which follow a colon."""
+    return re.split(r": | \(", reason, maxsplit=1)[0]
+
+
 def _note(what: str, number: int, names: list[str]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if number > 3 else "")
-    return f"{number} {what}" + (f": {shown}" if names else "")
+    return f"{what}: {number}" + (f" ({shown})" if names else "")
 
 
 def count_other(inventory: Inventory, name: str) -> None:
@@ -132,10 +140,9 @@ def summary(report: dict, title: str) -> str:
         lines.append(f"  small       {report['small']} below the resolution: enlarged")
     examples = {}
     for name, reason in report["files_left_out"].items():
-        examples.setdefault(reason, name)
+        examples.setdefault(_group(reason), f"{reason}: {name}")
     for reason, number in list(report.get("reasons", {}).items())[:NAMED]:
-        example = f": {examples[reason]}" if reason in examples else ""
-        lines.append(f"  left out    {number} x {reason}{example}")
+        lines.append(f"  left out    {number} x {examples.get(reason, reason)}")
     lines += _counted("other files", report.get("other_files", {}))
     lines += [f"  note        {note}" for note in report.get("notes", [])]
     return "\n".join(lines)
@@ -157,5 +164,5 @@ def _class_lines(classes: list[dict]) -> list[str]:
 def _counted(name: str, counts: dict) -> list[str]:
     if not counts:
         return []
-    text = ", ".join(f"{number} {kind}" for kind, number in counts.items())
+    text = ", ".join(f"{kind}: {number}" for kind, number in counts.items() if number)
     return [f"  {name:<11} {text}"]

@@ -147,10 +147,12 @@ def prepare(data) -> dict:
 
 def summary(report: dict) -> str:
     """Returns the report of `prepare` as text that a person can check at a glance."""
-    if "kept" in report:
-        picture = pathlib.Path(report["folder"]) / prepared.PICTURE
-        text = inventory.summary(report, report["folder"])
-        return f"{text}\n  picture     {picture}" if picture.exists() else text
+    file = pathlib.Path(report["folder"]) / prepared.SUMMARY
+    if file.exists():
+        picture = file.with_name(prepared.PICTURE)
+        return f"{file.read_text('utf-8')}  picture     {picture}"
+    if "kept" in report:  # prepared by a version that wrote no summary
+        return inventory.summary(report, report["folder"])
     splits = ", ".join(f"{number} {name}" for name, number in report["splits"].items())
     return f"{report['folder']}\n  images      {splits}"
 

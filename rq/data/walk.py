@@ -50,7 +50,7 @@ _MAGIC = (
     ("PNM", rb"P[1-7][ \t\r\n]+[0-9#]|P[Ff]\n[0-9]"),
 )
 MAGIC_BYTES = 32  # that `image_format` looks at
-_MAX_VISITS = 8  # of one folder by different links: more would grow without end
+MAX_VISITS = 8  # of one folder by different links: more would grow without end
 
 
 def image_format(head: bytes) -> str | None:
@@ -139,8 +139,8 @@ def _walk(folder, prefix, parents, visits):
         yield File(folder, prefix, problem="a link to a folder that contains it")
         return
     visits[identity] += 1
-    if visits[identity] > _MAX_VISITS:
-        problem = f"more than {_MAX_VISITS} links to one folder"
+    if visits[identity] > MAX_VISITS:
+        problem = f"more than {MAX_VISITS} links to one folder"
         yield File(folder, prefix, problem=problem)
         return
     for base in names:
