@@ -34,6 +34,7 @@ from sklearn.svm import SVC
 
 from rq import visualize
 from rq.data import sources, stored_codes
+from rq.evaluation import trained_stages
 from rq.experiment import Experiment
 from rq.sampling import likelihood
 
@@ -139,7 +140,7 @@ def reconstruct(
     experiment: Experiment, images: np.ndarray, batch_size=100
 ) -> np.ndarray:
     """Images through the RQ-VAE, at full depth."""
-    model, variables = experiment.rqvae.model, experiment.rqvae_variables
+    model, variables = experiment.rqvae, experiment.rqvae_variables
 
     @jax.jit
     def apply(variables, images):
@@ -207,7 +208,7 @@ def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
     )
     truth = np.stack([example["label"] for example in examples])
 
-    evaluation = experiment.evaluate()
+    evaluation = trained_stages.evaluate(experiment)
     depth = experiment.config.rqvae.model.code_shape[-1]
     return {
         "classifier_accuracy": float(accuracy),

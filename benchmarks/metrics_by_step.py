@@ -89,7 +89,7 @@ def row(name: str, found, real, extractor, number: int, all_images: int) -> dict
 def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
     """Rows of the table, and (name, first images) of the picture's."""
     experiment = Experiment(path)
-    config, extractor = experiment.config, extractors.own(experiment)
+    config, extractor = experiment.config, extractors.of_experiment(experiment)
     real, origin = references.find_reference(experiment, extractor, "train")
     source = sources.open_split(config.data, config.data.eval_split)
     batches = loader.in_order(source, config.data, feature_sets.BATCH)

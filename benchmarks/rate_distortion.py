@@ -100,6 +100,7 @@ def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
 
     from rq.cli import train as pipeline
     from rq.config import validate
+    from rq.evaluation import trained_stages
     from rq.experiment import Experiment
 
     logging.set_verbosity(logging.INFO)
@@ -110,7 +111,7 @@ def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
     start = time.monotonic()
     pipeline.run(config, path)
     seconds = time.monotonic() - start
-    metrics = Experiment(path).evaluate()
+    metrics = trained_stages.evaluate(Experiment(path))
     model = config.rqvae.model
     result = {
         "name": name,

@@ -16,17 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from rq import visualize
-from rq.config import from_json
+from rq.config import ConfigError, from_json
 from rq.data import DataError, loader, sources, stored_codes, text
 from rq.data.file_source import FileSource
-from rq.metrics import code_usage as code_metrics
+from rq.data.pixels import to_float
+from rq.models import RQVAE
+from rq.models.build import feature_classifier, rqvae_model
+from rq.models.digest import digest
+from rq.models.networks.feature_classifier import FeatureClassifier
 from rq.parallel import processes, sharding
 from rq.sampling import classifier, inpainting, likelihood, sampler
 from rq.sampling.inpainting import Given
 from rq.training import checkpoint
-from rq.training.stages import RQVAEStage, TransformerStage
-from rq.training.train_state import TrainState, digest
+from rq.training.stages import TransformerStage
+from rq.training.train_state import TrainState
 
 CONFIG = "config.json"
 PATIENCE = 60.0  # seconds until a shared file system shows what process 0 has written
@@ -147,35 +150,66 @@ class Experiment:
         return {"rqvae": digest(self.rqvae_variables)}
 
     @functools.cached_property
-    def rqvae(self) -> RQVAEStage:
-        """Stage 1 over the evaluation images."""
-        data = self.config.data
-        return self._rqvae_over(lambda: sources.open_split(data, data.eval_split), data)
+    def rqvae(self) -> RQVAE:
+        """The RQ-VAE; its weights are `rqvae_variables`."""
+        return rqvae_model(self.config)
 
-    def rqvae_on(self, images) -> RQVAEStage:
-        """Stage 1 over an image file, or over all in a folder, cropped at the centre.
+    def feature_classifier(self) -> tuple[FeatureClassifier, dict]:
+        """Returns the trained feature network and its parameters.
 
         Raises:
-          DataError: where there is no image that can be read.
+          ConfigError: if stage 'features' was not trained.
         """
-        return self._rqvae_over_files(self._files(images))
+        if not self.finished("features"):
+            raise ConfigError(
+                f"{self.path} has no feature network of its own: train one with the "
+                "command that trained it and --config.stages=features, or name the "
+                "weights of another network (--inception, --classifier)"
+            )
+        params = self.features_state.model_variables()["params"]
+        return feature_classifier(self.config), params
+
+    def image_batches(self, images=None) -> Iterator[dict]:
+        """Returns images in order for evaluation, as `rq.data.loader.in_order` yields.
+
+        Args:
+          images: an image file or a folder of them, cropped at the centre; the
+            evaluation split if None.
+
+        Raises:
+          DataError: if no image can be read.
+        """
+        data = self.config.data
+        if images is None:
+            source = sources.open_split(data, data.eval_split)
+        else:
+            source = self._files(images)
+            with data.unlocked():
+                data = data.copy_and_resolve_references()
+            data.augment = "center"
+        return loader.in_order(
+            source, data, self.config.rqvae.batch_size, mesh=self.mesh
+        )
 
     def _files(self, images):
         return FileSource(images, self.config.data.channels)
 
-    def _rqvae_over_files(self, source) -> RQVAEStage:
-        with self.config.data.unlocked():
-            data = self.config.data.copy_and_resolve_references()
-        data.augment = "center"
-        return self._rqvae_over(lambda: source, data)
+    def codes_of(self, images) -> np.ndarray:
+        """Returns the codes of an image file or folder, int32 `[N, h, w, D]`."""
 
-    def _rqvae_over(self, open_source, data) -> RQVAEStage:
-        batch_size = self.config.rqvae.batch_size
+        @jax.jit
+        def encode(variables, images):
+            return self.rqvae.apply(variables, to_float(images), method="codes")
 
-        def eval_batches():
-            return loader.in_order(open_source(), data, batch_size, mesh=self.mesh)
-
-        return RQVAEStage(self.config, self.mesh, eval_batches)
+        codes = []
+        for batch in self.image_batches(images):
+            with sharding.context(self.mesh):
+                local = {name: batch[name] for name in ("image", "mask")}
+                batch = sharding.shard_batch(local, self.mesh)
+                found = encode(self.rqvae_variables, batch["image"])
+                found, mask = sharding.to_host((found, batch["mask"]))
+            codes.append(found[mask])
+        return np.concatenate(codes)
 
     @functools.cached_property
     def transformer_state(self) -> TrainState:
@@ -288,8 +322,13 @@ class Experiment:
 
     @functools.cached_property
     def classifier(self) -> classifier.Classifier:
-        """The own one, of stage 0, see `rq.sampling.classifier.own`."""
-        return classifier.own(self)
+        """The feature network, as a classifier that ranks samples."""
+        if self.config.features.objective != "class":
+            raise ConfigError(
+                f"{self.path} has a feature network that does not know the classes "
+                "(features.objective); name torchvision's with --classifier"
+            )
+        return classifier.Classifier(*self.feature_classifier())
 
     def rank(self, images, classes=(), texts=()) -> list[dict]:
         """Exact likelihoods of image files, under each of several conditions.
@@ -310,7 +349,7 @@ class Experiment:
         source, stage = self._files(images), self.transformer
         asked = sampler.conditions_of(self, classes, texts)
         variables = self.transformer_state.model_variables()
-        codes = self._rqvae_over_files(source).codes(self.rqvae_state)
+        codes = self.codes_of(images)
         batch_size = min(self.config.sampling.batch_size, len(codes))
         found = []
         for start in range(0, len(codes), batch_size):
@@ -343,49 +382,12 @@ class Experiment:
           ConfigError: on a mask or codes that do not fit.
           DataError: where the image cannot be read.
         """
-        stage = self.rqvae
-        rows, columns, depth = shape = stage.model.code_shape
+        rows, columns, depth = shape = self.rqvae.code_shape
         keep = inpainting.make_keep(
             inpainting.read_mask(mask, rows, columns), depth, keep_depth
         )
         if pathlib.Path(path).suffix in inpainting.NUMPY:
-            codes = inpainting.read_codes(path, shape, max(stage.model.num_codes))
+            codes = inpainting.read_codes(path, shape, max(self.rqvae.num_codes))
         else:
-            codes = self.rqvae_on(path).codes(self.rqvae_state)[0]
+            codes = self.codes_of(path)[0]
         return Given(codes, keep)
-
-    def reconstructions(self, number: int = 8, images=None) -> np.ndarray:
-        """Picture of images, their reconstructions at depth 1..D, and the error.
-
-        Args:
-          number: images, of those there are.
-          images: a file or folder; the evaluation split where None.
-        """
-        stage = self.rqvae if images is None else self.rqvae_on(images)
-        return stage.pictures(self.rqvae_state, number)["reconstructions"]
-
-    def code_usage(self) -> np.ndarray:
-        """Picture of how often each code is used at each depth."""
-        stage = self.rqvae
-        codes = stage.codes(self.rqvae_state)
-        return visualize.code_usage(code_metrics.histogram(codes, stage.model.sizes))
-
-    def evaluate(self, images=None, extractor=None, lpips=None) -> dict:
-        """Metrics of the stages that have checkpoints, names 'stage/metric'.
-
-        Of stage 1, PSNR, SSIM, perceptual distance and code statistics by depth; of
-        stage 2, cross entropy and accuracy by depth, bits per image.
-
-        Args:
-          images: a file or folder, for stage 1 alone; the evaluation split where None.
-          extractor, lpips: of further distances, see `Reconstructor.compare`.
-        """
-        stage = self.rqvae if images is None else self.rqvae_on(images)
-        results = stage.evaluate(self.rqvae_state)
-        if extractor is not None or lpips is not None:
-            results |= stage.compare(self.rqvae_state, extractor, lpips)
-        metrics = {f"rqvae/{name}": value for name, value in results.items()}
-        if images is None and checkpoint.latest_step(self.path / "transformer"):
-            results = self.transformer.evaluate(self.transformer_state)
-            metrics |= {f"transformer/{name}": x for name, x in results.items()}
-        return metrics

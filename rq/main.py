@@ -31,7 +31,14 @@ from rq.cli import train as pipeline
 from rq.config.sampling import SCHEDULES
 from rq.convert import lpips_weights
 from rq.data import DataError, sources
-from rq.evaluation import clip, extractors, references, report, sample_job
+from rq.evaluation import (
+    clip,
+    extractors,
+    references,
+    report,
+    sample_job,
+    trained_stages,
+)
 from rq.experiment import Experiment
 from rq.parallel import atomic_files, processes, sharding
 from rq.sampling import classifier, inpainting
@@ -217,7 +224,9 @@ def reconstruct_mode() -> None:
     """Writes images beside their reconstructions by depth, and error maps."""
     out = _output(f"{_of_images()}reconstructions.png")
     experiment = _experiment()
-    picture = experiment.reconstructions(FLAGS.num_images, FLAGS.images)
+    picture = trained_stages.TrainedRQVAE(experiment).reconstructions(
+        FLAGS.num_images, FLAGS.images
+    )
     if processes.is_process_0():
         visualize.save_png(out, picture)
         print(f"wrote {out}")
@@ -249,13 +258,15 @@ def eval_mode() -> None:
     if FLAGS.inception:
         extractor = extractors.inception(FLAGS.inception, experiment.mesh, FLAGS.resize)
     elif FLAGS.num_samples is not None or experiment.finished("features"):
-        extractor = extractors.own(experiment)
+        extractor = extractors.of_experiment(experiment)
     if FLAGS.num_samples is not None:
         _eval_job(experiment, extractor)
         return
     out = _output(f"{_of_images()}evaluation.json", suffix=".json")
     network = lpips_weights.load(FLAGS.lpips, "--lpips") if FLAGS.lpips else None
-    _write_json(out, experiment.evaluate(FLAGS.images, extractor, network))
+    _write_json(
+        out, trained_stages.evaluate(experiment, FLAGS.images, extractor, network)
+    )
 
 
 def _eval_job(experiment, extractor) -> None:

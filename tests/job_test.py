@@ -42,7 +42,7 @@ def experiment(with_features):
 
 @pytest.fixture(scope="module")
 def extractor(experiment):
-    return extractors.own(experiment)
+    return extractors.of_experiment(experiment)
 
 
 @pytest.fixture(autouse=True, scope="module")

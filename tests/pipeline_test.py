@@ -19,6 +19,7 @@ from program import LIMIT, TINY, run, start
 
 from rq.config import ConfigError
 from rq.convert import resnet_weights
+from rq.evaluation import trained_stages
 from rq.experiment import Experiment
 from rq.parallel import sharding
 from rq.sampling import classifier, likelihood, sampler
@@ -128,7 +129,9 @@ def test_weights_of_half_the_size_give_nearly_the_same_distribution(trained):
     half = Experiment(trained, dtype="bfloat16")
     leaves = jax.tree.leaves(half.transformer_state.params)
     assert all(leaf.dtype == "bfloat16" for leaf in leaves)
-    bits = [e.evaluate()["transformer/bits_per_image"] for e in (whole, half)]
+    bits = [
+        trained_stages.evaluate(e)["transformer/bits_per_image"] for e in (whole, half)
+    ]
     assert bits[0] != bits[1] == pytest.approx(bits[0], rel=5e-3)
     images, _ = sampler.sample(half, sampler.wanted(half, 4, (1, 8)))
     assert images.shape == (4, 32, 32, 1) and np.abs(images).max() <= 1

@@ -16,6 +16,7 @@ from rq.config import ConfigError, default, validate
 from rq.convert import lpips_weights, npz_file
 from rq.data import DataError
 from rq.evaluation.extractors import Found
+from rq.evaluation.reconstruction import make_reconstructor
 from rq.metrics import moments
 from rq.metrics.distances import frechet_distance
 from rq.models.networks.lpips import own_distance
@@ -241,7 +242,11 @@ def test_evaluation_measures_everything_by_depth():
     config = reduced_imagenet(**SMALL)
     mesh = one_device()
     mask = np.arange(BATCH) < BATCH - 1
-    stage = RQVAEStage(config, mesh, lambda: iter([batch() | {"mask": mask}]))
+    reconstructor = make_reconstructor(config, mesh)
+    batches = [batch() | {"mask": mask}]
+    stage = RQVAEStage(
+        config, mesh, lambda: iter(batches), evaluator=reconstructor.evaluate
+    )
     state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
     metrics = stage.evaluate(state)
     names = ("mse", "psnr", "ssim", "feature_distance", "usage", "perplexity")
@@ -251,9 +256,7 @@ def test_evaluation_measures_everything_by_depth():
     np.testing.assert_allclose(
         metrics["perplexity/depth_1"], 2 ** metrics["entropy_bits/depth_1"], rtol=1e-6
     )
-    originals, outputs = stage.reconstructor.outputs(
-        state.model_variables(), [batch() | {"mask": mask}], 3
-    )
+    originals, outputs = reconstructor.outputs(state.model_variables(), batches, 3)
     assert originals.shape == (3, SIDE, SIDE, 3) and outputs.shape[:2] == (4, 3)
     assert -1 <= originals.min() and originals.max() <= 1
 
@@ -274,14 +277,17 @@ def test_further_distances_of_reconstructions_by_depth():
     mask = np.arange(BATCH) < BATCH - 1
     turned = {"image": batch()["image"][:, ::-1]}
     batches = [batch() | {"mask": mask}, batch() | turned | {"mask": mask}]
-    stage = RQVAEStage(config, one_device(), lambda: iter(batches))
+    mesh = one_device()
+    reconstructor = make_reconstructor(config, mesh)
+    stage = RQVAEStage(
+        config, mesh, lambda: iter(batches), evaluator=reconstructor.evaluate
+    )
     state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
     network = stage.distance, state.frozen["distance"]
-    found = stage.compare(state, Pixels(), network)
+    variables = state.model_variables()
+    found = reconstructor.compare(variables, batches, Pixels(), network)
     expected = stage.evaluate(state)
-    originals, outputs = stage.reconstructor.outputs(
-        state.model_variables(), batches, 99
-    )
+    originals, outputs = reconstructor.outputs(variables, batches, 99)
     real = Pixels()(to_uint8(originals)).pool
     for d in range(1, 5):
         name = f"feature_distance/depth_{d}"
@@ -290,7 +296,7 @@ def test_further_distances_of_reconstructions_by_depth():
         a, b = moments.of(real), moments.of(made)
         value = frechet_distance(a.mean, a.covariance, b.mean, b.covariance).value
         assert found[f"rFID (pixels)/depth_{d}"] == pytest.approx(value, rel=1e-9)
-    assert set(stage.compare(state, lpips=network)) == {
+    assert set(reconstructor.compare(variables, batches, lpips=network)) == {
         f"lpips/depth_{d}" for d in range(1, 5)
     }
 

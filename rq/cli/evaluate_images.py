@@ -80,7 +80,7 @@ def evaluate(given) -> dict:
         extractor = extractors.inception(given.inception, mesh, resize)
     else:
         experiment = Experiment(given.workdir)
-        extractor = extractors.own(experiment)
+        extractor = extractors.of_experiment(experiment)
         channels = experiment.config.data.channels
     images = ImageSet(given.samples, channels)
     if network is not None and len(captions) != images.number:

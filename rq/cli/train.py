@@ -21,6 +21,8 @@ from rq import visualize
 from rq.config import ConfigError, differences, from_json, to_json
 from rq.convert import lpips_weights
 from rq.data import loader, sources, text
+from rq.evaluation import trained_stages, training_pictures
+from rq.evaluation.reconstruction import make_reconstructor
 from rq.models.networks.lpips import own_distance
 from rq.parallel import atomic_files, preemption, processes, sharding
 from rq.sampling import sampler
@@ -104,14 +106,37 @@ def claim(path: epath.Path, config) -> None:
 
 
 def train_features(config, path, mesh) -> None:
-    """The feature network, on images."""
-    _train_on_images(FeaturesStage, config, path, mesh)
+    """Trains the feature network on images."""
+    stage = FeaturesStage(config, mesh, _eval_images(config, "features", mesh))
+    _fit_on_images(stage, config, path, lambda _: training_pictures.inputs(stage))
 
 
 def train_rqvae(config, path, mesh) -> None:
-    """Stage 1, on images."""
-    distance = perceptual_distance(config, path)
-    _train_on_images(RQVAEStage, config, path, mesh, distance)
+    """Trains stage 1 on images."""
+    reconstructor = make_reconstructor(config, mesh)
+    stage = RQVAEStage(
+        config,
+        mesh,
+        _eval_images(config, "rqvae", mesh),
+        perceptual_distance(config, path),
+        reconstructor.evaluate,
+    )
+    pictures = functools.partial(
+        training_pictures.reconstructions, stage, reconstructor
+    )
+    _fit_on_images(stage, config, path, pictures)
+
+
+def _eval_images(config, stage: str, mesh):
+    """Returns a function that opens a stage's evaluation batches."""
+    source = sources.open_split(config.data, config.data.eval_split)
+    batch_size, limit = config[stage].batch_size, config.log.eval_batches
+    return lambda: loader.in_order(source, config.data, batch_size, limit, mesh=mesh)
+
+
+def _fit_on_images(stage, config, path, pictures) -> None:
+    source = sources.open_split(config.data, config.data.train_split)
+    _fit(stage, source, config, path, pictures)
 
 
 def check_perceptual(config, path: epath.Path) -> None:
@@ -151,18 +176,6 @@ def perceptual_distance(config, path):
     return own_distance(params, model.widths, model.convs, config.data.channels)
 
 
-def _train_on_images(make_stage, config, path, mesh, *args) -> None:
-    source = sources.open_split(config.data, config.data.train_split)
-    eval_source = sources.open_split(config.data, config.data.eval_split)
-    batch_size, limit = config[make_stage.name].batch_size, config.log.eval_batches
-
-    def eval_batches():
-        return loader.in_order(eval_source, config.data, batch_size, limit, mesh=mesh)
-
-    stage = make_stage(config, mesh, eval_batches, *args)
-    _fit(stage, source, config, path, mesh)
-
-
 def encode(config, path, mesh) -> None:
     """Stores codes and features of both splits, shard by shard, where they are not.
 
@@ -177,7 +190,7 @@ def encode(config, path, mesh) -> None:
             "encodes images in each step instead"
         )
     experiment = workdirs.Experiment(path, mesh, config=config)
-    encoder = Encoder(experiment.rqvae.model, experiment.rqvae_variables, config)
+    encoder = Encoder(experiment.rqvae, experiment.rqvae_variables, config)
     for split in (config.data.train_split, config.data.eval_split):
         directory = path / "codes" / split
         encode_split(split, directory, encoder, experiment.fingerprint, config)
@@ -189,7 +202,7 @@ def train_transformer(config, path, mesh) -> None:
     stage = experiment.transformer_stage(config.log.eval_batches)
     source = experiment.code_source(config.data.train_split)
     tokens = experiment.tokens(config.transformer.text.dropout)
-    _fit(stage, source, config, path, mesh, tokens)
+    _fit(stage, source, config, path, stage.pictures, tokens)
 
 
 def make_tokenizer(config, path) -> None:
@@ -225,8 +238,8 @@ def make_tokenizer(config, path) -> None:
     )
 
 
-def _fit(stage, source, config, path, mesh, tokens=None) -> None:
-    share, shares = sharding.batch_share(mesh)
+def _fit(stage, source, config, path, pictures, tokens=None) -> None:
+    share, shares = sharding.batch_share(stage.mesh)
     data = loader.shuffled(
         source,
         config.data,
@@ -241,9 +254,9 @@ def _fit(stage, source, config, path, mesh, tokens=None) -> None:
         data,
         config=config,
         workdir=path,
-        mesh=mesh,
+        mesh=stage.mesh,
         config_json=to_json(config),
-        pictures=stage.pictures,
+        pictures=pictures,
     )
 
 
@@ -255,8 +268,9 @@ def write_pictures(experiment, directory: epath.Path) -> None:
     """
     makers = {}
     if experiment.finished("rqvae"):
-        makers["reconstructions.png"] = experiment.reconstructions
-        makers["code_usage.png"] = experiment.code_usage
+        rqvae = trained_stages.TrainedRQVAE(experiment)
+        makers["reconstructions.png"] = rqvae.reconstructions
+        makers["code_usage.png"] = rqvae.code_usage
     if experiment.finished("transformer"):
         makers["samples.png"] = functools.partial(_samples, experiment)
     makers = {k: make for k, make in makers.items() if not (directory / k).exists()}
@@ -271,7 +285,7 @@ def write_pictures(experiment, directory: epath.Path) -> None:
             visualize.save_png(directory / name, picture)
         preemption.exit_on_stop("pictures")
     if evaluating:
-        results = experiment.evaluate()
+        results = trained_stages.evaluate(experiment)
         if processes.is_process_0():
             atomic_files.write_json(evaluation, results)
     logging.info("pictures are in %s", directory)

@@ -20,10 +20,9 @@ from PIL import Image
 from rq.config import ConfigError
 from rq.convert import inception_weights as weights
 from rq.data.pixels import to_float
+from rq.models.digest import digest
 from rq.models.networks.inception import SIDE, WIDTH, Inception, preprocess
 from rq.parallel import sharding
-from rq.training.stages import FeaturesStage
-from rq.training.train_state import digest
 
 # Of Inception: TensorFlow's graph; pytorch-fid and the authors; clean-fid. What names
 # of metrics are followed by, and whether logits have their bias.
@@ -69,7 +68,7 @@ class Extractor:
         mesh,
         prepare: Callable | None = None,
     ):
-        """Use `inception` or `own`.
+        """Use `inception`, `own` or `of_experiment`.
 
         Args:
           name, label, width: see the class.
@@ -165,38 +164,41 @@ def inception(path, mesh, resize: str = "tf1") -> Extractor:
     return Extractor(name, label, WIDTH, apply, weights.load(path), mesh, prepare)
 
 
-def own(experiment) -> Extractor:
-    """The network of stage 0, as an experiment trained it on its own images.
+def own(module, params, config, mesh) -> Extractor:
+    """Returns the extractor of a feature network trained on the data set itself.
 
-    Its logits are of the data set's classes, where it learned those.
+    Its logits are of the data set's classes, if it learned those.
 
-    Raises:
-      ConfigError: where there is none.
+    Args:
+      module: a `FeatureClassifier`.
+      params: its parameters.
+      config: that it was trained with.
+      mesh: of the devices.
     """
-    config = experiment.config
-    if not experiment.finished("features"):
-        raise ConfigError(
-            f"{experiment.path} has no network of its own to compare images by: train "
-            "one, by the command that trained it with --config.stages=features; or "
-            "name Inception's weights with --inception"
-        )
-    stage = FeaturesStage(config, experiment.mesh, lambda: iter([]))
     side, channels = config.data.resolution, config.data.channels
     knows_classes = config.features.objective == "class"
 
     def apply(params, images):
         if images.shape[1:] != (side, side, channels):
             raise ConfigError(
-                f"images of {images.shape[1:]}; the network of {experiment.path} takes "
+                f"images of {images.shape[1:]}; the feature network takes "
                 f"{side, side, channels}"
             )
-        pool, logits = stage.model.apply(
+        pool, logits = module.apply(
             {"params": params}, to_float(images), method="pool_and_logits"
         )
         return pool, logits if knows_classes else None, None
 
-    params = jax.device_get(experiment.features_state.model_variables()["params"])
     kind, width = config.data.name.split("/")[0], config.features.model.widths[-1]
-    return Extractor(
-        f"{kind}-features", f"{kind} features", width, apply, params, experiment.mesh
-    )
+    name, label = f"{kind}-features", f"{kind} features"
+    return Extractor(name, label, width, apply, jax.device_get(params), mesh)
+
+
+def of_experiment(experiment) -> Extractor:
+    """Returns the extractor of an experiment's own feature network.
+
+    Raises:
+      ConfigError: if it has none.
+    """
+    network = experiment.feature_classifier()
+    return own(*network, experiment.config, experiment.mesh)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How well an RQ-VAE gives images back, with 1, 2, ..., D of its codes."""
+"""Quality of an RQ-VAE's reconstructions from 1, 2, ..., D codes per position."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from rq.metrics import code_usage as code_metrics
 from rq.metrics.distances import frechet_distance
 from rq.metrics.image_quality import SSIM_WINDOW, psnr_of_error, ssim
 from rq.metrics.moments import Stream
+from rq.models.build import perceptual_distance, rqvae_model
 from rq.parallel import sharding
 from rq.visualize import to_uint8
 
+# Names in metrics of the perceptual distances of stage 1's loss.
+DISTANCE_NAMES = {"none": "", "lpips": "lpips", "features": "feature_distance"}
 # Statistics of codes that are reported, by depth.
 STATISTICS = ("usage", "perplexity", "entropy_bits")
 
 
 def by_depth(model, variables, images):
-    """Images in [-1, 1] to codes `[B, h, w, D]` and images by depth `[D, B, R, R, C]`.
+    """Returns codes `[B, h, w, D]` and reconstructions by depth `[D, B, R, R, C]`.
 
     Each depth decodes the sum of the code vectors so far (paper section 3.1).
     """
@@ -36,6 +39,12 @@ def by_depth(model, variables, images):
     return codes, jnp.clip(jnp.stack(outputs), -1, 1)
 
 
+def make_reconstructor(config, mesh) -> Reconstructor:
+    """Returns a `Reconstructor` for a config's RQ-VAE and perceptual distance."""
+    name = DISTANCE_NAMES[config.rqvae.loss.perceptual]
+    return Reconstructor(rqvae_model(config), mesh, perceptual_distance(config), name)
+
+
 class Reconstructor:
     """Reconstructs and measures batches of images with one model, compiled once.
 
@@ -44,7 +53,7 @@ class Reconstructor:
     """
 
     def __init__(self, model, mesh, distance=None, distance_name: str = ""):
-        """Takes an `RQVAE`, and a `PerceptualDistance` with its name in metrics."""
+        """Initializes; `distance` is a `PerceptualDistance`, named so in metrics."""
         self.model, self._mesh = model, mesh
         self._distance, self._distance_name = distance, distance_name
         self._outputs_step = jax.jit(self._outputs)
@@ -56,7 +65,7 @@ class Reconstructor:
         return codes, {"outputs": outputs}
 
     def _scores(self, variables, frozen, images):
-        """Codes, and measures `[D, B]`."""
+        """Returns codes, and metrics `[D, B]` by name."""
         images = to_float(images)
         codes, outputs = by_depth(self.model, variables, images)
         scores = {"mse": jnp.mean((outputs - images) ** 2, axis=(-3, -2, -1))}
@@ -85,7 +94,7 @@ class Reconstructor:
             )
 
     def evaluate(self, variables, frozen, batches: Iterable[dict]) -> dict[str, float]:
-        """Means over images by depth, and statistics of their codes.
+        """Returns means over images by depth, and statistics of their codes.
 
         Returns:
           'psnr/depth_1' and so on (decibels, the mean of the images'), 'mse', 'ssim',
@@ -117,7 +126,7 @@ class Reconstructor:
     def compare(
         self, variables, batches: Iterable[dict], extractor=None, lpips=None
     ) -> dict[str, float]:
-        """Distances in networks of one's choice, by depth.
+        """Returns distances in given networks, by depth.
 
         Args:
           variables, batches: as `evaluate` takes them.
@@ -167,7 +176,7 @@ class Reconstructor:
         return found
 
     def outputs(self, variables, batches: Iterable[dict], number: int):
-        """The first `number` images and their reconstructions, all in [-1, 1].
+        """Returns the first `number` images and their reconstructions, in [-1, 1].
 
         Returns:
           originals `[N, R, R, C]` and `[D, N, R, R, C]`; N may be below `number`.
@@ -184,6 +193,6 @@ class Reconstructor:
         )
 
     def codes(self, variables, batches: Iterable[dict]) -> np.ndarray:
-        """Codes of all images, int32 `[N, h, w, D]`."""
+        """Returns the codes of all images, int32 `[N, h, w, D]`."""
         batches = self._over(self._outputs_step, variables, {}, batches)
         return np.concatenate([codes for _, codes, _ in batches])

@@ -17,7 +17,7 @@ import numpy as np
 
 from rq import visualize
 from rq.data import loader, sources
-from rq.evaluation import feature_sets, references, sample_job
+from rq.evaluation import feature_sets, references, sample_job, trained_stages
 from rq.evaluation.extractors import Extractor
 from rq.parallel import atomic_files, processes
 
@@ -153,7 +153,8 @@ def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
     """
     samples = task.sample()
     made, training = task.features(extractor), _training(experiment, extractor)
-    reconstructions, usage = experiment.reconstructions(), experiment.code_usage()
+    rqvae = trained_stages.TrainedRQVAE(experiment)
+    reconstructions, usage = rqvae.reconstructions(), rqvae.code_usage()
 
     def draw():
         of_sample = feature_sets.kept(

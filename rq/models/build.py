@@ -1,23 +1,46 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The models that a config describes."""
+"""Builds the models that a config describes."""
 
 from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from rq.models.networks.feature_classifier import FeatureClassifier
+from rq.models.networks.lpips import PerceptualDistance
 from rq.models.rqvae import RQVAE
 from rq.models.stack import StackConfig
 from rq.models.transformer import RQTransformer
 
+ROTATIONS = 4  # classes of the feature network's objective 'rotation'
+
 
 def rqvae_model(config: ConfigDict) -> RQVAE:
-    """The RQ-VAE of a valid config."""
+    """Returns the RQ-VAE of a valid config."""
     return RQVAE(
         resolution=config.data.resolution,
         image_channels=config.data.channels,
         **config.rqvae.model,
     )
+
+
+def feature_classifier(config: ConfigDict) -> FeatureClassifier:
+    """Returns the feature network of a valid config, with its classifier."""
+    options = config.features
+    rotates = options.objective == "rotation"
+    classes = ROTATIONS if rotates else config.data.num_classes
+    return FeatureClassifier(options.model.widths, options.model.convs, classes)
+
+
+def perceptual_distance(config: ConfigDict) -> PerceptualDistance | None:
+    """Returns the perceptual distance of stage 1's loss; None if it has none."""
+    kind = config.rqvae.loss.perceptual
+    if kind == "lpips":
+        return PerceptualDistance()
+    if kind == "features":
+        model = config.features.model
+        return PerceptualDistance(model.widths, model.convs, config.data.channels)
+    return None
 
 
 def condition_sizes(config: ConfigDict) -> tuple[int, int]:
@@ -36,7 +59,7 @@ def condition_sizes(config: ConfigDict) -> tuple[int, int]:
 
 
 def transformer_model(config: ConfigDict) -> RQTransformer:
-    """The RQ-Transformer of a valid config, on the codes of its RQ-VAE."""
+    """Returns the RQ-Transformer of a valid config, on the codes of its RQ-VAE."""
     rqvae = rqvae_model(config)
     num_conditions, condition_length = condition_sizes(config)
     settings = dict(config.transformer.model)

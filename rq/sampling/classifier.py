@@ -10,9 +10,8 @@ import jax
 
 from rq.config import ConfigError
 from rq.convert import resnet_weights
+from rq.models.digest import digest
 from rq.models.networks.resnet import preprocess
-from rq.training.stages import FeaturesStage
-from rq.training.train_state import digest
 
 
 class Classifier:
@@ -37,24 +36,6 @@ class Classifier:
     def fingerprint(self) -> str:
         """Of the weights."""
         return digest(self._params)
-
-
-def own(experiment) -> Classifier:
-    """The one that stage `features` trained on the experiment's own classes.
-
-    Raises:
-      ConfigError: where there is none that learned the classes.
-    """
-    config = experiment.config
-    if not experiment.finished("features") or config.features.objective != "class":
-        raise ConfigError(
-            f"{experiment.path} has no classifier to rank samples with; train one: the "
-            "command that trained it, with --config.stages=features; or name "
-            "torchvision's with --classifier"
-        )
-    stage = FeaturesStage(config, experiment.mesh, lambda: iter([]))
-    state = experiment.features_state
-    return Classifier(stage.model, state.model_variables()["params"])
 
 
 def from_file(path, num_classes: int) -> Classifier:

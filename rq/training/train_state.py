@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from rq.training.optimizer import ema_update
@@ -71,11 +69,3 @@ class TrainState:
         """What to evaluate and sample with: the average where there is one."""
         params = self.ema if jax.tree.leaves(self.ema) else self.params
         return {"params": params, "codebook": self.codebook}
-
-
-def digest(tree, about: str = "") -> str:
-    """SHA-256 of all arrays of a tree, in their order, and of what is said of them."""
-    found = hashlib.sha256(about.encode())
-    for leaf in jax.tree.leaves(tree):
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()

@@ -4,34 +4,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rq import visualize
 from rq.data.pixels import to_float
-from rq.evaluation.reconstruction import Reconstructor
-from rq.models.build import rqvae_model
-from rq.models.networks.lpips import PerceptualDistance
+from rq.models.build import perceptual_distance, rqvae_model
 from rq.training import losses
 from rq.training.stages.adversary import Adversary
 from rq.training.stages.stage import Stage
 from rq.training.train_state import TrainState
 
-PICTURED = 8  # images whose reconstructions are shown
-DISTANCE_NAMES = {"lpips": "lpips", "features": "feature_distance"}
-
-
-def distance_module(config) -> PerceptualDistance | None:
-    """The perceptual distance of a config; None where it has none."""
-    kind = config.rqvae.loss.perceptual
-    if kind == "lpips":
-        return PerceptualDistance()
-    if kind == "features":
-        model = config.features.model
-        return PerceptualDistance(model.widths, model.convs, config.data.channels)
-    return None
+# (variables, frozen networks, evaluation batches) to metrics, such as
+# `rq.evaluation.reconstruction.Reconstructor.evaluate`.
+Evaluator = Callable[[dict, dict, Iterable[dict]], dict[str, float]]
 
 
 class RQVAEStage(Stage):
@@ -43,30 +31,36 @@ class RQVAEStage(Stage):
 
     name = "rqvae"
 
-    def __init__(self, config, mesh, eval_batches, distance=None):
+    def __init__(
+        self,
+        config,
+        mesh,
+        eval_batches,
+        distance=None,
+        evaluator: Evaluator | None = None,
+    ):
         """See `Stage`; evaluation batches have 'image' and 'mask'.
 
         Args:
           config, mesh, eval_batches: see `Stage`.
-          distance: perceptual distance and its parameters, frozen: what
-            `rq.convert.lpips_weights.load` or
-            `rq.models.networks.lpips.own_distance` returns. Where
-            None and the config wants one, it has random parameters, which serve to
-            trace, or to be replaced by a checkpoint's.
+          distance: perceptual distance and its frozen parameters, from
+            `rq.convert.lpips_weights.load` or `rq.models.networks.lpips.own_distance`.
+            If None and the config has one, its parameters are random: for tracing, or
+            to be replaced by a checkpoint's.
+          evaluator: computes what `evaluate` returns.
         """
         super().__init__(config, mesh, eval_batches)
         self.model = rqvae_model(config)
         self.criterion = f"mse/depth_{self.model.depth}"
         if distance is None:
-            distance = distance_module(config), None
+            distance = perceptual_distance(config), None
         self.distance, self._distance_params = distance
         options = config.rqvae.adversarial
         self.adversary = Adversary(options, self.steps) if options.weight else None
-        name = DISTANCE_NAMES.get(config.rqvae.loss.perceptual, "")
-        self.reconstructor = Reconstructor(self.model, mesh, self.distance, name)
+        self._evaluator = evaluator
 
     def init(self, key) -> TrainState:
-        """A new state; traceable, so that it can be sharded from the start."""
+        """Returns a new state; traceable, so that it is created sharded."""
         init_key, state_key, adversary_key, frozen_key = jax.random.split(key, 4)
         side, channels = self.model.resolution, self.model.image_channels
         images = jnp.zeros((1, side, side, channels))
@@ -185,27 +179,7 @@ class RQVAEStage(Stage):
         state, metrics = super().update(state, grads["generator"])
         return state.replace(adversary=adversary), metrics
 
-    def _variables(self, state: TrainState):
-        return nn.unbox(state.model_variables()), nn.unbox(state.frozen)
-
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Quality and code statistics by depth on the evaluation split."""
-        return self.reconstructor.evaluate(
-            *self._variables(state), self._eval_batches()
-        )
-
-    def compare(self, state: TrainState, extractor=None, lpips=None):
-        """Distances in further networks, see `Reconstructor.compare`."""
-        variables, _ = self._variables(state)
-        batches = self._eval_batches()
-        return self.reconstructor.compare(variables, batches, extractor, lpips)
-
-    def pictures(self, state: TrainState, number: int = PICTURED):
-        """Reconstructions by depth beside the first `number` originals."""
-        variables, _ = self._variables(state)
-        outputs = self.reconstructor.outputs(variables, self._eval_batches(), number)
-        return {"reconstructions": visualize.reconstructions(*outputs)}
-
-    def codes(self, state: TrainState) -> np.ndarray:
-        """Codes of the evaluation split, int32 `[N, h, w, D]`."""
-        return self.reconstructor.codes(self._variables(state)[0], self._eval_batches())
+        """Returns quality and code statistics by depth on the evaluation split."""
+        variables, frozen = nn.unbox(state.model_variables()), nn.unbox(state.frozen)
+        return self._evaluator(variables, frozen, self.eval_batches())

@@ -54,14 +54,15 @@ class Stage(abc.ABC):
         )
         self._tx = optim.make_optimizer(optimizer, self._schedule)
 
-    def _eval_batches(self) -> Iterator[dict]:
+    def eval_batches(self) -> Iterator[dict]:
+        """Yields the evaluation batches, calling `between_batches` before each."""
         for batch in self._open_eval_batches():
             self.between_batches()
             yield batch
 
-    def _first_eval_batch(self) -> dict[str, np.ndarray]:
+    def first_eval_batch(self) -> dict[str, np.ndarray]:
         """Returns the first evaluation batch, whole in every process."""
-        batch = next(iter(self._eval_batches()))
+        batch = next(iter(self.eval_batches()))
         return sharding.to_host(sharding.shard_batch(batch, self.mesh))
 
     @abc.abstractmethod

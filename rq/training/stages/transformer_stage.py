@@ -249,7 +249,7 @@ class TransformerStage(Stage):
         """Cross entropy (nats) and accuracy by depth, bits per image: nearest codes."""
         variables = state.model_variables()
         total, correct, images = 0.0, 0.0, 0
-        for batch in self._eval_batches():
+        for batch in self.eval_batches():
             with sharding.context(self.mesh):
                 sharded = sharding.shard_batch(batch, self.mesh)
                 sums = sharding.to_host(
@@ -342,7 +342,7 @@ class TransformerStage(Stage):
         if self.config.transformer.condition == "class":
             cond = np.arange(min(self.config.data.num_classes, ROWS), dtype=np.int32)
         elif self.config.transformer.condition != "none":
-            cond = conditions.make(self.config, self._first_eval_batch())[:ROWS]
+            cond = conditions.make(self.config, self.first_eval_batch())[:ROWS]
         if cond is not None:
             rows, cond = len(cond), np.repeat(np.asarray(cond), PICTURED, axis=0)
         variables, key = state.model_variables(), jax.random.key(self.config.seed)

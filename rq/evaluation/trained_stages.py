@@ -1,0 +1,78 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics and pictures of an experiment's trained stages."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rq import visualize
+from rq.evaluation import reconstruction
+from rq.metrics import code_usage as code_metrics
+from rq.training import checkpoint
+
+
+class TrainedRQVAE:
+    """The trained RQ-VAE of an experiment, compiled once for several pictures."""
+
+    def __init__(self, experiment):
+        """Takes an `rq.experiment.Experiment`."""
+        self._experiment = experiment
+        self._reconstructor = reconstruction.make_reconstructor(
+            experiment.config, experiment.mesh
+        )
+
+    def reconstructions(self, number: int = 8, images=None) -> np.ndarray:
+        """Returns a picture of images, reconstructions at depth 1..D, and errors.
+
+        Args:
+          number: images shown, at most.
+          images: a file or folder; the evaluation split if None.
+        """
+        variables = self._experiment.rqvae_variables
+        batches = self._experiment.image_batches(images)
+        outputs = self._reconstructor.outputs(variables, batches, number)
+        return visualize.reconstructions(*outputs)
+
+    def code_usage(self) -> np.ndarray:
+        """Returns a picture of how often the evaluation split uses each code."""
+        batches = self._experiment.image_batches()
+        codes = self._reconstructor.codes(self._experiment.rqvae_variables, batches)
+        counts = code_metrics.histogram(codes, self._reconstructor.model.sizes)
+        return visualize.code_usage(counts)
+
+    def metrics(self, images=None, extractor=None, lpips=None) -> dict[str, float]:
+        """Returns PSNR, SSIM, perceptual distance and code statistics by depth.
+
+        Args:
+          images: a file or folder; the evaluation split if None.
+          extractor, lpips: for further distances, see `Reconstructor.compare`.
+        """
+        experiment, state = self._experiment, self._experiment.rqvae_state
+        variables = experiment.rqvae_variables
+        found = self._reconstructor.evaluate(
+            variables, state.frozen, experiment.image_batches(images)
+        )
+        if extractor is not None or lpips is not None:
+            batches = experiment.image_batches(images)
+            found |= self._reconstructor.compare(variables, batches, extractor, lpips)
+        return found
+
+
+def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, float]:
+    """Returns metrics of the stages that have checkpoints, named 'stage/metric'.
+
+    Of the RQ-VAE see `TrainedRQVAE.metrics`; of the transformer cross entropy and
+    accuracy by depth, and bits per image.
+
+    Args:
+      experiment: an `rq.experiment.Experiment`.
+      images: a file or folder, for the RQ-VAE alone; the evaluation split if None.
+      extractor, lpips: for further distances, see `Reconstructor.compare`.
+    """
+    found = TrainedRQVAE(experiment).metrics(images, extractor, lpips)
+    metrics = {f"rqvae/{name}": value for name, value in found.items()}
+    if images is None and checkpoint.latest_step(experiment.path / "transformer"):
+        found = experiment.transformer.evaluate(experiment.transformer_state)
+        metrics |= {f"transformer/{name}": value for name, value in found.items()}
+    return metrics

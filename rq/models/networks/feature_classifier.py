@@ -1,0 +1,34 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A small classifier whose feature maps can measure perceptual distance."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from rq.models.networks.lpips import FeatureNetwork
+
+
+class FeatureClassifier(nn.Module):
+    """A linear layer on the averaged last feature map.
+
+    Attributes:
+      widths, convs: of the `FeatureNetwork`.
+      num_classes: number of logits.
+    """
+
+    widths: tuple[int, ...]
+    convs: tuple[int, ...]
+    num_classes: int
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits `[B, num_classes]` of images `[B, R, R, C]` in [-1, 1]."""
+        return self.pool_and_logits(images)[1]
+
+    @nn.compact
+    def pool_and_logits(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the averaged feature map `[B, widths[-1]]`, and the logits."""
+        features = FeatureNetwork(self.widths, self.convs, name="network")(images)
+        pool = features[-1].mean(axis=(1, 2))
+        return pool, nn.Dense(self.num_classes, name="head")(pool)
