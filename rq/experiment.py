@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
