@@ -58,6 +58,7 @@ EXTRAS = {
         *DIGITS,
         f"{TPU[0]}; {LINUX_X86}",
         "hypothesis>=6.100",
+        "import-linter>=2.5",
         "pytest>=8.0",
         "pytest-xdist>=3.6",
         "ruff>=0.12",

@@ -1,8 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What must be usable without TensorFlow."""
+"""Which modules import which, and what must be usable without TensorFlow."""
 
+import importlib.util
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -21,3 +23,54 @@ MODULES = ("models", "sampling", "parallel.sharding", "convert", "training.loop"
 def test_importing_needs_no_tensorflow(module, folder):
     code = f"import sys, {module}; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, timeout=120)
+
+
+LINT = "from importlinter.cli import lint_imports_command as lint; lint()"
+
+
+def lint_imports(folder):
+    """Runs the contracts of a checkout's pyproject.toml on its `rq`."""
+    return subprocess.run(
+        [sys.executable, "-c", LINT, "--no-cache", "--no-logo"],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    "module, line, contract",
+    [
+        (None, "", ""),
+        ("rq/models/stack.py", "import rq.training.loop", "what stands below it"),
+        ("rq/training/loop.py", "from rq.aot import programs", "neither aot nor"),
+        ("rq/config/schema.py", "def f():\n    import rq.cli.train", "stands below it"),
+        ("rq/metrics/moments.py", "from rq.models import RQVAE", "without networks"),
+        ("rq/sampling/program.py", "import clu", "no TensorFlow"),
+        ("rq/data/augment.py", "from rq.data import loader", "No cycles"),
+        ("rq/drawer.py", "", "stands below it"),
+    ],
+)
+def test_the_contract_of_layers_passes_and_fails_where_it_is_broken(
+    tmp_path, module, line, contract
+):
+    shutil.copytree(ROOT / "rq", tmp_path / "rq")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    if module is not None:
+        with (tmp_path / module).open("a") as file:
+            file.write(f"\n{line}\n")
+    found = lint_imports(tmp_path)
+    assert (found.returncode == 0) == (module is None), found.stdout + found.stderr
+    broken = [x for x in found.stdout.splitlines() if " BROKEN" in x]
+    assert module is None or any(contract in x for x in broken), found.stdout
+
+
+def test_the_table_of_packages_is_that_of_the_contract():
+    path = ROOT / "launch/layers.py"
+    spec = importlib.util.spec_from_file_location("layers", path)
+    layers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(layers)
+    text = layers.DOCUMENT.read_text()
+    assert layers.START in text and layers.updated(text) == text, "run launch/layers.py"

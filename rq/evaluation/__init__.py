@@ -1,3 +1,3 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of images and of codes: arrays in, numbers out."""
+"""Feature extractors, jobs that generate and measure samples, reports."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What has parameters, and its pure mathematics."""
+"""RQ-VAE, RQ-Transformer and other networks, with their pure functions."""
 
 from rq.models.rqvae import RQVAE
 from rq.models.stack import StackConfig

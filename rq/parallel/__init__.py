@@ -1,3 +1,3 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Meshes and axis rules; several processes."""
+"""Meshes, axis rules, processes, atomic files."""

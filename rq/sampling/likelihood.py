@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from rq.models.transformer import RQTransformer
-from rq.training import losses
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -27,7 +26,8 @@ def log_likelihood(
       cond: int32 `[B]` classes or `[B, S]` text; None: the start token.
     """
     logits = model.apply({"params": params}, codes, cond, codebook)
-    return -losses.cross_entropy(logits, codes)
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]
 
 
 def rank(model, params, codebook, codes: jax.Array, conds) -> jax.Array:
