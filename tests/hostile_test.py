@@ -6,15 +6,18 @@ Each kind of file is read in a process of its own with little memory beyond what
 starts with, so that a crash, a hang or a huge allocation fails the test.
 """
 
+import io
 import json
 import os
 import pathlib
 import resource
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 
+import faulty_folder
 import numpy as np
 import pytest
 import torch_files
@@ -125,6 +128,102 @@ def touch(found) -> None:
             touch(value)
 
 
+def write_image(path, index):
+    """An image of one of the formats that are read."""
+    image = np.random.default_rng(index % 3).integers(0, 255, (40, 60, 3), np.uint8)
+    image = image // 4 + np.arange(60, dtype=np.uint8)[:, None]
+    formats = "PNG JPEG GIF WEBP TIFF BMP JPEG2000 TGA AVIF QOI PPM".split()
+    name = formats[index % len(formats)]
+    options = {"progressive": True} if name == "JPEG" and index % 2 else {}
+    path.write_bytes(faulty_folder.encoded(image, name, **options))
+
+
+def read_image(path):
+    from rq.data import decode
+
+    content = path.read_bytes()
+    try:
+        shape, _ = decode.examine(content)
+        assert decode.decode(content, 1).shape == (*shape, 1)
+    except (decode.DecodeError, MemoryError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def write_shard(path, index):
+    """A tar file of images with captions, classes and a JSON."""
+    image = faulty_folder.shape("circle", index % 5)
+    with tarfile.open(path, "w") as archive:
+        for name, content in (
+            ("0.left.png", faulty_folder.encoded(image)),
+            ("0.txt", "two\nlines".encode("utf-16")),
+            ("1.jpg", faulty_folder.encoded(image, "JPEG")),
+            ("1.json", b'{"caption": "one \\u2028 line"}'),
+            ("1.cls", b"3"),
+            ("._1.jpg", b"\0\5\x16\7"),
+            (f"{'long/' * 40}2", faulty_folder.encoded(image, "GIF")),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def read_shard(path):
+    """Reads all of a tar file; what was left out of it is an error here."""
+    from rq.data import files, prepared
+    from rq.data.inventory import Inventory
+
+    inventory = Inventory()
+    for image in files.tar(path, inventory):
+        "\n".join((image.name, image.label or "", image.captions)).encode()
+        _, encoded, _, reason = prepared._examine(image)
+        if encoded is None:
+            inventory.leave_out(image.name, reason)
+    report = inventory.as_dict()
+    json.dumps(report).encode()
+    notes = [line for line in report["notes"] if not line.startswith("texts read as")]
+    if inventory.left_out or notes:
+        text = f"{report['files_left_out']} {notes}"
+        raise ValueError(f"{path.name}: {text[:300]}")
+
+
+def write_table(path, index):
+    """A table of captions, with quotes and line breaks."""
+    ends, separators = ("\n", "\r\n")[index % 2], ",;\t"
+    separator = separators[index % 3] if path.suffix == ".csv" else "\t"
+    rows = [("file", "caption"), ("a.png", "plain"), ("b.png", f'"two{ends}""lines"""')]
+    rows += [(f"{k}.png", "gr\u00fcn \u2028 text") for k in range(5)]
+    text = ends.join(separator.join(row) for row in rows)
+    encoding = ("utf-8", "utf-8-sig", "cp1252", "utf-16")[index % 4]
+    path.write_bytes(text.encode(encoding, "replace"))
+
+
+def read_table(path):
+    from rq.data import captions
+
+    read = captions.read_csv if path.suffix == ".csv" else captions.read_tsv
+    for file, caption in read(path)[0]:
+        assert "\n" not in caption and "\r" not in caption
+        (file + caption).encode("utf-8", "surrogateescape")
+
+
+def write_json(path, index):
+    content = {
+        "caption": ["one", "two \u2028"][: 1 + index % 2],
+        "width": [1, {"a": 2.5}],
+    }
+    path.write_bytes(json.dumps(content).encode(("utf-8", "utf-16")[index % 2]))
+
+
+def read_json(path):
+    from rq.data import captions
+
+    try:
+        lines = captions.json_captions(captions.decode_text(path.read_bytes())[0])
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    "\n".join(lines).encode()
+
+
 # Name, how to write a good file, how to read it, number of files.
 KINDS = {
     "torch.pt": (write_torch, read_torch, NUMBER),
@@ -132,6 +231,23 @@ KINDS = {
     "weights.npz": (write_weights, read_weights, NUMBER),
     "moments.npz": (write_moments, read_moments, NUMBER),
 }
+OWN_IMAGES = {
+    "image": (write_image, read_image, 2 * NUMBER),
+    "shard.tar": (write_shard, read_shard, NUMBER),
+    "captions.csv": (write_table, read_table, NUMBER),
+    "table.tsv": (write_table, read_table, NUMBER),
+    "caption.json": (write_json, read_json, NUMBER),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_IMAGES)
+def test_mutated_files_of_a_data_set_are_read_or_left_out(tmp_path, kind):
+    command = [sys.executable, __file__, kind, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr[-3000:]
+    counts = json.loads(result.stdout.splitlines()[-1])
+    assert counts["refused"] > 0 and counts["read"] > 0
+    assert counts["refused"] + counts["read"] == OWN_IMAGES[kind][2]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,7 +265,7 @@ def main(kind, folder) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    write, read, number = KINDS[kind]
+    write, read, number = (KINDS | OWN_IMAGES)[kind]
     path = pathlib.Path(folder) / kind
     write(path, 0)
     read(path)  # imports what it needs

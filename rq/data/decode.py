@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 
 import cv2
 import numpy as np
@@ -26,6 +27,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rq.data.walk import MAGIC_BYTES, image_format
 
 cv2.setNumThreads(0)  # threads read ahead already, an image each
+cv2.utils.logging.setLogLevel(0)  # what it says of damaged files is in our own errors
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MAX_PIXELS
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 MAX_PIXELS = 1 << 27  # of an image: 400 MB decoded
