@@ -10,12 +10,14 @@ from typing import Protocol
 
 import tensorflow_datasets as tfds
 
-from rq.data import DataError, digits, emoji, inventory, prepared
+from rq.data import DataError, contents, digits, emoji, inventory, prepared
 from rq.data.files import READERS
 from rq.data.tfds_source import TFDSSource
 
 # Data sets that prepare themselves on first use.
 BUILT_IN = {"digits": digits.prepare, "emoji": emoji.prepare}
+# In the names of the files that hold a data set: records, features, names of classes.
+CONTENTS = (".array_record", "features.json", ".labels.txt")
 
 
 class Source(Protocol):
@@ -56,19 +58,26 @@ def open_split(data, split: str) -> TFDSSource:
 
 
 def fingerprint(data, split: str) -> str:
-    """SHA-256 of what a split is read from: its description, files and their sizes.
+    """Returns a SHA-256 of a split's contents: of all records, features and classes.
+
+    It is the same wherever the data set lies, and another one when any image is. The
+    first call reads all files of the set, later ones only those that have changed.
 
     Raises:
       DataError: as `open_split`.
     """
     builder = _open(data)
     _check(builder, data, split)
-    digest = hashlib.sha256(split.encode())
-    folder = pathlib.Path(builder.data_dir)
-    for path in sorted(folder.iterdir()):
-        digest.update(f"{path.name} {path.stat().st_size} ".encode())
-    digest.update((folder / "dataset_info.json").read_bytes())
-    return digest.hexdigest()
+    files = sorted(
+        path
+        for path in pathlib.Path(builder.data_dir).iterdir()
+        if any(part in path.name for part in CONTENTS)
+    )
+    # Names of records begin with that of the set, which may be of the images' path.
+    names = [path.name.removeprefix(f"{builder.name}-") for path in files]
+    hashes = contents.hash_files(files, data.threads)
+    listing = [split, *(f"{n} {h}" for n, h in zip(names, hashes, strict=True))]
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()
 
 
 def _open(data):

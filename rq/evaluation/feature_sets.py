@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from rq.data import DataError
+from rq.data import DataError, contents
 from rq.evaluation.extractors import Extractor, Found
 from rq.evaluation.image_files import ImageSet
 from rq.metrics import distances, moments
@@ -220,12 +220,6 @@ def load_if_whole(path, about: str | None = None) -> FeatureSet | None:
         return None
 
 
-def cache_folder() -> pathlib.Path:
-    """Where statistics of references are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "rq" / "statistics"
-
-
 def cached(
     extractor: Extractor, source: str, collect: Callable[[], FeatureSet], cache=None
 ) -> FeatureSet | None:
@@ -235,10 +229,13 @@ def cached(
       extractor: of the features.
       source: hash of what the images are read from, and how.
       collect: to it where it is not; all processes call it.
-      cache: folder; `cache_folder()` where None. Its files are what `save` writes.
+      cache: folder of what `save` writes; ~/.cache/rq/statistics where None.
     """
     key = hashlib.sha256(f"{source} {extractor.fingerprint}".encode()).hexdigest()
-    path = pathlib.Path(cache or cache_folder()) / f"{key[:24]}.npz"
+    path = (
+        pathlib.Path(cache or contents.cache_folder() / "statistics")
+        / f"{key[:24]}.npz"
+    )
     known = processes.run_on_process_0(lambda: load_if_whole(path))
     if processes.broadcast(known is not None):
         logging.info("reference: statistics from %s", path)
@@ -296,7 +293,7 @@ def reference(
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return processes.run_on_process_0(lambda: known), digest
     images = ImageSet(path, channels)
-    digest = images.fingerprint()
+    digest = processes.digest_from_process_0(images.fingerprint)
     found = cached(
         extractor,
         f"{digest} {channels}",

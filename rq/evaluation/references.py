@@ -12,6 +12,7 @@ from rq.config import ConfigError
 from rq.data import loader, sources
 from rq.evaluation import feature_sets
 from rq.evaluation.extractors import Extractor, Found
+from rq.parallel import processes
 
 
 def split_features(
@@ -39,9 +40,16 @@ def split_features(
 
 
 def split_hash(data, split: str) -> str:
-    """Returns a hash of a split's images and of how they are cropped."""
-    about = f"{sources.fingerprint(data, split)} center {data.resolution}"
-    return hashlib.sha256(f"{about} {data.channels}".encode()).hexdigest()
+    """Returns a hash of a split's images and of how they are cropped.
+
+    All processes call it; process 0 reads the images.
+    """
+
+    def compute():
+        about = f"{sources.fingerprint(data, split)} center {data.resolution}"
+        return hashlib.sha256(f"{about} {data.channels}".encode()).hexdigest()
+
+    return processes.digest_from_process_0(compute)
 
 
 def find_reference(

@@ -206,6 +206,16 @@ def run_on_process_0(function: Callable[[], T]) -> T | None:
     return result
 
 
+def digest_from_process_0(function: Callable[[], str]) -> str:
+    """Returns in all processes the hexadecimal SHA-256 that process 0 computes.
+
+    Takes and raises what `run_on_process_0` does.
+    """
+    digest = run_on_process_0(function) or "00" * 32
+    values = np.frombuffer(bytes.fromhex(digest), np.uint8)
+    return broadcast(values).tobytes().hex()
+
+
 @contextlib.contextmanager
 def process_0_first(name: str) -> Iterator[None]:
     """Runs the body in process 0, and only then in the others.

@@ -99,13 +99,13 @@ def encode_split(
     variants = config.codes.variants if split == data.train_split else 1
     source = sources.open_split(data, split)
     source = loader.Variants(source, data, variants, config.seed)
-    images = processes.run_on_process_0(lambda: sources.fingerprint(data, split))
+    images = processes.digest_from_process_0(lambda: sources.fingerprint(data, split))
     writer = CodeWriter(
         directory,
         num_examples=len(source),
         shapes=encoder.shapes(),
         fingerprint=fingerprint,
-        images=images or "",
+        images=images,
         shard_size=config.codes.shard_size,
     )
     found = processes.run_on_process_0(writer.start)
