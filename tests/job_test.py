@@ -5,6 +5,7 @@
 import json
 import pathlib
 import shutil
+import types
 from types import SimpleNamespace
 
 import jax
@@ -318,7 +319,7 @@ def test_eval_mode_writes_samples_metrics_and_a_page(with_features, tmp_path):
     assert "FID (digits features)" in printed
     result = json.loads(out.read_text())
     assert result["settings"]["samples"] == 12
-    page = (workdir / "eval" / "report.html").read_text()
+    page = (workdir / "eval" / "report.md").read_text()
     assert "digits-features, reference train" in page and "12 samples" in page
     for name in ("random", "best", "worst", "neighbours", "reconstructions"):
         assert f"pictures/{name}.png" in page
@@ -357,6 +358,45 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_needs(
         np.testing.assert_array_equal(file["arr_1"][order], labels)
         images = visualize.to_uint8(whole.sample(10, temperature=(0.9,))[0])
         np.testing.assert_array_equal(file["arr_0"][:10], images)
+
+
+def a_result(**metrics):
+    sampling = {"temperature": [1.0], "top_k": [0]}  # of before there was more
+    settings = {"samples": 1000, "seed": 0, "sampling": sampling, "keep": 1.0}
+    settings |= {"dtype": "as trained", "conditions": {"which": "all"}}
+    settings["checkpoints"] = {"transformer": 4}
+    return {"metrics": metrics, "settings": settings}
+
+
+def test_the_report_has_every_metric_but_condition_numbers():
+    metrics = {"FID (x)": 3.25, "FID condition (x)": 1e9, "sFID condition": None}
+    metrics |= {"class-conditional FID": 4.5, "FID conditioned": 5.0, "KID": None}
+    rows = report.table([a_result(**metrics), a_result(**{"FID (x)": 2.0, "IS": 1.0})])
+    names = ["FID (x)", "class-conditional FID", "FID conditioned", "KID", "IS"]
+    assert rows[0] == ["step", "samples", *names]
+    about = ["4", "1,000 samples; seed 0"]
+    assert rows[1] == [*about, "3.25", "4.5", "5", "", ""]
+    assert rows[2] == [*about, "2", "", "", "", "1"]
+    lines = report.markdown([["a|b", "*c*"], ["1\n2", "<d>"]])
+    assert lines == [r"| a\|b | \*c\* |", "| --- | --- |", r"| 1 2 | \<d\> |"]
+
+
+def test_cached_references_of_another_version_are_not_read(tmp_path, monkeypatch):
+    extractor = types.SimpleNamespace(fingerprint="network")
+    pool = np.arange(12, dtype=np.float32).reshape(4, 3)
+    collected = []
+
+    def collect():
+        collected.append(1)
+        found = feature_sets.Collector()
+        found.add(extractors.Found(pool, None, None))
+        return found.result()
+
+    for version, times in ((2, 1), (2, 1), (3, 2)):
+        monkeypatch.setattr(feature_sets, "CACHE_VERSION", version)
+        found = feature_sets.cached(extractor, "source", collect, tmp_path)
+        assert len(collected) == times
+        np.testing.assert_array_equal(found.pool, pool)
 
 
 def test_neighbours_are_the_nearest():

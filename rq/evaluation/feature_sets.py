@@ -27,6 +27,8 @@ SHUFFLE_SEED = 2020  # of their order, as torch-fidelity has it
 # Of a larger reference so many images, drawn at random, stand for all in what needs the
 # features themselves: neighbourhoods and kernels.
 POOL = 50_000
+# Part of the names of cached references: raise it when what is stored changes.
+CACHE_VERSION = 2
 
 
 class FeatureSet(NamedTuple):
@@ -231,11 +233,10 @@ def cached(
       collect: to it where it is not; all processes call it.
       cache: folder of what `save` writes; ~/.cache/rq/statistics where None.
     """
-    key = hashlib.sha256(f"{source} {extractor.fingerprint}".encode()).hexdigest()
-    path = (
-        pathlib.Path(cache or contents.cache_folder() / "statistics")
-        / f"{key[:24]}.npz"
-    )
+    about = f"{source} {extractor.fingerprint} {CACHE_VERSION}"
+    key = hashlib.sha256(about.encode()).hexdigest()
+    folder = pathlib.Path(cache or contents.cache_folder() / "statistics")
+    path = folder / f"{key[:24]}.npz"
     known = processes.run_on_process_0(lambda: load_if_whole(path))
     if processes.broadcast(known is not None):
         logging.info("reference: statistics from %s", path)

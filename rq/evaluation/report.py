@@ -1,17 +1,17 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A page to look at: WORKDIR/eval/report.html, with its pictures beside it.
+"""A Markdown report of all jobs, WORKDIR/eval/report.md, with pictures beside it.
 
-Metrics of all jobs, a table for each network and reference; of the last job random
-samples, the best and the worst, and their nearest neighbours among the training images;
-reconstructions by depth and the use of codes. Needs no server.
+It has a table of metrics for each feature network and reference; of the last job random
+samples, the best and the worst, and nearest neighbours among the training images; and
+the RQ-VAE's reconstructions by depth and use of codes.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -25,23 +25,15 @@ RANDOM, EXTREMES, NEIGHBOURS = 64, 16, 8
 COLUMNS = 16
 TRAINING = 10_000  # images among which neighbours are looked for, from the first on
 BLOCK = 1024
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 82rem;
-       padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd;
-         white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; image-rendering: pixelated; }
-pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; }
-"""
+# Condition numbers of covariances are in the JSON files alone.
+HIDDEN = re.compile(r"s?FID condition( \(.*\))?")
 
 
 def results(folder: pathlib.Path) -> dict[tuple[str, ...], list[dict]]:
-    """Of all jobs below a folder, by network and reference; then by the step.
+    """Returns the results of all jobs below a folder, by network and reference.
 
-    Keys are the two names and, because several may have the same, their hashes.
+    Keys are the two names and, because several may have the same name, their hashes.
+    Values are sorted by the transformer's step.
     """
     names = "features", "reference", "features_sha256", "reference_sha256"
     found: dict[tuple[str, ...], list[dict]] = {}
@@ -59,20 +51,20 @@ def results(folder: pathlib.Path) -> dict[tuple[str, ...], list[dict]]:
     return dict(sorted(found.items()))
 
 
-# Sampling that changes nothing, and is not told.
-PLAIN = {
+# Settings that change nothing, which descriptions leave out.
+NEUTRAL = {
     "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
     "guidance": 1.0, "guidance_schedule": "constant",
 }  # fmt: skip
 
 
-def told(settings: dict) -> str:
-    """What tells a job from others, in a line."""
+def describe(settings: dict) -> str:
+    """Returns in a line what distinguishes a job from others."""
     parts = [f"{settings['samples']:,} samples", f"seed {settings['seed']}"]
-    for name, plain in PLAIN.items():
-        values = settings["sampling"][name]
-        values = [values] if isinstance(values, str) else values
-        if set(values) != {plain}:
+    for name, neutral in NEUTRAL.items():
+        values = settings["sampling"].get(name, neutral)
+        values = values if isinstance(values, list) else [values]
+        if set(values) != {neutral}:
             parts.append(f"{name} {', '.join(map(str, values))}")
     if settings["keep"] < 1:
         parts.append(f"best {100 * settings['keep']:g} % by {settings['judge']}")
@@ -86,21 +78,32 @@ def told(settings: dict) -> str:
 
 
 def table(found: list[dict]) -> list[list[str]]:
-    """Rows of cells, the head first."""
-    names = list(dict.fromkeys(name for r in found for name in r["metrics"]))
-    names = [name for name in names if "condition" not in name]
+    """Returns rows of cells, the header first; unknown metrics are empty."""
+    names = dict.fromkeys(name for r in found for name in r["metrics"])
+    names = [name for name in names if not HIDDEN.fullmatch(name)]
     rows = [["step", "samples", *names]]
     for r in found:
-        cells = [f"{r['metrics'][n]:.4g}" if n in r["metrics"] else "" for n in names]
+        values = [r["metrics"].get(name) for name in names]
         rows.append(
-            [str(r["settings"]["checkpoints"]["transformer"]), told(r["settings"])]
-            + cells
+            [str(r["settings"]["checkpoints"]["transformer"]), describe(r["settings"])]
+            + ["" if value is None else f"{value:.4g}" for value in values]
         )
     return rows
 
 
+def markdown(rows: list[list[str]]) -> list[str]:
+    """Returns a Markdown table of rows of cells, line by line."""
+    header, *rest = [[_escape(cell) for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rest)]
+
+
+def _escape(text: str) -> str:
+    """Returns text that Markdown shows as it is, in one line."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
 def nearest(features: np.ndarray, others: np.ndarray, number: int):
-    """The nearest of `others` `[M, F]` to each of `features` `[N, F]`.
+    """Returns the nearest of `others` `[M, F]` to each of `features` `[N, F]`.
 
     Returns:
       indices `[N, number]`, the nearest first, and distances `[N, number]`.
@@ -119,7 +122,7 @@ def nearest(features: np.ndarray, others: np.ndarray, number: int):
 
 
 def _training(experiment, extractor: Extractor) -> feature_sets.FeatureSet | None:
-    """Of the first training images, in order; in the first process."""
+    """Returns features of the first training images, in order; on process 0."""
     data = experiment.config.data
     about = f"{references.split_hash(data, data.train_split)} first {TRAINING}"
 
@@ -135,7 +138,7 @@ def _training(experiment, extractor: Extractor) -> feature_sets.FeatureSet | Non
 
 
 def _some(batches, indices: np.ndarray) -> np.ndarray:
-    """Images of a stream by their places."""
+    """Returns the images at some indices of a stream."""
     wanted, found, seen = set(indices.tolist()), {}, 0
     for batch in batches:
         for i in wanted & set(range(seen, seen + len(batch))):
@@ -145,11 +148,10 @@ def _some(batches, indices: np.ndarray) -> np.ndarray:
 
 
 def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
-    """Pictures of a finished job, uint8 `[H, W, 3]` by name, with what they show.
+    """Returns titles and pictures, uint8 `[H, W, 3]`, of a finished job by name.
 
-    The best samples are those whose neighbours among the training images are nearest,
-    in units of how far those are from their own. All processes call it; {} in all but
-    the first.
+    The best samples are those nearest to a training image, in units of that image's
+    distance to its own neighbours. All processes call it; {} in all but process 0.
     """
     samples = task.sample()
     made, training = task.features(extractor), _training(experiment, extractor)
@@ -205,32 +207,25 @@ def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
 
 
 def write(experiment, extractor: Extractor, task: sample_job.Job) -> pathlib.Path:
-    """Writes the page over all jobs of a workdir, with pictures of one: its path."""
+    """Writes the report on all jobs of a run directory, with pictures of one.
+
+    Returns:
+      Its path.
+    """
     shown, folder = pictures(experiment, extractor, task), task.folder.parent
-    path, title = folder / "report.html", html.escape(
-        f"{experiment.config.data.name}: {experiment.path.name}"
-    )  # fmt: skip
+    path, data = folder / "report.md", experiment.config.data.name
     if not processes.is_process_0():
         return path
-    lines = [
-        "<!doctype html><meta charset='utf-8'>",
-        f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>",
-    ]
+    lines = [f"# {_escape(f'{data}: {experiment.path.name}')}"]
     for (features, reference, *hashes), found in results(folder).items():
         hashes = " and ".join(one[:8] for one in hashes)
-        about = html.escape(f"{features}, reference {reference} ({hashes})")
-        lines.append(f"<h2>{about}</h2><table>")
-        rows = table(found)
-        for row, tag in zip(rows, ["th", *["td"] * (len(rows) - 1)], strict=True):
-            cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-            lines.append(f"<tr>{cells}</tr>")
-        lines.append("</table>")
+        title = _escape(f"{features}, reference {reference} ({hashes})")
+        lines += ["", f"## {title}", "", *markdown(table(found))]
     for key, (title, picture) in shown.items():
         visualize.save_png(folder / "pictures" / f"{key}.png", picture)
-        lines.append(f"<h2>{html.escape(title)}</h2>")
-        lines.append(f"<img src='pictures/{key}.png' alt='{html.escape(title)}'>")
-    settings = html.escape(json.dumps(task.settings, indent=2))
-    lines.append(f"<h2>Settings of the samples shown</h2><pre>{settings}</pre>")
+        lines += ["", f"## {title}", "", f"![{title}](pictures/{key}.png)"]
+    settings = json.dumps(task.settings, indent=2)
+    lines += ["", "## Settings of the samples shown", "", "```json", settings, "```"]
     with atomic_files.atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
     return path
