@@ -72,9 +72,7 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
         of range, and on a JPEG that was cut short, of which the libraries would return
         half.
     """
-    if encoded.startswith(JPEG_START) and not encoded.endswith(JPEG_END):
-        if encoded.find(JPEG_END, len(encoded) // 2) < 0:
-            raise DecodeError("a JPEG without its end")
+    _check_end(encoded)
     _check_pixels(encoded)
     if image_format(encoded[:MAGIC_BYTES]) not in (*_EIGHT_BIT, "PNG"):
         stored = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
@@ -88,6 +86,12 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
             return _with_channels(_to_uint8(np.asarray(opened)), channels)
         image = np.asarray(opened.convert("L" if channels == 1 else "RGB"))
     return image if image.ndim == 3 else image[..., None]
+
+
+def _check_end(encoded: bytes) -> None:
+    if encoded.startswith(JPEG_START) and not encoded.endswith(JPEG_END):
+        if encoded.find(JPEG_END, len(encoded) // 2) < 0:
+            raise DecodeError("a JPEG without its end")
 
 
 def _imdecode(encoded: bytes, flag: int) -> np.ndarray | None:
@@ -213,6 +217,7 @@ def examine(encoded: bytes) -> tuple[tuple[int, int], str | None]:
       DecodeError: where `decode` would; where Pillow or libjpeg find damage; and where
         an image of 16 bits would become nearly black.
     """
+    _check_end(encoded)
     _check_pixels(encoded)
     known = image_format(encoded[:MAGIC_BYTES])
     kind = _pillow_kind(encoded)
