@@ -79,4 +79,5 @@ setup(
     packages=find_packages(include=["rq", "rq.*"]),
     install_requires=REQUIRED,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["rq = rq.cli.program:main"]},
 )

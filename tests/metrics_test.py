@@ -14,7 +14,7 @@ import scipy.linalg
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from rq.cli import convert as command
+from rq.cli import program
 from rq.convert import inception_weights as converter
 from rq.convert import npz_file
 from rq.data import DataError
@@ -408,7 +408,7 @@ def test_wrong_weights_are_named(state, change, match):
 def test_weights_there_and_back(state, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(converter, "read_torch_file", {"weights.pth": state}.get)
     out = tmp_path / "inception.npz"
-    command.main(["inception", "--weights=weights.pth", f"--out={out}"])
+    program.main(["convert", "inception", "--weights=weights.pth", f"--out={out}"])
     assert f"wrote {out}" in capsys.readouterr().out
     jax.tree.map(
         np.testing.assert_array_equal, converter.load(out), converter.from_torch(state)

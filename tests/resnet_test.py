@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rq.cli import convert as command
+from rq.cli import program
 from rq.convert import resnet_weights
 from rq.data import DataError
 from rq.models.networks.resnet import ResNet, preprocess
@@ -75,7 +75,7 @@ def test_file_there_and_back(tmp_path, monkeypatch, capsys):
     state = make.weights(golden("basic")[0])
     monkeypatch.setattr(resnet_weights, "read_torch_file", {"resnet.pth": state}.get)
     out = tmp_path / "resnet.npz"
-    command.main(["resnet", "--weights=resnet.pth", f"--out={out}"])
+    program.main(["convert", "resnet", "--weights=resnet.pth", f"--out={out}"])
     assert f"wrote {out}" in capsys.readouterr().out
     model, params = resnet_weights.load(out)
     expected_model, expected = resnet_weights.from_torch(state)
@@ -91,4 +91,4 @@ def test_missing_or_other_files_say_the_command(tmp_path):
         with pytest.raises(DataError, match="python -m rq.convert resnet"):
             resnet_weights.load(path)
     with pytest.raises(SystemExit):
-        command.main(["resnet", f"--weights={text}", "--out=x.npy"])
+        program.main(["convert", "resnet", f"--weights={text}", "--out=x.npy"])

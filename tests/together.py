@@ -139,12 +139,12 @@ def fails(index: int, how: str) -> None:
     import os
     import signal
 
-    from rq import main
+    from rq.cli import exits
     from rq.data import DataError
     from rq.parallel import processes
 
-    main.PATIENCE = 2.0
-    with main.ending():
+    exits.PATIENCE = 2.0
+    with exits.exit_codes():
         if how == "all":
             raise ZeroDivisionError
         if index and how == "killed":

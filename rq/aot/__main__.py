@@ -1,11 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m rq.aot`, see `rq.cli.aot`."""
+"""`python -m rq.aot`: the same as `rq aot`."""
 
-from absl import app
+import sys
 
-from rq import config
-from rq.cli.aot import main
+from rq.cli import program
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=config.flags_parser)
+    program.run("aot", sys.argv[1:])

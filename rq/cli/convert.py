@@ -1,58 +1,70 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Converts weights of frozen networks to files that configs and flags name.
+"""Converts weights of frozen networks to files that rq reads.
 
-python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz
-python -m rq.convert resnet --weights=resnet101-63fe2227.pth --out=resnet101.npz
-python -m rq.convert inception --weights=pt_inception-2015-12-05-6726825d.pth \\
-    --out=inception.npz
+    rq convert lpips --vgg=vgg16-397923af.pth --out=lpips.npz
+    rq convert resnet --weights=resnet101-63fe2227.pth --out=resnet101.npz
+    rq convert inception --weights=pt_inception-2015-12-05-6726825d.pth --out=FILE.npz
+
+They are for rqvae.lpips_weights, for --classifier of `rq sample`, and for --inception
+of `rq evaluate`.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import sys
 
+from absl import flags
+
+from rq.cli import exits
+from rq.config import ConfigError
+from rq.config.command_line import one_line
 from rq.convert import inception_weights, lpips_weights, resnet_weights
 
+POSITIONAL = "kind"
+_KINDS = ("lpips", "resnet", "inception")
 
-def main(args=None) -> None:
-    """Runs one conversion; mistakes are told in a line, with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rq.convert",
-        description="Converts weights of frozen networks to files.",
+
+def define(values) -> None:
+    """Defines the flags."""
+    string = functools.partial(flags.DEFINE_string, flag_values=values)
+    flags.DEFINE_enum(
+        "kind", None, _KINDS, "network; may stand without --kind=", flag_values=values
     )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    part = kinds.add_parser("lpips", help="VGG16 and heads, for rqvae.lpips_weights")
-    part.add_argument("--vgg", required=True, help="torchvision's vgg16-*.pth")
-    part.add_argument(
-        "--heads", help="weights/v0.1/vgg.pth of the package lpips (its own if absent)"
+    string("weights", None, "resnet, inception: .pth of torchvision, of pytorch-fid")
+    string("vgg", None, "lpips: torchvision's vgg16-*.pth")
+    string(
+        "heads",
+        None,
+        "lpips: weights/v0.1/vgg.pth of the package lpips; its own if absent",
     )
-    part.set_defaults(
-        run=lambda given: lpips_weights.convert(given.vgg, given.heads, given.out)
-    )
-    part = kinds.add_parser("resnet", help="for --classifier of --mode=sample")
-    part.add_argument("--weights", required=True, help="torchvision's resnet*.pth")
-    part.set_defaults(
-        run=lambda given: resnet_weights.convert(given.weights, given.out)
-    )
-    part = kinds.add_parser("inception", help="for --inception of evaluations")
-    part.add_argument(
-        "--weights", required=True, help="pytorch-fid's pt_inception-2015-12-05-*.pth"
-    )
-    part.set_defaults(
-        run=lambda given: inception_weights.convert(given.weights, given.out)
-    )
-    for part in kinds.choices.values():
-        part.add_argument("--out", required=True, help="the .npz to write")
-    given = parser.parse_args(args)
+    string("out", None, "the .npz to write")
+
+
+def run(values) -> None:
+    """Converts one network; ends with exit code 2 on an error."""
     try:
-        given.run(given)
+        _convert(values)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        exits.print_error(one_line(error), values.debug)
         sys.exit(2)
-    print(f"wrote {given.out}")
+    print(f"wrote {values.out}")
 
 
-if __name__ == "__main__":
-    main()
+def _convert(values) -> None:
+    if values.kind is None:
+        raise ConfigError(f"rq convert needs one of {', '.join(_KINDS)}")
+    given, other = ("vgg", "weights") if values.kind == "lpips" else ("weights", "vgg")
+    for name in (given, "out"):
+        if values[name].value is None:
+            raise ConfigError(f"rq convert {values.kind} needs --{name}=FILE")
+    for name in (other, *(["heads"] if values.kind != "lpips" else [])):
+        if values[name].present:
+            raise ConfigError(f"--{name} does not go with rq convert {values.kind}")
+    if values.kind == "lpips":
+        lpips_weights.convert(values.vgg, values.heads, values.out)
+    elif values.kind == "resnet":
+        resnet_weights.convert(values.weights, values.out)
+    else:
+        inception_weights.convert(values.weights, values.out)

@@ -1,9 +1,12 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training from a config to samples: the stages in their order, then pictures.
+"""Trains the stages of a config, or goes on with a run.
 
-Each step finds out from the workdir whether it is finished, resumes where it is not,
-and hands the next one nothing but files.
+    rq train --config=configs/digits.py --workdir=runs/digits
+
+Stages that are finished are skipped, others resume where they were. At the end there
+are pictures and metrics in WORKDIR/samples. Any field of the config can be set,
+--config.FIELD=VALUE; those that shape the weights must stay as they were in a run.
 """
 
 from __future__ import annotations
@@ -18,7 +21,15 @@ from etils import epath
 
 from rq import experiment as workdirs
 from rq import visualize
-from rq.config import ConfigError, differences, from_json, to_json
+from rq.cli import run_flags
+from rq.config import (
+    STAGES,
+    ConfigError,
+    differences,
+    from_json,
+    to_json,
+    with_absolute_paths,
+)
 from rq.convert import lpips_weights
 from rq.data import loader, sources, text
 from rq.evaluation import trained_stages, training_pictures
@@ -30,13 +41,42 @@ from rq.training import checkpoint, loop
 from rq.training.encode import Encoder, encode_split
 from rq.training.stages import FeaturesStage, RQVAEStage
 
+CONFIG, POSITIONAL = "file", "workdir"
 ROWS, SAMPLES_A_ROW = 10, 10  # of the picture of samples, at most
 COUNTED = 10_000  # captions of which it is counted how many are cut
 TRAINED = ("features", "rqvae", "transformer")  # stages with steps and checkpoints
 
 
-def run(config, workdir) -> None:
+def define(values) -> None:
+    """Defines the flags."""
+    run_flags.define_workdir(values, "the run directory: all that training makes")
+    run_flags.define_processes(values)
+
+
+def run(values) -> None:
+    """Trains, with the config and in the run directory of the flags."""
+    config = require_config(values, "train")
+    workdir = run_flags.require_workdir(values, "train")
+    run_flags.join_processes(values)
+    run_stages(config, workdir)
+
+
+def require_config(values, command: str):
+    """Returns the validated config of `--config`; its paths are absolute.
+
+    Raises:
+      ConfigError: where it is not given.
+    """
+    if values.config is None:
+        raise ConfigError(f"rq {command} needs --config=configs/FILE.py")
+    return with_absolute_paths(values.config)
+
+
+def run_stages(config, workdir) -> None:
     """Runs `config.stages` in order; what is finished is skipped.
+
+    Each finds out from the run directory whether it is finished, and hands the next
+    one nothing but files.
 
     Raises:
       ConfigError: where the workdir was made with another config, or the batch sizes do
@@ -86,23 +126,28 @@ def _is_done(path: epath.Path, stage: str, config) -> bool:
 
 
 def claim(path: epath.Path, config) -> None:
-    """Stores the config in the workdir, or checks it against the one stored there.
+    """Stores the config in the run directory, and checks it against the one there.
+
+    The stages stored are all that were ever run there.
 
     Raises:
-      ConfigError: naming the fields that differ.
+      ConfigError: naming the fields that differ and must not.
     """
-    file = path / workdirs.CONFIG
+    file, stored = path / workdirs.CONFIG, config.copy_and_resolve_references()
     if file.exists():
-        changed = differences(from_json(file.read_text()), config)
-        if changed:
+        before = from_json(file.read_text())
+        if changed := differences(before, config):
             raise ConfigError(
                 f"{path} was made with another config: {'; '.join(changed)}; "
                 "use another --workdir or the same settings"
             )
-    else:
-        path.mkdir(parents=True, exist_ok=True)
+        ever = {*before.stages, *config.stages}
+        stored.stages = tuple(name for name in STAGES if name in ever)
+    path.mkdir(parents=True, exist_ok=True)
+    text = to_json(stored)
+    if not file.exists() or file.read_text() != text:
         with atomic_files.atomic_write(file) as temporary:
-            temporary.write_text(to_json(config))
+            temporary.write_text(text)
 
 
 def train_features(config, path, mesh) -> None:

@@ -7,7 +7,7 @@ are `ConfigError`s of one line that name the field and its value. `python -m rq.
 prints docs/config.md.
 """
 
-from rq.config.command_line import flags_parser
+from rq.config.command_line import flags_parser, parse_with_config
 from rq.config.errors import ConfigError
 from rq.config.sampling import SamplingConfig
 from rq.config.schema import PRACTICAL, STAGES, choose_variant, default
@@ -24,6 +24,7 @@ __all__ = [
     "differences",
     "flags_parser",
     "from_json",
+    "parse_with_config",
     "to_json",
     "validate",
     "with_absolute_paths",

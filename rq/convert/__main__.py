@@ -1,8 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m rq.convert`, see `rq.cli.convert`."""
+"""`python -m rq.convert`: the same as `rq convert`."""
 
-from rq.cli.convert import main
+import sys
+
+from rq.cli import program
 
 if __name__ == "__main__":
-    main()
+    program.run("convert", sys.argv[1:])

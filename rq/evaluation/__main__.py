@@ -1,8 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m rq.evaluation`, see `rq.cli.evaluate_images`."""
+"""`python -m rq.evaluation`: the same as `rq evaluate`."""
 
-from rq.cli.evaluate_images import main
+import sys
+
+from rq.cli import program
 
 if __name__ == "__main__":
-    main()
+    program.run("evaluate", sys.argv[1:])
