@@ -120,21 +120,28 @@ def _help(name: str, command, values: flags.FlagValues) -> str:
     for flag in values:
         text += _flag_help(values[flag])
     if getattr(command, "CONFIG", None) == "file":
-        text += ["  --config=FILE[:VARIANT]", "  --config.FIELD=VALUE"]
-    elif hasattr(command, "CONFIG"):
-        text += ["  --config.FIELD=VALUE"]
+        text.append("  --config=FILE[:VARIANT]   settings, see configs/")
+    if hasattr(command, "CONFIG"):
+        text.append(
+            "  --config.FIELD=VALUE      another value of a field, see docs/config.md"
+        )
     return "\n".join(text)
 
 
 def _flag_help(flag) -> list[str]:
-    choices = getattr(flag.parser, "enum_values", None)
-    words = "|".join(choices) if choices else flag.flag_type().split()[0].upper()
-    kind = "" if flag.boolean else f"={words}"
-    shown = flag.default not in (None, False, "", [])
-    default = f" (default: {flag.default_as_str})" if shown else ""
+    words, text = flag.flag_type(), flag.help
+    if choices := getattr(flag.parser, "enum_values", None):
+        words, text = "|".join(choices), text.partition(">: ")[2]
+    elif "list" in words:
+        words = "A,B,..."
+    else:  # of 'multi string' one is given at a time
+        words, text = words.split()[-1].upper(), text.partition(";  ")[0]
+    name = f"--{flag.name}" if flag.boolean else f"--{flag.name}={words}"
+    if flag.default not in (None, False, "", []):
+        text = f"{text} (default: {flag.default})"
     return textwrap.wrap(
-        f"--{flag.name}{kind}  {flag.help}{default}",
-        width=80,
+        f"{name:24}  {text}",
+        width=88,
         initial_indent="  ",
-        subsequent_indent="      ",
+        subsequent_indent=" " * 28,
     )

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Parses flags with `--config` and `--config.FIELD=VALUE`; one line for each mistake."""
+"""Parses flags with `--config` and `--config.FIELD=VALUE`; errors of one line."""
 
 from __future__ import annotations
 
