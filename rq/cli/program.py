@@ -135,7 +135,7 @@ def _flag_help(flag) -> list[str]:
     elif "list" in words:
         words = "A,B,..."
     else:  # of 'multi string' one is given at a time
-        words, text = words.split()[-1].upper(), text.partition(";  ")[0]
+        words, text = words.split()[-1].upper(), text.partition(";\n")[0]
     name = f"--{flag.name}" if flag.boolean else f"--{flag.name}={words}"
     if flag.default not in (None, False, "", []):
         text = f"{text} (default: {flag.default})"

@@ -125,8 +125,10 @@ def run_config(values, command: str):
     config = stored.copy_and_resolve_references()
     config.mesh.update(default().mesh)
     if overrides:
-        config.update_from_flattened_dict(overrides)
-        validate(config)
+        mesh = {name: x for name, x in overrides.items() if name.startswith("mesh.")}
+        config.update_from_flattened_dict(overrides | fields({"mesh": default().mesh}))
+        validate(config)  # training's batches need not divide by another mesh
+        config.update_from_flattened_dict(mesh)
     return with_absolute_paths(config)
 
 

@@ -1,0 +1,364 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The commands: help, flags, errors of one line, overrides in a run directory."""
+
+import importlib
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from config_test import load
+
+from rq import config as config_lib
+from rq import main
+from rq.cli import program, run_flags
+from rq.cli import train as train_command
+from rq.config import sampling, schema
+from rq.config.command_line import parse_with_config
+from rq.config.declaration import RUN_COMMANDS
+
+ROOT = pathlib.Path(__file__).parent.parent
+COMMON = {"debug", "help"}
+# Another value for each field that may be changed in a run directory.
+OTHER = {
+    "stages": ("rqvae",),
+    "mesh.data": 1,
+    "mesh.fsdp": 3,
+    "mesh.tensor": 2,
+    "data.path": "/elsewhere/images",
+    "data.dir": "/elsewhere",
+    "rqvae.lpips_weights": "/elsewhere/lpips.npz",
+    "transformer.model.remat": "full",
+    "transformer.loss.microbatches": 4,
+    "sampling.guidance": (1.0, 1.0),
+    "sampling.guidance_schedule": "linear",
+    "sampling.temperature": (0.5,),
+    "sampling.top_p": (0.9, 0.8),
+    "sampling.min_p": (0.1,),
+}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A run directory that has its config alone."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "config.json").write_text(config_lib.to_json(load("digits", "tiny")))
+    return path
+
+
+def parsed(name, *args):
+    """The flags of a command, after its command line."""
+    command, values = importlib.import_module(f"rq.cli.{name}"), flags.FlagValues()
+    command.define(values)
+    alone = command.CONFIG == "directory"
+    rest = parse_with_config(values, ["rq", *args], overrides_alone=alone)[1:]
+    program._take_positional(command, values, rest)
+    return values
+
+
+def own_flags(name):
+    values = flags.FlagValues()
+    importlib.import_module(f"rq.cli.{name}").define(values)
+    return set(values)
+
+
+def as_flag(name, value):
+    if name == "stages":
+        return [f"--config.{name}={one}" for one in value]
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return [f"--config.{name}={text}"]
+
+
+def another(name):
+    """A value of a field that the digits' config does not have."""
+    stored = schema.fields(load("digits", "tiny"))[name]
+    if name in OTHER:
+        return OTHER[name]
+    if choices := re.findall(r"'(\w+)'", schema.FIELDS[name].range.text):
+        return next(choice for choice in choices if choice != stored)
+    if isinstance(stored, bool):
+        return not stored
+    if isinstance(stored, tuple):
+        return (*stored, schema.FIELDS[name].default[0])
+    return stored + ("x" if isinstance(stored, str) else 1)
+
+
+def failing(capsys, args, code, program=program):
+    """Runs a command that fails with this code; its one line."""
+    with pytest.raises(SystemExit) as end:
+        program.main(args)
+    assert end.value.code == code
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+# Help.
+
+
+def test_without_a_command_all_of_them_are_listed(capsys):
+    program.main([])
+    listed = capsys.readouterr().out
+    for name, text in program.COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(text)}$", listed, re.M)
+        module = importlib.import_module(f"rq.cli.{name}")
+        assert module.__doc__.splitlines()[0] == text
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_help_begins_with_an_example_and_has_the_commands_own_flags(name, capsys):
+    program.main([name, "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith(f"rq {name} ")
+    listed = set(re.findall(r"^  --([a-z_]+)", text, re.M)) - {"config"}
+    assert listed - COMMON == own_flags(name)
+    assert max(map(len, text.splitlines())) <= 88
+
+
+def test_flags_of_sampling_options_are_made_from_their_declaration():
+    assert set(sampling.OPTIONS) <= own_flags("sample")
+    assert set(sampling.OPTIONS) <= own_flags("evaluate")
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["smaple"], 2, "unknown command 'smaple'; did you mean sample?"),
+        (["x1"], 2, "one of train, prepare,"),
+        (["sample", "--tempature=2"], 2, "'tempature'. Did you mean: temperature ?"),
+        (["sample", "--num_images=2"], 2, "Unknown command line flag 'num_images'"),
+        (["reconstruct", "--dtype=bfloat16"], 2, "command line flag 'dtype'"),
+        (["sample", "a", "b"], 2, "unexpected arguments: b"),
+        (["sample", "a", "--workdir=b"], 2, "a is not --workdir=b: give one"),
+        (["prepare", "a"], 2, "unexpected arguments: a"),
+        (["sample", "--num_samples=0"], 2, "--num_samples=0"),
+        (["sample", "--config.sampling.top_p=2"], 2, "must be within (0, 1]"),
+        (["sample", "--config.rqvae.stps=2"], 2, 'did you mean "rqvae.steps"?'),
+        (["sample", "--config.transformer.accumulate=2"], 2, 'is now "transformer.gr'),
+        (["sample"], 1, "rq sample needs a run directory"),
+        (["sample", "/nowhere"], 1, "rq train --config"),
+        (["train", "/nowhere"], 1, "rq train needs --config"),
+        (["train", "--config=configs/digits.py"], 1, "rq train needs a run directory"),
+        (["prepare"], 1, "rq prepare needs --config"),
+        (["aot"], 1, "rq aot needs --config=FILE and --topology=NAME"),
+        (["convert"], 2, "rq convert needs one of lpips, resnet, inception"),
+        (["convert", "vgg"], 2, "lpips|resnet|inception"),
+        (["convert", "lpips", "--out=x"], 2, "rq convert lpips needs --vgg=FILE"),
+        (["convert", "lpips", "--vgg=no", "--out=x", "--weights=y"], 2, "--weights"),
+        (["convert", "resnet", "--weights=no.pth", "--out=x.npz"], 2, "no.pth"),
+        (["evaluate", "--samples=x"], 1, "--samples needs --reference"),
+        (["evaluate", "--samples=x", "--reference=y"], 1, "either --inception=FILE or"),
+        (["evaluate", "x", "--captions=y"], 1, "--captions goes with --samples"),
+        (["evaluate", "x", "--seed=1"], 1, "--seed is of samples"),
+    ],
+)
+def test_errors_are_one_line_with_the_remedy(args, code, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert message in failing(capsys, args, code)
+
+
+def test_debug_shows_the_traceback_of_an_error(capsys):
+    with pytest.raises(SystemExit):
+        program.main(["sample", "/nowhere", "--debug"])
+    error = capsys.readouterr().err
+    assert "Traceback" in error and error.splitlines()[-1].startswith("error: ")
+
+
+def test_a_file_that_cannot_be_written_is_one_line(workdir, capsys):
+    args = [
+        "rank",
+        str(workdir),
+        f"--images={ROOT}",
+        f"--out={workdir}/config.json/x.json",
+    ]
+    assert "config.json" in failing(capsys, args, 1)
+
+
+def test_errors_of_the_program_keep_their_traceback(workdir, monkeypatch):
+    def fail(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(run_flags, "open_run", fail)
+    with pytest.raises(ZeroDivisionError):
+        program.main(["sample", str(workdir)])
+
+
+# `python -m rq.main`, and the commands that the documents show.
+
+
+def test_modes_are_commands(capsys):
+    assert set(main.COMMANDS.values()) <= set(program.COMMANDS)
+    main.main(["--mode=eval", "--help"])
+    assert capsys.readouterr().out.startswith("rq evaluate ")
+    main.main(["--mode", "rank", "--help"])
+    assert capsys.readouterr().out.startswith("rq rank ")
+    assert "must be one of train, " in failing(capsys, ["--mode=x"], 2, main)
+    assert "needs --config" in failing(capsys, ["--workdir=x"], 1, main)
+
+
+def shown():
+    """Every command in the README and the documents."""
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = re.sub(r"\\\n *", "", file.read_text())
+        for line in re.findall(r"^    ((?:python -m )?rq[ .].*)", text, re.M):
+            yield pytest.param(line, id=f"{file.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", list(shown()))
+def test_commands_that_the_documents_show_parse(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line, comments=True)
+    if words[0] == "python":
+        module, args = words[2], words[3:]
+        mode = [a.partition("=")[2] for a in args if a.startswith("--mode=")]
+        args = [a for a in args if not a.startswith("--mode=")]
+        name = {
+            "rq.evaluation": "evaluate",
+            "rq.convert": "convert",
+            "rq.aot": "aot",
+            "rq.main": main.COMMANDS[mode[0] if mode else "train"],
+        }.get(module)
+        if name is None:
+            assert module == "rq.config"
+            return
+    else:
+        name, args = words[1], words[2:]
+    command = importlib.import_module(f"rq.cli.{name}")
+    values = flags.FlagValues()
+    command.define(values)
+    rest = program._parse(command, values, ["rq", *args])[1:]
+    program._take_positional(command, values, rest)
+
+
+# Overrides in a run directory.
+
+
+@pytest.mark.parametrize("command", RUN_COMMANDS)
+def test_a_command_takes_the_fields_that_say_so_and_refuses_all_others(
+    command, workdir, monkeypatch
+):
+    monkeypatch.setattr(run_flags, "validate", lambda config: None)
+    for name, field in schema.FIELDS.items():
+        value = another(name)
+        values = parsed(command, str(workdir))
+        values["config"]._override_values = {name: value}
+        if command in field.changed_by:
+            config = run_flags.run_config(values, command)
+            assert schema.fields(config)[name] == value, name
+        else:
+            reason = "fixed by training" if not field.changed_by else "not read by rq"
+            with pytest.raises(config_lib.ConfigError, match=reason) as error:
+                run_flags.run_config(values, command)
+            assert str(error.value).startswith(f"{name} = ")
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(c, n) for c in RUN_COMMANDS for n in OTHER if c in schema.FIELDS[n].changed_by],
+)
+def test_overrides_on_the_command_line_reach_the_command(command, name, workdir):
+    values = parsed(command, str(workdir), *as_flag(name, OTHER[name]))
+    config = run_flags.run_config(values, command)
+    assert schema.fields(config)[name] == OTHER[name]
+
+
+def test_the_mesh_of_training_is_not_that_of_later_commands(workdir):
+    config = load("digits", "tiny")
+    config.mesh.fsdp = 8
+    (workdir / "config.json").write_text(config_lib.to_json(config))
+    assert run_flags.run_config(parsed("sample", str(workdir)), "sample").mesh.fsdp == 1
+    values = parsed("sample", str(workdir), "--mesh=fsdp=2,data=1")
+    assert dict(run_flags.run_config(values, "sample").mesh) == {
+        "data": 1,
+        "fsdp": 2,
+        "tensor": 1,
+    }
+    values = parsed("sample", str(workdir), "--mesh=fsdp=2", "--config.mesh.fsdp=4")
+    with pytest.raises(config_lib.ConfigError, match="give one of them"):
+        run_flags.run_config(values, "sample")
+
+
+@pytest.mark.parametrize(
+    ("flag", "field", "value"),
+    [
+        ("--temperature=0.5", "temperature", (0.5,)),
+        ("--top_k=8,4", "top_k", (8, 4)),
+        ("--guidance_schedule=cosine", "guidance_schedule", "cosine"),
+        ("--seed=7", "seed", 7),
+        ("--batch_size=3", "batch_size", 3),
+    ],
+)
+def test_flags_of_options_are_overrides_of_the_config(flag, field, value, workdir):
+    config = run_flags.run_config(parsed("sample", str(workdir), flag), "sample")
+    assert config.sampling[field] == value
+    same = f"--config.sampling.{flag[2:]}"
+    values = parsed("sample", str(workdir), flag, same)
+    assert run_flags.run_config(values, "sample") == config
+    other = {"guidance_schedule": "linear"}.get(field, "1")
+    values = parsed("sample", str(workdir), flag, f"--config.sampling.{field}={other}")
+    with pytest.raises(config_lib.ConfigError, match=f"{flag.split('=')[0]} is not"):
+        run_flags.run_config(values, "sample")
+
+
+def test_a_whole_config_is_compared_with_that_of_the_run(workdir, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tiny = "--config=configs/digits.py:tiny"
+    values = parsed("sample", str(workdir), tiny, "--config.sampling.top_k=3")
+    assert run_flags.run_config(values, "sample").sampling.top_k == (3,)
+    values = parsed("sample", str(workdir), tiny, "--config.rqvae.steps=9")
+    with pytest.raises(config_lib.ConfigError, match="rqvae.steps: 4 != 9"):
+        run_flags.run_config(values, "sample")
+
+
+def test_paths_of_a_run_do_not_depend_on_the_folder_it_is_used_from(
+    workdir, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    config = load("folder")
+    config.data.path, config.data.dir = "images", "~/sets"
+    train_command.claim(
+        workdir.parent / "other", config_lib.with_absolute_paths(config)
+    )
+    monkeypatch.chdir("/")
+    values = parsed("encode", str(workdir.parent / "other"))
+    data = run_flags.run_config(values, "encode").data
+    assert data.path == str(tmp_path / "images")
+    assert data.dir == str(pathlib.Path("~/sets").expanduser())
+
+
+# The config that training stores.
+
+
+def test_training_again_stores_what_may_change(workdir):
+    config = load("digits", "tiny")
+    config.sampling.temperature, config.data.dir = (0.5,), "/elsewhere"
+    config.stages = ("features",)
+    train_command.claim(workdir, config)
+    stored = config_lib.from_json((workdir / "config.json").read_text())
+    assert stored.sampling.temperature == (0.5,) and stored.data.dir == "/elsewhere"
+    assert stored.stages == schema.STAGES  # all that were ever run
+    before = (workdir / "config.json").stat().st_mtime_ns
+    train_command.claim(workdir, config)
+    assert (workdir / "config.json").stat().st_mtime_ns == before
+    config.rqvae.steps = 9
+    with pytest.raises(config_lib.ConfigError, match="rqvae.steps: 4 != 9"):
+        train_command.claim(workdir, config)
+
+
+def test_the_program_is_quick_to_list_its_commands():
+    """Before a command is known nothing large is imported, nor a device looked for."""
+    code = (
+        "import sys; from rq.cli import program; program.main([]); "
+        "assert not {'jax', 'tensorflow', 'grain'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
