@@ -22,7 +22,14 @@ from rq.cli import evaluate_images, run_flags
 from rq.cli.sample import classifier_of
 from rq.config import ConfigError
 from rq.convert import lpips_weights
-from rq.evaluation import clip, extractors, references, report, sample_job
+from rq.evaluation import (
+    clip,
+    extractors,
+    references,
+    report,
+    sample_job,
+    trained_stages,
+)
 
 CONFIG, POSITIONAL = "directory", "workdir"
 
@@ -92,7 +99,7 @@ def _extractor(values, experiment, required: bool):
     if values.inception:
         return extractors.inception(values.inception, experiment.mesh, values.resize)
     if required or experiment.finished("features"):
-        return extractors.own(experiment)
+        return extractors.of_experiment(experiment)
     return None
 
 
@@ -103,7 +110,7 @@ def _evaluate_run(values) -> None:
     out = run_flags.output(values, f"{prefix}evaluation.json", ".json")
     extractor = _extractor(values, experiment, required=False)
     network = lpips_weights.load(values.lpips, "--lpips") if values.lpips else None
-    results = experiment.evaluate(values.images, extractor, network)
+    results = trained_stages.evaluate(experiment, values.images, extractor, network)
     run_flags.write_json(out, results)
 
 

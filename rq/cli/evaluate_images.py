@@ -17,6 +17,7 @@ from absl import flags
 from rq.cli import run_flags
 from rq.config import ConfigError
 from rq.data import DataError
+from rq.data.captions import decode_text, split_lines
 from rq.evaluation import clip, extractors, feature_sets
 from rq.evaluation.image_files import ImageSet
 from rq.parallel import sharding
@@ -63,7 +64,8 @@ def _captions(values) -> list[str]:
             raise ConfigError(f"--{name}={path}: there is no such folder")
     if values.captions is None:
         return []
-    return pathlib.Path(values.captions).read_text().splitlines()
+    text, _ = decode_text(pathlib.Path(values.captions).read_bytes())
+    return split_lines(text)
 
 
 def _measure(values, captions: list[str]) -> dict:
@@ -77,7 +79,7 @@ def _measure(values, captions: list[str]) -> dict:
         extractor = extractors.inception(values.inception, mesh, values.resize)
     else:
         experiment = run_flags.open_run(values, "evaluate")
-        extractor = extractors.own(experiment)
+        extractor = extractors.of_experiment(experiment)
         channels = experiment.config.data.channels
     images = ImageSet(values.samples, channels)
     if network is not None and len(captions) != images.number:

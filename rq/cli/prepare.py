@@ -22,4 +22,6 @@ def define(values) -> None:
 def run(values) -> None:
     """Prepares the data set of the config."""
     config = require_config(values, "prepare")
-    print(json.dumps(sources.prepare(config.data), indent=2))
+    report = sources.prepare(config.data)
+    print(sources.summary(report))
+    print(json.dumps(report, indent=2))

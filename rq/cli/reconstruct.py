@@ -13,6 +13,7 @@ from absl import flags
 
 from rq import visualize
 from rq.cli import run_flags
+from rq.evaluation import trained_stages
 from rq.parallel import processes
 
 CONFIG, POSITIONAL = "directory", "workdir"
@@ -39,7 +40,8 @@ def run(values) -> None:
     # Of images of one's own under another name: training's own picture stays.
     prefix = "" if values.images is None else "images_"
     out = run_flags.output(values, f"{prefix}reconstructions.png")
-    picture = experiment.reconstructions(values.num_images, values.images)
+    rqvae = trained_stages.TrainedRQVAE(experiment)
+    picture = rqvae.reconstructions(values.num_images, values.images)
     if processes.is_process_0():
         visualize.save_png(out, picture)
         print(f"wrote {out}")
