@@ -1,19 +1,21 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images per second and core of the input pipeline, against what decoding allows.
+"""Images per second of the input pipeline, for each of its users.
 
     python benchmarks/input_pipeline.py
 
-On 256 x 256 JPEGs with ImageNet's augmentation: batches from `rq.data` (records read,
-decoded, cropped, flipped, stacked), the decoder alone in as many threads, and tf.data
-(records, decoding, random crop, flip, batches), each for some seconds, in turns. Rates
-are medians over the rounds, shares medians of each round's ratio. The last line is one
-JSON object.
+On 256 x 256 JPEGs: batches as training reads them (ImageNet's augmentation), as
+evaluation, encoding and FID's reference statistics do (cropped at the centre), and a
+folder of files as it is; beside the decoder alone in as many threads, and tf.data
+(records, decoding, random crop, flip, batches). Networks are left out. Each runs for
+some seconds, in turns. Rates are medians over the rounds, fractions medians of each
+round's ratio. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -68,8 +70,14 @@ def section(folder: pathlib.Path, threads: int):
     return data
 
 
-def rate(batches, seconds: float, batch_size: int) -> float:
-    """Images per second of an iterator of batches, once it is warm."""
+def rate(open_batches, seconds: float, batch_size: int) -> float:
+    """Returns images per second of batches, opened anew when they end, once warm."""
+
+    def endless():
+        while True:
+            yield from open_batches()
+
+    batches = endless()
     for _ in range(8):
         next(batches)
     start, images = time.perf_counter(), 0
@@ -79,13 +87,29 @@ def rate(batches, seconds: float, batch_size: int) -> float:
     return images / (time.perf_counter() - start)
 
 
-def pipeline_rate(data, seconds: float, batch_size: int) -> float:
-    """Of `rq.data`, as training reads it."""
+def readers(data, folder: pathlib.Path, batch_size: int) -> dict:
+    """Returns functions that open batches as each user of the loader reads them.
+
+    All read the same images; the networks that would take them are left out.
+    """
     from rq.data import loader, sources
+    from rq.evaluation.image_files import ImageSet
 
     source = sources.open_split(data, "train")
-    iterator = loader.shuffled(source, data, batch_size=batch_size, seed=0)
-    return rate(iterator, seconds, batch_size)
+    files = ImageSet(folder / "images")
+    with data.unlocked():
+        center = data.copy_and_resolve_references()
+    center.augment = "center"
+    variants = loader.Variants(source, data, 1)
+    return {
+        "training": lambda: loader.shuffled(
+            source, data, batch_size=batch_size, seed=0
+        ),
+        "evaluation": lambda: loader.in_order(source, data, batch_size),
+        "encoding": lambda: loader.in_order(variants, data, batch_size, captions=True),
+        "reference": lambda: loader.in_order(source, center, batch_size),
+        "folder": lambda: files.shared_batches(batch_size),
+    }
 
 
 def decoder_rate(paths, threads: int, seconds: float, batch_size: int) -> float:
@@ -106,7 +130,7 @@ def decoder_rate(paths, threads: int, seconds: float, batch_size: int) -> float:
                 start += batch_size
                 yield
 
-        return rate(batches(), seconds, batch_size)
+        return rate(batches, seconds, batch_size)
 
 
 TF_DATA = """
@@ -149,13 +173,16 @@ def tf_data_rate(folder, threads: int, seconds: float, batch_size: int) -> float
 
 
 def main() -> None:
-    """Measures the three in turns and prints medians."""
+    """Measures all in turns and prints medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--tf_data", action=argparse.BooleanOptionalAction, default=True
+    )
     given = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
 
@@ -172,10 +199,14 @@ def main() -> None:
         sources.prepare(data)
         seconds, batch, threads = given.seconds, given.batch_size, given.threads
         measures = {
-            "decoder alone": lambda: decoder_rate(paths, threads, seconds, batch),
-            "rq.data": lambda: pipeline_rate(data, seconds, batch),
-            "tf.data": lambda: tf_data_rate(folder / "images", threads, seconds, batch),
+            "decoder alone": lambda: decoder_rate(paths, threads, seconds, batch)
         }
+        for name, opened in readers(data, folder, batch).items():
+            measures[name] = functools.partial(rate, opened, seconds, batch)
+        if not given.no_tf_data:
+            measures["tf.data"] = lambda: tf_data_rate(
+                folder / "images", threads, seconds, batch
+            )
         found = {name: [] for name in measures}
         for _ in range(given.rounds):
             for name, measure in measures.items():
@@ -183,10 +214,12 @@ def main() -> None:
         size = np.mean([path.stat().st_size for path in paths])
 
     rates = {name: float(np.median(values)) for name, values in found.items()}
-    limit = np.asarray(found["decoder alone"])
-    shares = {
-        name: round(float(np.median(values / limit)), 3)
-        for name, values in found.items()
+    fractions = {
+        of: {
+            name: round(float(np.median(np.divide(values, found[of]))), 3)
+            for name, values in found.items()
+        }
+        for of in ("decoder alone", "training")
     }
     print(
         f"{SIDE} x {SIDE} JPEG of {size / 1000:.0f} kB, {cores} cores, "
@@ -194,10 +227,18 @@ def main() -> None:
     )
     for name, value in rates.items():
         print(
-            f"{name:14} {value:7.0f} images/s {value / cores:7.0f} per core "
-            f"{100 * shares[name]:5.0f} % of the decoder alone"
+            f"{name:14} {value:7.0f} images/s {value / cores:7.0f} per core"
+            + "".join(f" {100 * f[name]:5.0f} % of {of}" for of, f in fractions.items())
         )
-    print(json.dumps({"images_per_second": rates, "share_of_decoder": shares}))
+    print(
+        json.dumps(
+            {
+                "images_per_second": rates,
+                "fraction_of_decoder": fractions["decoder alone"],
+                "fraction_of_training": fractions["training"],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
