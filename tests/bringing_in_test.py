@@ -613,3 +613,57 @@ def test_files_are_read_a_few_at_a_time(tmp_path):
         with lock:
             alive -= 1
     assert most <= 8
+
+
+# Other places and names
+
+
+def test_tar_files_in_folders_of_splits(tmp_path):
+    for k, name in enumerate(["train/0.tar", "Val/0.tar", "other/0.tar", "test-1.tar"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_tar(tmp_path / name, [("0.png", picture(k))])
+    write(tmp_path / "train/1.tar.gz", b"\x1f\x8b")
+    write(tmp_path / "train/stats.json", "{}")
+    write(tmp_path / "train/preview.png", picture(9))
+    images, inventory = found(files.tar, tmp_path)
+    assert {name: image.split for name, image in images.items()} == {
+        "Val/0.tar/0.png": "validation",
+        "other/0.tar/0.png": None,
+        "test-1.tar/0.png": "test",
+        "train/0.tar/0.png": "train",
+    }
+    assert inventory.left_out == 2 and inventory.other == {".json": 1}
+
+
+def test_captions_in_other_files(tmp_path):
+    for k in range(5):
+        write(tmp_path / f"{k}.JPG", encoded(RED, "JPEG"))
+    write(tmp_path / "0.TXT", "upper case")
+    write(tmp_path / "1.JPG.txt", "after the suffix")
+    write(tmp_path / "2.caption", "another suffix")
+    write(tmp_path / "Captions.tsv", "3.JPG\tof a table\n")
+    images, inventory = found(files.folder, tmp_path)
+    assert [image.captions for image in images.values()] == [
+        "upper case", "after the suffix", "another suffix", "of a table", ""
+    ]  # fmt: skip
+    assert inventory.other["files of captions"] == 3
+
+
+def test_a_full_or_locked_place_is_one_line(tmp_path, monkeypatch):
+    for k in range(3):
+        write(tmp_path / f"set/{k}.png", picture(k))
+    write(tmp_path / "a file", "x")
+    data = section(tmp_path / "set", tmp_path, dir=str(tmp_path / "a file/tfds"))
+    with pytest.raises(DataError, match="a file") as error:
+        sources.prepare(data)
+    assert "\n" not in str(error.value)
+
+
+def test_line_breaks_within_a_caption_are_stored_as_one_caption(tmp_path):
+    from rq.data import stored_codes
+
+    lines = ("two\nlines\n", "one\u2028line")
+    features = np.zeros((1, 1, 1), np.float32)
+    codes = features.astype(np.int32)
+    packed = stored_codes._pack(codes, features, np.int32(0), lines)
+    assert b"two lines\none\xe2\x80\xa8line" in packed

@@ -21,7 +21,7 @@ from rq.data.found import (
 )
 from rq.data.inventory import Inventory, count_other
 
-CAPTIONS = "captions.csv"
+CAPTIONS = ("captions.csv", "captions.tsv")
 _LISTS = frozenset(f"{name}.txt" for name in SPLITS)
 
 
@@ -31,7 +31,8 @@ def folder(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[F
     Folders `train`, `validation` (or `val`) and `test` at the top are splits; so are
     lists `train.txt` and `validation.txt` of file names, one a line. Folders below are
     classes. Captions, one a line, are in a `.txt` or `.caption` beside the image, or in
-    the columns `file` and `caption` of `captions.csv` at the top.
+    the columns `file` and `caption` of `captions.csv` at the top, or in `captions.tsv`
+    as `read_tsv` reads it.
     """
     inventory = Inventory() if inventory is None else inventory
     images, beside, lists, tables = [], {}, {}, []
@@ -42,8 +43,8 @@ def folder(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[F
         elif kind == "image":
             images.append(file)
         elif kind == "caption":
-            beside[file.name] = file.path
-        elif file.name == CAPTIONS:
+            beside[stem(file.name) + walk.suffix(file.name)] = file.path
+        elif file.name.lower() in CAPTIONS:
             tables.append(file.path)
             inventory.other["tables of captions"] += 1
         else:
@@ -115,7 +116,9 @@ class _Captions:
         self._used: set[str] = set()
         self._table: dict[str, list[str]] = {}
         for path in tables:
-            rows, encoding = caption_files.read_csv(path)
+            csv = walk.suffix(path.name) == ".csv"
+            read = caption_files.read_csv if csv else caption_files.read_tsv
+            rows, encoding = read(path)
             note_encoding(inventory, path.name, encoding)
             for file, caption in rows:
                 self._table.setdefault(_key(file), []).append(caption)
@@ -138,13 +141,14 @@ class _Captions:
 
     def count_unused(self) -> None:
         """Counts captions for which there was no image."""
-        self._inventory.other["files of captions"] += len(self._used)
-        for name in self._beside.keys() - self._used:
+        if self._used:
+            self._inventory.other["files of captions"] += len(self._used)
+        for name in sorted(self._beside.keys() - self._used):
             self._inventory.other["text files without an image"] += 1
             note = "text files without an image beside them"
             self._inventory.note(note, walk.printable(name))
         for name in sorted(self._unused):
-            self._inventory.note(f"files in {CAPTIONS} without an image", name)
+            self._inventory.note("files in tables of captions without an image", name)
 
 
 def _read_text(path, inventory) -> tuple[str, str]:

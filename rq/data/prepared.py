@@ -49,7 +49,7 @@ def scan(data, inventory: Inventory) -> dict[str, list[Found]]:
     if not path.exists():
         raise DataError(f"data.path={data.path!r}: there is no such file or folder")
     splits, names = collections.defaultdict(list), set()
-    for image in READERS[data.name](path, inventory):
+    for image in _read(data.name, path, inventory):
         if (image.split, image.name) in names:
             inventory.leave_out(image.name, "listed a second time")
             continue
@@ -67,6 +67,14 @@ def scan(data, inventory: Inventory) -> dict[str, list[Found]]:
     if set(splits) == {"train"}:
         splits = _hold_out(splits["train"], data.holdout, path, inventory)
     return {"train": splits.pop("train")} | dict(sorted(splits.items()))
+
+
+def _read(name: str, path: pathlib.Path, inventory: Inventory) -> Iterator[Found]:
+    """Yields what a reader finds; what it cannot open is an error of one line."""
+    try:
+        yield from READERS[name](path, inventory)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: {error.strerror}") from error
 
 
 def _hold_out(images, number, path, inventory) -> dict[str, list[Found]]:
@@ -307,7 +315,15 @@ def prepare(data) -> dict:
         inventory = Inventory()
         splits = scan(data, inventory)
         made = FileSet(data, splits, inventory)
-        made.download_and_prepare(file_format="array_record")
+        try:
+            made.download_and_prepare(file_format="array_record")
+        except FileExistsError:
+            logging.info("%s was prepared by another process", made.data_dir)
+        except OSError as error:
+            raise DataError(
+                f"preparing in {made.data_dir}: {error.strerror or error}; data.dir "
+                "names another place"
+            ) from error
         for name, reason in list(inventory.files_left_out.items())[:10]:
             logging.warning("left out %s: %s", name, reason)
     return dict(builder(data).info.metadata)

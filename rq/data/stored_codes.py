@@ -28,6 +28,7 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 
 from rq.data import DataError
+from rq.data.captions import split_lines
 from rq.parallel import atomic_files
 
 MANIFEST = "manifest.json"
@@ -151,7 +152,7 @@ def _pack(codes, features, label, captions) -> bytes:
             codes.astype("<u2").tobytes(),
             features.astype("<f4").tobytes(),
             label.astype("<i4").tobytes(),
-            "\n".join(captions).encode(),
+            "\n".join(" ".join(split_lines(line)) for line in captions).encode(),
         )
     )
     return zlib.crc32(content).to_bytes(CHECKSUM, "little") + content

@@ -30,31 +30,53 @@ _MAX_TEXT = 1 << 24  # bytes of captions of an image
 
 
 def tar(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Found]:
-    """Yields the images in a tar file, or in all tar files of a folder.
+    """Yields the images in a tar file, or in all tar files of a folder, at any depth.
 
     An image's captions are in `.txt` or `.caption` (one a line) or the field `caption`
     of `.json`, its class in `.cls`. They belong to the image whose name is theirs
     without the last suffix; where there is none, to those of which their name is the
     beginning up to a dot: `0000.txt` is of `0000.png`, or of both `0000.left.png` and
     `0000.right.png`. Tar files whose name begins with train or val, validation or test
-    are splits.
+    are splits, and so are those in folders of these names.
 
     Raises:
       DataError: where there is no tar file.
     """
     inventory = Inventory() if inventory is None else inventory
-    shards = [path]
+    shards = {path.name: path}
     if path.is_dir():
-        shards = sorted(path.glob("*.tar"))
-        for file in sorted(path.iterdir()):
-            if file not in shards and not file.is_dir():
-                count_other(inventory, file.name)
+        shards = dict(_tar_files(path, inventory))
     if not shards:
         raise DataError(f"{path} has no .tar file")
-    for shard in shards:
-        name = shard.name.lower()
-        split = next((s for word, s in SPLITS.items() if name.startswith(word)), None)
-        yield from _Shard(shard, inventory).images(split)
+    for name, shard in shards.items():
+        yield from _Shard(shard, name, inventory).images(_split(name))
+
+
+def _tar_files(path, inventory: Inventory) -> Iterator[tuple[str, pathlib.Path]]:
+    """Names and paths of tar files in a folder; other files are counted."""
+    for file in walk.walk(path):
+        compressed = walk.suffix(file.name) == ".tgz" or ".tar." in file.name.lower()
+        if walk.is_system_file(file.name):
+            count_other(inventory, file.name)
+        elif file.problem or compressed:
+            reason = file.problem or "a compressed tar: decompress it first"
+            inventory.leave_out(walk.printable(file.name), reason)
+        elif walk.suffix(file.name) == ".tar":
+            yield file.name, file.path
+        elif walk.is_image(file.name, file.head):
+            reason = "an image beside the tar files: data.name='folder' reads images"
+            inventory.leave_out(walk.printable(file.name), reason)
+        else:
+            count_other(inventory, file.name)
+
+
+def _split(name: str) -> str | None:
+    """The split of a tar file, by the folder it is in, else by its name."""
+    first, *rest = name.lower().split("/")
+    if rest and first in SPLITS:
+        return SPLITS[first]
+    base = rest[-1] if rest else first
+    return next((s for word, s in SPLITS.items() if base.startswith(word)), None)
 
 
 class _Member(NamedTuple):
@@ -66,9 +88,9 @@ class _Member(NamedTuple):
 class _Shard:
     """One tar file, which is opened for each list and read, so that none stays open."""
 
-    def __init__(self, path: pathlib.Path, inventory: Inventory):
+    def __init__(self, path: pathlib.Path, name: str, inventory: Inventory):
         self._path, self._inventory = path, inventory
-        self._name = walk.printable(path.name)
+        self._name = walk.printable(name)
         self._beside: dict[str, dict[str, _Member]] = collections.defaultdict(dict)
         self._used: set[_Member] = set()
 
@@ -86,8 +108,8 @@ class _Shard:
                 image.size,
             )
         for suffix, members in self._beside.items():
-            used = sum(member in self._used for member in members.values())
-            self._inventory.other[f"{suffix} of images"] += used
+            if used := sum(member in self._used for member in members.values()):
+                self._inventory.other[f"{suffix} of images"] += used
             for member in members.values():
                 if member not in self._used:
                     self._inventory.other[f"{suffix} without an image"] += 1
