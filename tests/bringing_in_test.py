@@ -667,3 +667,24 @@ def test_line_breaks_within_a_caption_are_stored_as_one_caption(tmp_path):
     codes = features.astype(np.int32)
     packed = stored_codes._pack(codes, features, np.int32(0), lines)
     assert b"two lines\none\xe2\x80\xa8line" in packed
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "AVIF", "JPEG"])
+def test_files_of_full_size_that_end_in_zeros_are_damaged(kind):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    whole = encoded(noise, kind)
+    examine(whole)
+    examine(encoded(np.zeros((600, 800, 3), np.uint8), kind))
+    for fraction in (0.3, 0.6, 0.9):
+        cut = whole[: int(fraction * len(whole))]
+        with pytest.raises(DecodeError):
+            examine(cut + bytes(len(whole) - len(cut)))
+
+
+def test_a_png_with_a_wrong_byte_is_damaged():
+    whole = bytearray(encoded(RED))
+    for place in range(8, len(whole) - 12, 7):
+        changed = bytes(whole[:place]) + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+        with pytest.raises(DecodeError):
+            examine(bytes(changed))
+    examine(bytes(whole) + b"junk behind the end")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import pathlib
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -41,6 +40,8 @@ class ContactSheet:
 
     def write(self, path: pathlib.Path) -> None:
         """Writes the picture as a PNG."""
+        import matplotlib  # for its font alone, and only here: it takes long to import
+
         step, left = SIDE + _GAP, TEXT if self._names else 0
         size = (left + IMAGES * step, max(len(self._rows), 1) * step)
         sheet = Image.new("RGB", size, "white")

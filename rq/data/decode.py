@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+import zlib
 
 import cv2
 import numpy as np
@@ -221,6 +222,10 @@ def examine(encoded: bytes) -> tuple[tuple[int, int], str | None]:
     _check_pixels(encoded)
     known = image_format(encoded[:MAGIC_BYTES])
     kind = _pillow_kind(encoded)
+    if known == "PNG":
+        _check_chunks(encoded)
+    elif known in ("WebP", "AVIF"):
+        _check_tail(encoded)
     if known == "JPEG":
         _check_scan(encoded)
     elif known not in _EIGHT_BIT:
@@ -277,6 +282,36 @@ def _check_scan(encoded: bytes) -> None:
         message = " ".join(str(error).split())
         if any(word in message for word in _DAMAGE):
             raise DecodeError(message) from error
+
+
+def _check_chunks(encoded: bytes) -> None:
+    """Compares the checksums of a PNG, of which Pillow reads those in front alone.
+
+    Raises:
+      DecodeError: where one is wrong, or the last chunk is missing.
+    """
+    at, kind = 8, b""
+    while kind != b"IEND":
+        if at + 12 > len(encoded):
+            raise DecodeError("a PNG without its end")
+        end = at + 8 + int.from_bytes(encoded[at : at + 4], "big")
+        kind, checksum = encoded[at + 4 : at + 8], encoded[end : end + 4]
+        needed = kind[:1].isupper()  # others hold no pixels
+        if needed and zlib.crc32(encoded[at + 4 : end]) != int.from_bytes(
+            checksum, "big"
+        ):
+            raise DecodeError("a PNG with a wrong checksum")
+        at = end + 4
+
+
+def _check_tail(encoded: bytes) -> None:
+    """Finds a compressed file that was made at full size and never written to its end.
+
+    Raises:
+      DecodeError: where more than a sixteenth of it, at the end, is zeros.
+    """
+    if len(encoded) - len(encoded.rstrip(b"\0")) > max(64, len(encoded) // 16):
+        raise DecodeError("zeros in place of the end of the file")
 
 
 # In libjpeg's warnings; others, as of bytes between two parts of a file, are harmless.
