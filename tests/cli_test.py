@@ -15,8 +15,7 @@ from config_test import load
 
 from rq import config as config_lib
 from rq import main
-from rq.cli import program, run_flags
-from rq.cli import train as train_command
+from rq.cli import program, run_checks, run_flags
 from rq.config import sampling, schema
 from rq.config.command_line import parse_with_config
 from rq.config.declaration import RUN_COMMANDS
@@ -326,33 +325,12 @@ def test_paths_of_a_run_do_not_depend_on_the_folder_it_is_used_from(
     monkeypatch.chdir(tmp_path)
     config = load("folder")
     config.data.path, config.data.dir = "images", "~/sets"
-    train_command.claim(
-        workdir.parent / "other", config_lib.with_absolute_paths(config)
-    )
+    run_checks.claim(workdir.parent / "other", config_lib.with_absolute_paths(config))
     monkeypatch.chdir("/")
     values = parsed("encode", str(workdir.parent / "other"))
     data = run_flags.run_config(values, "encode").data
     assert data.path == str(tmp_path / "images")
     assert data.dir == str(pathlib.Path("~/sets").expanduser())
-
-
-# The config that training stores.
-
-
-def test_training_again_stores_what_may_change(workdir):
-    config = load("digits", "tiny")
-    config.sampling.temperature, config.data.dir = (0.5,), "/elsewhere"
-    config.stages = ("features",)
-    train_command.claim(workdir, config)
-    stored = config_lib.from_json((workdir / "config.json").read_text())
-    assert stored.sampling.temperature == (0.5,) and stored.data.dir == "/elsewhere"
-    assert stored.stages == schema.STAGES  # all that were ever run
-    before = (workdir / "config.json").stat().st_mtime_ns
-    train_command.claim(workdir, config)
-    assert (workdir / "config.json").stat().st_mtime_ns == before
-    config.rqvae.steps = 9
-    with pytest.raises(config_lib.ConfigError, match="rqvae.steps: 4 != 9"):
-        train_command.claim(workdir, config)
 
 
 def test_the_program_is_quick_to_list_its_commands():

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from rq.cli import train as pipeline
+from rq.cli import run_checks
 from rq.config import ConfigError, default, validate
 from rq.convert import lpips_weights, npz_file
 from rq.data import DataError
@@ -325,14 +325,14 @@ def test_missing_lpips_weights_say_the_command(tmp_path):
     for name in ("", str(tmp_path / "gone.npz")):
         config.rqvae.lpips_weights = name
         with pytest.raises(DataError, match="python -m rq.convert lpips"):
-            pipeline.check_perceptual(config, tmp_path)
+            run_checks.check_perceptual(config, tmp_path)
     wrong, narrow = tmp_path / "wrong.npz", tmp_path / "narrow.npz"
     wrong.write_bytes(b"no archive")
     npz_file.save(narrow, lpips_weights.KIND, {"head_0": np.zeros(8)}, [8])
     for path, message in ((wrong, "wrong.npz holds something"), (narrow, "widths")):
         config.rqvae.lpips_weights = str(path)
         with pytest.raises(DataError, match=message):
-            pipeline.check_perceptual(config, tmp_path)
+            run_checks.check_perceptual(config, tmp_path)
 
 
 @pytest.mark.parametrize("about", [None, [3, 4]])
@@ -356,9 +356,9 @@ def test_own_features_need_their_stage(tmp_path):
     config = default()
     config.rqvae.loss.perceptual = "features"
     with pytest.raises(ConfigError, match="'features' in front of 'rqvae'"):
-        pipeline.check_perceptual(config, tmp_path)
+        run_checks.check_perceptual(config, tmp_path)
     config.stages = ("features", "rqvae")
-    pipeline.check_perceptual(config, tmp_path)
+    run_checks.check_perceptual(config, tmp_path)
     config.stages = ("rqvae",)
     config.rqvae.loss.perceptual = "none"
-    pipeline.check_perceptual(config, tmp_path)
+    run_checks.check_perceptual(config, tmp_path)

@@ -10,7 +10,7 @@ names, to WORKDIR/tokenizer.json. `rq train` does so, too.
 
 from __future__ import annotations
 
-from rq.cli import run_flags, train
+from rq.cli import run_checks, run_flags, train
 from rq.parallel import processes
 from rq.training import checkpoint
 
@@ -29,5 +29,5 @@ def run(values) -> None:
     path = checkpoint.folder(run_flags.require_workdir(values, "tokenizer"))
     run_flags.join_processes(values)
     with processes.process_0_first("the tokenizer"):
-        train.claim(path, config)
+        run_checks.claim(path, config)
         train.make_tokenizer(config, path)

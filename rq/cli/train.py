@@ -15,21 +15,13 @@ import functools
 import itertools
 import json
 
-import jax
 from absl import logging
 from etils import epath
 
 from rq import experiment as workdirs
 from rq import visualize
-from rq.cli import run_flags
-from rq.config import (
-    STAGES,
-    ConfigError,
-    differences,
-    from_json,
-    to_json,
-    with_absolute_paths,
-)
+from rq.cli import run_checks, run_flags
+from rq.config import ConfigError, to_json, with_absolute_paths
 from rq.convert import lpips_weights
 from rq.data import loader, sources, text
 from rq.evaluation import trained_stages, training_pictures
@@ -44,7 +36,6 @@ from rq.training.stages import FeaturesStage, RQVAEStage
 CONFIG, POSITIONAL = "file", "workdir"
 ROWS, SAMPLES_A_ROW = 10, 10  # of the picture of samples, at most
 COUNTED = 10_000  # captions of which it is counted how many are cut
-TRAINED = ("features", "rqvae", "transformer")  # stages with steps and checkpoints
 
 
 def define(values) -> None:
@@ -79,27 +70,11 @@ def run_stages(config, workdir) -> None:
     one nothing but files.
 
     Raises:
-      ConfigError: where the workdir was made with another config, or the batch sizes do
-        not divide over the devices.
+      ConfigError, DataError, MeshError: see `run_checks.check_run`.
     """
     path = checkpoint.folder(workdir)
     mesh = sharding.make_mesh(**config.mesh)
-    for stage in TRAINED:
-        if stage not in config.stages:
-            continue
-        part = config[stage]
-        sharding.check_batch(part.batch_size, mesh, part.grad_accum_steps)
-    encodes = "codes" in config.stages and not config.transformer.online
-    if encodes and config.codes.batch_size % jax.local_device_count():
-        raise ConfigError(
-            f"codes.batch_size={config.codes.batch_size} does not divide by the "
-            f"{jax.local_device_count()} devices of a process"
-        )
-    check_perceptual(config, path)
-    with processes.process_0_first("the workdir and its data"):
-        claim(path, config)
-        if jax.process_count() > 1 and config.data.name in sources.BUILT_IN:
-            sources.open_split(config.data, config.data.train_split)  # prepares it
+    run_checks.check_run(config, path, mesh)
     steps = {
         "features": train_features,
         "rqvae": train_rqvae,
@@ -111,7 +86,7 @@ def run_stages(config, workdir) -> None:
             make_tokenizer(config, path)
     experiment = workdirs.Experiment(path, mesh, config=config)
     for name in config.stages:
-        if name in TRAINED and _is_done(path, name, config):
+        if name in run_checks.TRAINED and _all_agree_it_is_done(path, name, config):
             logging.info("%s: all %d steps are done", name, config[name].steps)
             continue
         logging.info("%s: starting", name)
@@ -119,35 +94,12 @@ def run_stages(config, workdir) -> None:
     write_pictures(experiment, path / "samples")
 
 
-def _is_done(path: epath.Path, stage: str, config) -> bool:
-    """Whether a stage has all its steps, and their evaluations."""
-    done = workdirs.finished(path, stage, config)
-    return done and checkpoint.evaluated(path / stage) >= config[stage].steps
-
-
-def claim(path: epath.Path, config) -> None:
-    """Stores the config in the run directory, and checks it against the one there.
-
-    The stages stored are all that were ever run there.
-
-    Raises:
-      ConfigError: naming the fields that differ and must not.
-    """
-    file, stored = path / workdirs.CONFIG, config.copy_and_resolve_references()
-    if file.exists():
-        before = from_json(file.read_text())
-        if changed := differences(before, config):
-            raise ConfigError(
-                f"{path} was made with another config: {'; '.join(changed)}; "
-                "use another --workdir or the same settings"
-            )
-        ever = {*before.stages, *config.stages}
-        stored.stages = tuple(name for name in STAGES if name in ever)
-    path.mkdir(parents=True, exist_ok=True)
-    text = to_json(stored)
-    if not file.exists() or file.read_text() != text:
-        with atomic_files.atomic_write(file) as temporary:
-            temporary.write_text(text)
+def _all_agree_it_is_done(path: epath.Path, stage: str, config) -> bool:
+    """Returns whether a stage is finished, as process 0 finds it."""
+    done = processes.run_on_process_0(
+        functools.partial(run_checks.is_done, path, stage, config)
+    )
+    return bool(processes.broadcast(bool(done)))
 
 
 def train_features(config, path, mesh) -> None:
@@ -184,31 +136,11 @@ def _fit_on_images(stage, config, path, pictures) -> None:
     _fit(stage, source, config, path, pictures)
 
 
-def check_perceptual(config, path: epath.Path) -> None:
-    """Checks, before any compute, that stage 1 will have the network of its loss.
-
-    Raises:
-      DataError: where the file of LPIPS is missing, with the command that makes it.
-      ConfigError: where the feature network neither is trained nor will be.
-    """
-    kind = config.rqvae.loss.perceptual
-    if "rqvae" not in config.stages or workdirs.finished(path, "rqvae", config):
-        return
-    if kind == "lpips":
-        lpips_weights.load(config.rqvae.lpips_weights)
-    elif kind == "features" and "features" not in config.stages:
-        if not workdirs.finished(path, "features", config):
-            raise ConfigError(
-                "rqvae.loss.perceptual='features' needs the feature network, which "
-                f"{path} has not: put 'features' in front of 'rqvae' in stages"
-            )
-
-
 def perceptual_distance(config, path):
     """The frozen network of stage 1's loss and its parameters; None where it has none.
 
     Raises:
-      DataError: as `check_perceptual`.
+      DataError: where the file of LPIPS is missing.
     """
     kind = config.rqvae.loss.perceptual
     if kind == "none":

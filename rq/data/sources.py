@@ -112,7 +112,8 @@ def _find(name, folder):
         where = f" --data_dir={folder}" if folder else ""
         raise DataError(
             f"{name} is not prepared in {builder.data_dir}; run: "
-            f"tfds build {name} --file_format=array_record{where}"
+            f"tfds build {name} --file_format=array_record{where}; or, where it has "
+            "moved, give its folder: --config.data.dir=FOLDER"
         )
     return builder
 
@@ -122,7 +123,9 @@ def _find_files(data):
     if not builder.is_prepared():
         raise DataError(
             f"{data.path} is not prepared in {builder.data_dir}; run: "
-            "python -m rq.main --mode=prepare, with the same --config flags"
+            "python -m rq.main --mode=prepare, with the same --config flags; or, where "
+            "the prepared set or the images have moved, say where they are: "
+            "--config.data.dir=FOLDER, --config.data.path=PATH"
         )
     return builder
 
