@@ -688,3 +688,22 @@ def test_a_png_with_a_wrong_byte_is_damaged():
         with pytest.raises(DecodeError):
             examine(bytes(changed))
     examine(bytes(whole) + b"junk behind the end")
+
+
+def test_damage_in_files_to_measure_is_an_error_or_left_out(tmp_path):
+    image = cv2.resize(shape("circle", 0), (160, 120))
+    write(tmp_path / "0.jpg", encoded(image, "JPEG"))
+    write(tmp_path / "1.jpg", cut_jpeg(image))
+    assert len(file_source.FileSource(tmp_path, 3)) == 1
+    strict = file_source.FileSource(tmp_path, 3, strict=True)
+    strict[0]
+    with pytest.raises(DataError, match="1.jpg"):
+        strict[1]
+
+
+def test_a_set_prepared_before_there_were_summaries_has_one(tmp_path):
+    report = dict(folder=str(tmp_path), splits={"train": 2}, kept={"train": 2})
+    report |= dict(converted={"grey": 1}, small=1, left_out=1)
+    text = sources.summary(report | dict(files_left_out={"a.png": "damaged"}))
+    assert "2 kept (2 train) + 1 left out" in text and "grey: 1" in text
+    assert "digits" in sources.summary(dict(folder="digits", splits={"train": 2}))

@@ -19,19 +19,18 @@ from __future__ import annotations
 import functools
 import io
 import warnings
-import zlib
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from rq.data.damage import DecodeError, check_end, check_intact
 from rq.data.walk import MAGIC_BYTES, image_format
 
 cv2.setNumThreads(0)  # threads read ahead already, an image each
 cv2.utils.logging.setLogLevel(0)  # what it says of damaged files is in our own errors
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MAX_PIXELS
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 MAX_PIXELS = 1 << 27  # of an image: 400 MB decoded
 # What Pillow may open: no formats for which it runs other programs.
 FORMATS = (
@@ -57,10 +56,6 @@ _DARK = 1 << 12  # values below which an image of 16 bits is nearly black
 _TOLERANCE = 1e-3  # of floats about [0, 1]
 
 
-class DecodeError(ValueError):
-    """Bytes that are no image, or a damaged one."""
-
-
 def decode(encoded: bytes, channels: int) -> np.ndarray:
     """PNG, JPEG and what else OpenCV or Pillow read, to uint8 `[H, W, channels]`.
 
@@ -73,7 +68,7 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
         of range, and on a JPEG that was cut short, of which the libraries would return
         half.
     """
-    _check_end(encoded)
+    check_end(encoded)
     _check_pixels(encoded)
     if image_format(encoded[:MAGIC_BYTES]) not in (*_EIGHT_BIT, "PNG"):
         stored = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
@@ -87,12 +82,6 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
             return _with_channels(_to_uint8(np.asarray(opened)), channels)
         image = np.asarray(opened.convert("L" if channels == 1 else "RGB"))
     return image if image.ndim == 3 else image[..., None]
-
-
-def _check_end(encoded: bytes) -> None:
-    if encoded.startswith(JPEG_START) and not encoded.endswith(JPEG_END):
-        if encoded.find(JPEG_END, len(encoded) // 2) < 0:
-            raise DecodeError("a JPEG without its end")
 
 
 def _imdecode(encoded: bytes, flag: int) -> np.ndarray | None:
@@ -218,17 +207,11 @@ def examine(encoded: bytes) -> tuple[tuple[int, int], str | None]:
       DecodeError: where `decode` would; where Pillow or libjpeg find damage; and where
         an image of 16 bits would become nearly black.
     """
-    _check_end(encoded)
+    check_end(encoded)
     _check_pixels(encoded)
-    known = image_format(encoded[:MAGIC_BYTES])
     kind = _pillow_kind(encoded)
-    if known == "PNG":
-        _check_chunks(encoded)
-    elif known in ("WebP", "AVIF"):
-        _check_tail(encoded)
-    if known == "JPEG":
-        _check_scan(encoded)
-    elif known not in _EIGHT_BIT:
+    check_intact(encoded)
+    if image_format(encoded[:MAGIC_BYTES]) not in _EIGHT_BIT:
         stored = _imdecode(encoded, cv2.IMREAD_UNCHANGED)
         if stored is not None and stored.dtype == np.uint16:
             _check_not_dark(stored.max())
@@ -262,66 +245,6 @@ def _pillow_kind(encoded: bytes) -> str | None:
     if animated:
         return "animated"
     return None if mode == "RGB" else KINDS.get(mode, mode)
-
-
-def _check_scan(encoded: bytes) -> None:
-    """Finds a JPEG of which a part is missing or damaged behind an intact header.
-
-    The decoders of Pillow and OpenCV fill up what is missing, if the end marker is
-    there, and keep libjpeg's warnings to themselves; this one raises them. It costs
-    half of a decode, in preparing alone.
-
-    Raises:
-      DecodeError: where libjpeg warns of damaged data.
-    """
-    import simplejpeg  # not needed where nothing is prepared
-
-    try:
-        simplejpeg.decode_jpeg(encoded, colorspace="GRAY", strict=True)
-    except ValueError as error:
-        message = " ".join(str(error).split())
-        if any(word in message for word in _DAMAGE):
-            raise DecodeError(message) from error
-
-
-def _check_chunks(encoded: bytes) -> None:
-    """Compares the checksums of a PNG, of which Pillow reads those in front alone.
-
-    Raises:
-      DecodeError: where one is wrong, or the last chunk is missing.
-    """
-    at, kind = 8, b""
-    while kind != b"IEND":
-        if at + 12 > len(encoded):
-            raise DecodeError("a PNG without its end")
-        end = at + 8 + int.from_bytes(encoded[at : at + 4], "big")
-        kind, checksum = encoded[at + 4 : at + 8], encoded[end : end + 4]
-        needed = kind[:1].isupper()  # others hold no pixels
-        if needed and zlib.crc32(encoded[at + 4 : end]) != int.from_bytes(
-            checksum, "big"
-        ):
-            raise DecodeError("a PNG with a wrong checksum")
-        at = end + 4
-
-
-def _check_tail(encoded: bytes) -> None:
-    """Finds a compressed file that was made at full size and never written to its end.
-
-    Raises:
-      DecodeError: where more than a sixteenth of it, at the end, is zeros.
-    """
-    if len(encoded) - len(encoded.rstrip(b"\0")) > max(64, len(encoded) // 16):
-        raise DecodeError("zeros in place of the end of the file")
-
-
-# In libjpeg's warnings; others, as of bytes between two parts of a file, are harmless.
-_DAMAGE = (
-    "premature end",
-    "bad Huffman",
-    "bad arithmetic",
-    "instead of RST",
-    *(f"before marker 0xd{number}" for number in range(8)),
-)
 
 
 def _decode_error(error: Exception) -> DecodeError:

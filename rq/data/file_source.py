@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from rq.data import DataError, walk
+from rq.data.damage import check_intact
 from rq.data.decode import DecodeError, decode
 
 
@@ -42,7 +43,7 @@ class FileSource:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         try:
-            image = decode(self.paths[index].read_bytes(), self._channels)
+            image = self._decode(self.paths[index])
         except DecodeError as error:
             raise DataError(f"{self.paths[index]}: {error}") from error
         return {"image": image, "label": np.int32(0)}
@@ -51,9 +52,15 @@ class FileSource:
         """Returns an example and no captions: files alone have none."""
         return self[index], ()
 
+    def _decode(self, path):
+        encoded = path.read_bytes()
+        image = decode(encoded, self._channels)  # first: it looks at the size
+        check_intact(encoded)
+        return image
+
     def _is_readable(self, path):
         try:
-            decode(path.read_bytes(), self._channels)
+            self._decode(path)
         except (DecodeError, OSError) as error:
             logging.warning("left out %s: %s", path, error)
             return False
