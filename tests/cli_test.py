@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from config_test import load
@@ -159,6 +160,16 @@ def test_flags_of_sampling_options_are_made_from_their_declaration():
         (["evaluate", "--samples=x", "--reference=y"], 1, "either --inception=FILE or"),
         (["evaluate", "x", "--captions=y"], 1, "--captions goes with --samples"),
         (["evaluate", "x", "--seed=1"], 1, "--seed is of samples"),
+        (["evaluate", "x", "--top_p=0.5"], 1, "--top_p is of samples"),
+        (
+            ["evaluate", "x", "--config.sampling.top_p=0.5"],
+            1,
+            "--config.sampling.top_p is of samples",
+        ),
+        (["evaluate", "--samples=x", "--step=best"], 1, "--step goes with a run dir"),
+        (["evaluate", "--samples=x", "--config.seed=1"], 1, "--config.seed goes with"),
+        (["sample", "x", "--mask=top"], 1, "--mask goes with --complete"),
+        (["sample", "x", "--classifier=f"], 1, "--classifier goes with --keep"),
     ],
 )
 def test_errors_are_one_line_with_the_remedy(args, code, message, capsys, monkeypatch):
@@ -340,3 +351,19 @@ def test_the_program_is_quick_to_list_its_commands():
         "assert not {'jax', 'tensorflow', 'grain'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+def test_overrides_of_sampling_change_samples_as_flags_do(trained, tmp_path):
+    def sample(*args):
+        out = tmp_path / "samples.png"
+        args = ["--num_samples=8", "--classes=3", f"--out={out}", *args]
+        program.main(["sample", str(trained), *args])
+        with np.load(out.with_suffix(".npz")) as file:
+            return file["codes"]
+
+    as_trained = sample()
+    for option in ("seed=7", "temperature=0.2", "top_k=1"):
+        by_flag = sample(f"--{option}")
+        by_override = sample(f"--config.sampling.{option}")
+        np.testing.assert_array_equal(by_override, by_flag)
+        assert (by_flag != as_trained).any(), option

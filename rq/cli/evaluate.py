@@ -21,6 +21,7 @@ from absl import flags
 from rq.cli import evaluate_images, run_flags
 from rq.cli.sample import classifier_of
 from rq.config import ConfigError
+from rq.config.sampling import OPTIONS
 from rq.convert import lpips_weights
 from rq.evaluation import (
     clip,
@@ -33,8 +34,10 @@ from rq.evaluation import (
 
 CONFIG, POSITIONAL = "directory", "workdir"
 
+_SAMPLING = (*OPTIONS, "config.sampling")
 # Flags of generated images, with --num_samples alone.
-_OF_SAMPLES = ("clip", "reference", "keep", "classes", "text", "seed")
+_OF_GENERATED = ("keep", "classifier", "classes", "text", *_SAMPLING)
+_OF_ANY_RUN = ("step", "dtype", "mesh", "config")  # not of features of --inception
 
 
 def define(values) -> None:
@@ -69,29 +72,28 @@ def define(values) -> None:
 
 def run(values) -> None:
     """Prints metrics as JSON, and writes them."""
+    refuse = functools.partial(run_flags.refuse, values)
     if not values.inception:
-        _refuse(values, "goes with --inception", "resize")
+        refuse("goes with --inception", "resize")
     if values.samples is not None:
-        others = ("num_samples", "lpips", "images", *_OF_SAMPLES[2:])
-        _refuse(values, "does not go with --samples", *others)
+        others = set(_OF_GENERATED) - {"batch_size"}
+        refuse("does not go with --samples", "num_samples", "lpips", "images", *others)
+        if values.workdir is None:
+            refuse("goes with a run directory", *_OF_ANY_RUN)
         evaluate_images.run(values)
         return
-    _refuse(values, "goes with --samples", *evaluate_images.FLAGS)
+    refuse("goes with --samples", *evaluate_images.FLAGS)
     if values.num_samples is None:
-        _refuse(values, "is of samples: it goes with --num_samples", *_OF_SAMPLES)
+        names = ("clip", "reference", *_OF_GENERATED)
+        refuse("is of samples: it goes with --num_samples", *names)
         _evaluate_run(values)
         return
-    _refuse(values, "does not go with --num_samples", "images", "lpips")
+    refuse("does not go with --num_samples", "images", "lpips")
+    if values.keep == 1:
+        refuse("goes with --keep below 1", "classifier")
     if values.num_samples < 2:
         raise ConfigError("metrics need --num_samples=2 or more")
     _evaluate_samples(values)
-
-
-def _refuse(values, why: str, *names: str) -> None:
-    """Raises ConfigError where one of these flags is given."""
-    for name in names:
-        if values[name].present:
-            raise ConfigError(f"--{name} {why}")
 
 
 def _extractor(values, experiment, required: bool):

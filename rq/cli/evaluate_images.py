@@ -73,8 +73,6 @@ def _measure(values, captions: list[str]) -> dict:
     network = clip.Clip(values.clip) if values.clip else None
     channels = 3
     if values.inception:
-        if values["config"].override_values:
-            raise ConfigError("--config.* goes with a run directory")
         mesh = sharding.make_mesh()
         extractor = extractors.inception(values.inception, mesh, values.resize)
     else:

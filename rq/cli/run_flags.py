@@ -229,6 +229,20 @@ def define_rejection(values) -> None:
     )
 
 
+def refuse(values, why: str, *names: str) -> None:
+    """Raises ConfigError where one of these flags is given.
+
+    Args:
+      values: the flags.
+      why: the end of the message.
+      names: of flags; 'config' or 'config.SECTION': any override there.
+    """
+    given = [name for name in values if values[name].present]
+    for name in names:
+        if hits := [x for x in given if x == name or x.startswith(f"{name}.")]:
+            raise ConfigError(f"--{hits[0]} {why}")
+
+
 def output(values, name: str, suffix: str = ".png") -> epath.Path:
     """Returns the file of `--out`, or one of this name in the run's folder `samples`.
 

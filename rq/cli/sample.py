@@ -45,6 +45,10 @@ def define(values) -> None:
 
 def run(values) -> None:
     """Writes generated images as a PNG grid, and as arrays."""
+    if values.complete is None:
+        run_flags.refuse(values, "goes with --complete", "mask", "keep_depth")
+    if values.keep == 1:
+        run_flags.refuse(values, "goes with --keep below 1", "classifier")
     experiment = run_flags.open_run(values, "sample")
     out = run_flags.output(values, "generated.png")
     given = None
