@@ -37,15 +37,17 @@ PATIENCE = 60.0  # seconds until a shared file system shows what process 0 has w
 
 
 def finished(path: epath.Path, stage: str, config) -> bool:
-    """Whether a stage ('features', 'rqvae', 'transformer') has all its steps there.
+    """Returns whether a stage ('features', 'rqvae', 'transformer') has all its steps.
 
-    With `checkpoint.fallback` a damaged last checkpoint is to be made anew.
+    As this process sees the files. With `checkpoint.fallback` a damaged last checkpoint
+    does not count.
     """
     step = checkpoint.latest_step(path / stage)
     if step != config[stage].steps:
         return False
-    damaged = checkpoint.find_damage(path / stage / str(step))
-    return not (config.checkpoint.fallback and damaged)
+    if not config.checkpoint.fallback:  # damage is reported when it is read
+        return True
+    return checkpoint.find_damage(path / stage / str(step)) is None
 
 
 def stored_config(path):
@@ -101,13 +103,20 @@ class Experiment:
         self.mesh = sharding.make_mesh() if mesh is None else mesh
 
     def finished(self, stage: str) -> bool:
-        """Whether a stage ('rqvae', 'transformer') has all its steps."""
-        return finished(self.path, stage, self.config)
+        """Returns whether a stage has all its steps, in all processes as process 0."""
+        return bool(processes.broadcast(finished(self.path, stage, self.config)))
+
+    @functools.cached_property
+    def _last_stage(self) -> str:
+        """The last stage that was trained, whose checkpoint `step` chooses."""
+        for stage in ("transformer", "rqvae"):
+            if checkpoint.find_step(self.path / stage) is not None:
+                return stage
+        return "features"
 
     def step_of(self, stage: str) -> int | str:
-        """Of the checkpoint that a stage is restored from."""
-        trained = [name for name in self.config.stages if name != "codes"]
-        step = self._step if [stage] == trained[-1:] else "latest"
+        """Returns the step of the checkpoint that a stage is restored from."""
+        step = self._step if stage == self._last_stage else "latest"
         known = checkpoint.find_step(self.path / stage, step)
         return step if known is None else known
 
@@ -214,8 +223,22 @@ class Experiment:
 
     @functools.cached_property
     def transformer_state(self) -> TrainState:
-        """The trained transformer."""
-        return self._state("transformer")
+        """The trained transformer.
+
+        Raises:
+          CheckpointError: if it was trained on the codes of another RQ-VAE.
+        """
+        state = self._state("transformer")
+        theirs = state.codebook["state"].embedding
+        ours = self.rqvae_variables["codebook"]["state"].embedding
+        if theirs.shape != ours.shape or not bool(jnp.all(theirs == ours)):
+            raise checkpoint.CheckpointError(
+                f"{self.path}: the transformer of step {self.step_of('transformer')} "
+                "has another codebook than the RQ-VAE of step "
+                f"{self.step_of('rqvae')}: train it again, or restore the RQ-VAE that "
+                "it was trained on"
+            )
+        return state
 
     @functools.cached_property
     def transformer(self) -> TransformerStage:

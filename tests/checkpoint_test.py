@@ -17,7 +17,7 @@ from rq import config as config_lib
 from rq import experiment
 from rq.models.quantizer import Codebook
 from rq.parallel import sharding
-from rq.training import checkpoint
+from rq.training import checkpoint, checkpoint_files, checkpoint_manager
 from rq.training.train_state import TrainState
 
 CONFIG = config_lib.to_json(config_lib.default())
@@ -57,7 +57,7 @@ def assert_same(actual, expected):
 
 def save(directory, states, stage="rqvae", keep=2):
     """Saves states by step, and waits."""
-    checkpoints = checkpoint.Checkpoints(directory, stage, keep)
+    checkpoints = checkpoint_manager.Checkpoints(directory, stage, keep)
     for step, state in states.items():
         checkpoints.save(step, state, CONFIG, {"next_index": step})
     checkpoints.wait()
@@ -93,7 +93,7 @@ def test_a_state_may_be_given_up_as_soon_as_save_returns(tmp_path):
     state = make_state(width=100_000)
     expected = jax.device_get(state.params)
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
-    checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae")
+    checkpoints = checkpoint_manager.Checkpoints(tmp_path, "rqvae")
     checkpoints.save(1, state, CONFIG, {})
     params = state.params
     for _ in range(20):
@@ -194,7 +194,7 @@ def test_a_missing_checkpoint_is_told_with_what_would_make_it(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match=message):
         checkpoint.load_model(folder, "rqvae")
     with pytest.raises(checkpoint.CheckpointError, match=message):
-        checkpoint.Checkpoints(folder, "rqvae").restore(abstract(make_state()))
+        checkpoint_manager.Checkpoints(folder, "rqvae").restore(abstract(make_state()))
     assert checkpoint.latest_step(folder) is None
 
 
@@ -204,7 +204,9 @@ def test_a_checkpoint_of_the_other_stage_is_refused(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match=message):
         checkpoint.load_model(tmp_path, "rqvae")
     with pytest.raises(checkpoint.CheckpointError, match=message):
-        checkpoint.Checkpoints(tmp_path, "rqvae").restore(abstract(make_state()))
+        checkpoint_manager.Checkpoints(tmp_path, "rqvae").restore(
+            abstract(make_state())
+        )
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,7 @@ def test_orbax_is_quiet_and_a_checkpoint_is_one_line(tmp_path, caplog):
 
 SPOILT = {  # as after a power failure
     "other contents": ("data/metadata", lambda content: bytes(len(content))),
-    "cannot be read": (checkpoint.FILES, lambda content: b""),
+    "cannot be read": (checkpoint_files.FILES, lambda content: b""),
 }
 
 
@@ -282,7 +284,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
     save(tmp_path, states, keep=3).close()
     files = [damage(tmp_path / str(step), how) for step in (2, 3)]
     what = {"missing": "is missing", "cut off": "bytes of"}.get(how, how)
-    strict = checkpoint.Checkpoints(tmp_path, "rqvae")
+    strict = checkpoint_manager.Checkpoints(tmp_path, "rqvae")
     with pytest.raises(checkpoint.CheckpointError, match=what) as error:
         strict.restore(abstract(states[3]))
     assert str(files[1]) in str(error.value)
@@ -292,7 +294,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
             checkpoint.load_model(tmp_path, "rqvae")
     strict.close()
 
-    patient = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
+    patient = checkpoint_manager.Checkpoints(tmp_path, "rqvae", fallback=True)
     found, data = patient.restore(abstract(states[1]))
     assert_same(found, states[1])
     assert data == {"next_index": 1}
@@ -309,7 +311,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
 
 def test_lists_of_sizes_alone_as_there_were_once_are_read_too(tmp_path):
     save(tmp_path, {1: make_state()}).close()
-    file = tmp_path / "1" / checkpoint.FILES
+    file = tmp_path / "1" / checkpoint_files.FILES
     sizes = {name: size for name, (size, _) in json.loads(file.read_text()).items()}
     file.write_text(json.dumps(sizes))
     assert checkpoint.find_damage(tmp_path / "1") is None
@@ -320,12 +322,12 @@ def test_lists_of_sizes_alone_as_there_were_once_are_read_too(tmp_path):
 def test_the_same_step_may_be_damaged_twice(tmp_path):
     states = {step: make_state(float(step)) for step in (1, 2)}
     for _ in range(2):
-        checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
+        checkpoints = checkpoint_manager.Checkpoints(tmp_path, "rqvae", fallback=True)
         for step in {1, 2} - {checkpoints.latest_step()}:
             checkpoints.save(step, states[step], CONFIG, {"next_index": step})
         checkpoints.close()
         damage(tmp_path / "2", "cut off")
-        checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
+        checkpoints = checkpoint_manager.Checkpoints(tmp_path, "rqvae", fallback=True)
         assert_same(checkpoints.restore(abstract(states[1]))[0], states[1])
         checkpoints.close()
     names = sorted(p.name for p in tmp_path.iterdir() if p.is_dir())
@@ -365,14 +367,16 @@ def test_every_checkpoint_damaged_is_none_at_all(tmp_path):
     state = make_state()
     save(tmp_path, {1: state}).close()
     damage(tmp_path / "1", "missing")
-    checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", fallback=True)
+    checkpoints = checkpoint_manager.Checkpoints(tmp_path, "rqvae", fallback=True)
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
         checkpoints.restore(abstract(state))
     checkpoints.close()
 
 
 def test_every_so_many_and_the_best_stay_beside_the_latest(tmp_path):
-    checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", keep=1, keep_every=4)
+    checkpoints = checkpoint_manager.Checkpoints(
+        tmp_path, "rqvae", keep=1, keep_every=4
+    )
     for step in range(1, 11):
         checkpoints.save(step, make_state(float(step)), CONFIG, {"next_index": step})
         if step in (2, 3):
@@ -386,12 +390,14 @@ def test_every_so_many_and_the_best_stay_beside_the_latest(tmp_path):
 
 
 def test_the_best_is_told_once_it_is_complete_and_forgotten_when_it_is_gone(tmp_path):
-    checkpoints = checkpoint.Checkpoints(tmp_path, "rqvae", keep=1, fallback=True)
+    checkpoints = checkpoint_manager.Checkpoints(
+        tmp_path, "rqvae", keep=1, fallback=True
+    )
     state = make_state()
     for step, value in ((1, 0.5), (2, 0.25)):
         checkpoints.save(step, state, CONFIG, {"next_index": step})
         checkpoints.record_if_best(step, value)
-        assert (tmp_path / str(step) / checkpoint.FILES).exists()  # complete
+        assert (tmp_path / str(step) / checkpoint_files.FILES).exists()  # complete
     assert checkpoints.best() == (2, 0.25)
     damage(tmp_path / "2", "missing")
     assert checkpoints.restore(abstract(state))[1] == {"next_index": 1}

@@ -21,7 +21,13 @@ from tensorboard.util import tensor_util
 from toy import BATCH, INPUTS, Batches, Toy, fit
 
 from rq.parallel import sharding
-from rq.training import checkpoint, loop, metric_writer
+from rq.training import (
+    checkpoint,
+    checkpoint_files,
+    checkpoint_manager,
+    loop,
+    metric_writer,
+)
 
 TESTS = pathlib.Path(__file__).parent
 STEPS = 7
@@ -52,7 +58,7 @@ def assert_same(actual, expected):
 def restored(stage, workdir, step=None, mesh=None):
     """The state in a checkpoint."""
     mesh = sharding.make_mesh(fsdp=2) if mesh is None else mesh
-    checkpoints = checkpoint.Checkpoints(workdir / stage.name, stage.name)
+    checkpoints = checkpoint_manager.Checkpoints(workdir / stage.name, stage.name)
     boxed = jax.eval_shape(stage.init, jax.random.key(0))
     state, _ = checkpoints.restore(sharding.abstract_state(boxed, mesh), step)
     checkpoints.close()
@@ -117,7 +123,7 @@ def test_the_best_evaluated_state_stays_though_it_is_old(tmp_path):
     kept = {"checkpoint_keep": 1, "checkpoint_best": True}
     fit(Falling(20), tmp_path, checkpoint_every=9, **kept)
     with contextlib.closing(
-        checkpoint.Checkpoints(tmp_path / Toy.name, Toy.name)
+        checkpoint_manager.Checkpoints(tmp_path / Toy.name, Toy.name)
     ) as kept:
         assert kept.best() == (4, 1.0)
         assert kept.latest_step() == 20
@@ -168,7 +174,7 @@ def test_an_evaluation_that_was_cut_short_is_made_by_the_next_run(tmp_path, at, 
 def test_where_all_checkpoints_are_damaged_nothing_begins_anew(tmp_path):
     """Neither at once nor when they were set aside."""
     fit(Toy(2), tmp_path)
-    (tmp_path / Toy.name / "2" / checkpoint.FILES).write_text("")
+    (tmp_path / Toy.name / "2" / checkpoint_files.FILES).write_text("")
     for _ in range(2):
         with pytest.raises(checkpoint.CheckpointError, match="2.damaged was damaged"):
             fit(Toy(2), tmp_path, checkpoint_fallback=True)
@@ -291,7 +297,7 @@ def test_the_step_is_compiled_once_and_evaluated_at_its_times(tmp_path):
 
 def test_the_state_is_given_up_to_the_step_and_keeps_its_shardings(tmp_path):
     mesh, stage = sharding.make_mesh(fsdp=4), Toy(STEPS)
-    checkpoints = checkpoint.Checkpoints(tmp_path, stage.name)
+    checkpoints = checkpoint_manager.Checkpoints(tmp_path, stage.name)
     before, shardings = loop.start(stage, Batches(), checkpoints, 0, mesh)
     with sharding.context(mesh):
         batch = sharding.shard_batch(next(Batches()), mesh)

@@ -10,6 +10,7 @@ Shards that are there stay. `rq train` does so, too.
 from __future__ import annotations
 
 from rq.cli import run_flags, train
+from rq.parallel import run_lock
 
 CONFIG, POSITIONAL = "directory", "workdir"
 
@@ -22,4 +23,5 @@ def define(values) -> None:
 def run(values) -> None:
     """Stores the codes in the run directory."""
     experiment = run_flags.open_run(values, "encode")
-    train.encode(experiment.config, experiment.path, experiment.mesh)
+    with run_lock.lock(experiment.path):
+        train.encode(experiment.config, experiment.path, experiment.mesh)

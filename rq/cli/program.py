@@ -26,6 +26,7 @@ COMMANDS = {  # the first lines of their modules' docstrings
     "reconstruct": "Draws images beside their reconstructions by depth.",
     "evaluate": "Measures a run, images that it generates, or any images.",
     "rank": "Ranks classes or texts by the likelihood of images under them.",
+    "check": "Checks all files of a run's checkpoints against their checksums.",
     "convert": "Converts weights of frozen networks to files that rq reads.",
     "aot": "Compiles a config's program for TPUs without having any.",
 }

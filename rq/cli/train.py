@@ -27,7 +27,7 @@ from rq.data import loader, sources, text
 from rq.evaluation import trained_stages, training_pictures
 from rq.evaluation.reconstruction import make_reconstructor
 from rq.models.networks.lpips import own_distance
-from rq.parallel import atomic_files, preemption, processes, sharding
+from rq.parallel import atomic_files, preemption, processes, run_lock, sharding
 from rq.sampling import sampler
 from rq.training import checkpoint, loop
 from rq.training.encode import Encoder, encode_split
@@ -75,6 +75,11 @@ def run_stages(config, workdir) -> None:
     path = checkpoint.folder(workdir)
     mesh = sharding.make_mesh(**config.mesh)
     run_checks.check_run(config, path, mesh)
+    with run_lock.lock(path):
+        _run_stages(config, path, mesh)
+
+
+def _run_stages(config, path: epath.Path, mesh) -> None:
     steps = {
         "features": train_features,
         "rqvae": train_rqvae,
@@ -250,11 +255,12 @@ def write_pictures(experiment, directory: epath.Path) -> None:
         makers["code_usage.png"] = rqvae.code_usage
     if experiment.finished("transformer"):
         makers["samples.png"] = functools.partial(_samples, experiment)
-    makers = {k: make for k, make in makers.items() if not (directory / k).exists()}
+    # Process 0 decides what is missing, before it writes anything.
     evaluation = directory / "evaluation.json"
-    evaluating = not _is_evaluated(experiment, evaluation)
-    # All processes have looked before one of them writes.
-    processes.barrier("pictures")
+    missing = [not (directory / name).exists() for name in makers]
+    missing.append(not _is_evaluated(experiment, evaluation))
+    *missing, evaluating = processes.broadcast(missing)
+    makers = {k: makers[k] for k, m in zip(makers, missing, strict=True) if m}
     directory.mkdir(parents=True, exist_ok=True)
     for name, make in makers.items():
         picture = make()

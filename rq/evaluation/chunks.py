@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from rq.metrics.moments import DAMAGE
-from rq.parallel import atomic_files, processes
+from rq.parallel import atomic_files, preemption, processes
 
 PART = 500  # rows in a part: what a crash may cost
 
@@ -74,6 +74,7 @@ class Parts:
                     temporary.open("wb") as file,
                 ):
                     np.savez(file, about=self._about_rows(rows), **arrays)
+            preemption.exit_on_stop(self._name)
             made += len(rows)
             rate = made / (time.monotonic() - start)
             logging.info(

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from rq import visualize
 from rq.evaluation import reconstruction
 from rq.metrics import code_usage as code_metrics
+from rq.parallel import preemption
 from rq.training import checkpoint
 
 
@@ -50,13 +53,19 @@ class TrainedRQVAE:
         """
         experiment, state = self._experiment, self._experiment.rqvae_state
         variables = experiment.rqvae_variables
-        found = self._reconstructor.evaluate(
-            variables, state.frozen, experiment.image_batches(images)
-        )
+        batches = _stopping(experiment.image_batches(images))
+        found = self._reconstructor.evaluate(variables, state.frozen, batches)
         if extractor is not None or lpips is not None:
-            batches = experiment.image_batches(images)
+            batches = _stopping(experiment.image_batches(images))
             found |= self._reconstructor.compare(variables, batches, extractor, lpips)
         return found
+
+
+def _stopping(batches: Iterable[dict]) -> Iterator[dict]:
+    """Yields batches; after SIGTERM several processes exit in front of the next."""
+    for batch in batches:
+        preemption.exit_on_stop("evaluation")
+        yield batch
 
 
 def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, float]:
@@ -72,7 +81,9 @@ def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, f
     """
     found = TrainedRQVAE(experiment).metrics(images, extractor, lpips)
     metrics = {f"rqvae/{name}": value for name, value in found.items()}
-    if images is None and checkpoint.latest_step(experiment.path / "transformer"):
-        found = experiment.transformer.evaluate(experiment.transformer_state)
+    if images is None and checkpoint.find_step(experiment.path / "transformer"):
+        stage = experiment.transformer
+        stage.between_batches = lambda: preemption.exit_on_stop("evaluation")
+        found = stage.evaluate(experiment.transformer_state)
         metrics |= {f"transformer/{name}": value for name, value in found.items()}
     return metrics

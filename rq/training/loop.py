@@ -22,7 +22,13 @@ from absl import logging
 from rq import flops
 from rq.parallel import sharding
 from rq.parallel.preemption import Preempted, StopSignal
-from rq.training.checkpoint import Checkpoints, folder
+from rq.training.checkpoint import (
+    CheckpointError,
+    folder,
+    is_disk_full,
+    latest_step,
+)
+from rq.training.checkpoint_manager import Checkpoints
 from rq.training.train_state import TrainState
 
 
@@ -59,12 +65,26 @@ def fit(
     Raises:
       NonFiniteLossError: if a metric or the model is NaN or infinite.
       Preempted: after SIGTERM, when the state is saved.
-      CheckpointError: if the checkpoints belong to another model or stage.
+      CheckpointError: if the checkpoints belong to another model or stage, or the disk
+        is full.
     """
+    try:
+        return _fit(stage, data, config, folder(workdir), mesh, config_json, pictures)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        latest = latest_step(folder(workdir) / stage.name)
+        good = f"step {latest}" if latest else "none"
+        raise CheckpointError(
+            f"{workdir}: no space left on the disk; free some and start again (the "
+            f"last complete checkpoint of {stage.name}: {good})"
+        ) from None
+
+
+def _fit(stage, data, config, workdir, mesh, config_json, pictures) -> TrainState:
     # CLU's writers import TensorFlow, which takes seconds that sampling can do without.
     from rq.training import metric_writer
 
-    workdir = folder(workdir)
     events = workdir / "tensorboard" / stage.name
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -155,7 +175,7 @@ def fit(
             if evaluating:
                 evaluate(step)
         profile(stage.steps)
-        checkpoints.wait()
+        checkpoints.wait_for_checksums()
     return state
 
 

@@ -1,0 +1,40 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checks all files of a run's checkpoints against their checksums.
+
+rq check runs/digits
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rq.cli import run_flags
+from rq.training import checkpoint, checkpoint_files
+
+POSITIONAL = "workdir"
+
+
+def define(values) -> None:
+    """Defines the flags."""
+    run_flags.define_workdir(values, "the run directory")
+
+
+def run(values) -> None:
+    """Prints a line for each checkpoint; exits with 1 if a file is damaged."""
+    workdir = checkpoint.folder(run_flags.require_workdir(values, "check"))
+    damaged, checked = False, checkpoint_files.checkpoints_of(workdir)
+    for path in checked:
+        problems = checkpoint_files.find_changes(path)
+        if problems is None:
+            print(f"{path}: no checksums of large files")
+            problems = list(filter(None, [checkpoint.find_damage(path)]))
+        elif not problems:
+            print(f"{path}: all files are as they were written")
+        for problem in problems:
+            print(f"damaged: {problem}")
+        damaged = damaged or bool(problems)
+    if not checked:
+        raise checkpoint.CheckpointError(f"{workdir} has no checkpoints")
+    if damaged:
+        sys.exit(1)

@@ -1,0 +1,72 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A lock on a run directory, so that two trainings never write to it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+from absl import logging
+from etils import epath
+
+from rq.config import ConfigError
+from rq.parallel import processes
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+FILE = ".lock"
+
+
+@contextlib.contextmanager
+def lock(directory) -> Iterator[None]:
+    """Holds the lock of a run directory; the operating system frees it on any exit.
+
+    Process 0 holds it for all. Buckets have no locks: there it only logs that.
+
+    Args:
+      directory: of the run; created if need be.
+
+    Raises:
+      ConfigError: if another program holds it.
+    """
+    directory = epath.Path(directory)
+    if "://" in os.fspath(directory) or fcntl is None:
+        logging.info(
+            "%s cannot be locked: start one training in it at a time", directory
+        )
+        yield
+        return
+    file = processes.run_on_process_0(lambda: _acquire(directory))
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _acquire(directory: epath.Path):
+    directory.mkdir(parents=True, exist_ok=True)
+    file = open(directory / FILE, "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another program"
+        file.close()
+        raise ConfigError(
+            f"{directory} is in use by {holder}: wait until it ends, stop it, or "
+            "choose another --workdir"
+        ) from None
+    except OSError as error:
+        logging.warning("%s cannot be locked (%s)", directory, error)
+    else:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    return file

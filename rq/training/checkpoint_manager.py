@@ -1,0 +1,263 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the checkpoints of a training in the background, and resumes from them.
+
+`rq.training.checkpoint` describes and reads them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import time
+
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from rq.parallel import atomic_files, processes
+from rq.training import checkpoint, checkpoint_files
+from rq.training.orbax_manager import Manager
+from rq.training.train_state import TrainState
+
+TRAINING = ("step", "opt_state", "key", "adversary")
+EMPTY = {"sums": {}, "count": 0}  # metrics
+DAMAGED = "damaged"  # part of the names of those that `restore` sets aside
+PATIENCE = 60.0  # seconds until a shared file system shows what process 0 sees
+
+
+class Checkpoints:
+    """The checkpoints of one stage in one folder."""
+
+    def __init__(
+        self,
+        directory,
+        stage: str,
+        keep: int = 2,
+        keep_every: int = 0,
+        fallback: bool = False,
+    ):
+        """Opens a folder, and creates it if need be.
+
+        Args:
+          directory: of the checkpoints of this stage alone.
+          stage: 'features', 'rqvae' or 'transformer'; those of another are refused.
+          keep: number of latest checkpoints that stay, besides the best.
+          keep_every: those of multiples of so many steps stay too; 0: none.
+          fallback: `restore` renames damaged ones and takes the one before.
+        """
+        self.directory = checkpoint.folder(directory)
+        self.stage, self.fallback = stage, fallback
+        self._writing = None  # step
+        self._closing = False
+        self._checksums = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._manager = Manager(
+            self.directory, keep, keep_every, lambda: self.best()[0], self._list_files
+        )
+
+    def _list_files(self) -> None:
+        """Lists the files of the checkpoint that is being written.
+
+        Locally it still has a temporary name; in a bucket it has its own, and the list
+        is one of its last files.
+        """
+        if not processes.is_process_0():
+            return
+        unnamed = self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
+        for path in [*unnamed, self.path(self._writing)]:
+            if path.is_dir():
+                checkpoint_files.write_listing(path)
+
+    def best(self) -> tuple[int | None, float | None]:
+        """Returns step and value of the best evaluation, or (None, None)."""
+        return checkpoint.best(self.directory)
+
+    def record_if_best(self, step: int, value: float) -> None:
+        """Keeps a checkpoint whose `value` is the lowest so far, until a lower one.
+
+        All processes must call it; process 0's value counts.
+        """
+        _, before = self.best()
+        if not processes.broadcast(before is None or value < before):
+            return
+        self.wait()
+        self._record(checkpoint.BEST, {"step": step, "value": value})
+        processes.barrier(f"best {self.stage} {step}")
+
+    def evaluated(self) -> int:
+        """Returns the step of the latest evaluation, 0 before the first."""
+        return int(processes.broadcast(checkpoint.evaluated(self.directory)))
+
+    def record_evaluation(self, step: int) -> None:
+        """Records that the evaluation at a step has been written."""
+        self._record(checkpoint.EVALUATED, {"step": step})
+
+    def _record(self, name: str, content: dict) -> None:
+        if processes.is_process_0():
+            atomic_files.write_json(self.directory / name, content)
+
+    def latest_step(self) -> int | None:
+        """Returns the newest complete step that process 0 sees; None if none."""
+        return checkpoint.from_process_0(self._manager.latest_step())
+
+    def path(self, step: int) -> epath.Path:
+        """Returns the folder of a checkpoint."""
+        return self.directory / str(step)
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        config_json: str,
+        data_state: dict,
+        metrics: dict | None = None,
+    ) -> None:
+        """Copies the state off the devices, then writes it in the background.
+
+        Returns once the copies are made: the state may then be donated. Waits for a
+        write that is still under way. All processes must call it.
+
+        Args:
+          step: of the state.
+          state: on the devices.
+          config_json: the config that it was trained with.
+          data_state: position of the data iterator, for JSON.
+          metrics: that were not yet written, for JSON.
+        """
+        state_item, model_item = (
+            ocp.args.StandardSave({name: getattr(state, name) for name in names})
+            for names in (TRAINING, checkpoint.MODEL)
+        )
+        config = {"stage": self.stage, "config": json.loads(config_json)}
+        self.wait()
+        self._writing = step
+        logging.info("%s: writing %s", self.stage, self.path(step))
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                model=model_item,
+                training=state_item,
+                config=ocp.args.JsonSave(config),
+                data=ocp.args.JsonSave(data_state),
+                unwritten=ocp.args.JsonSave(metrics or EMPTY),
+            ),
+            force=True,
+        )
+
+    def restore(
+        self, abstract: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict]:
+        """Reads a checkpoint onto the devices that the target names.
+
+        Args:
+          abstract: shapes, dtypes and shardings, of this mesh, see
+            `rq.parallel.sharding.abstract_state`; the checkpoint may come from
+            another one.
+          step: the latest where None.
+
+        Returns:
+          the state, and the data iterator's.
+
+        Raises:
+          CheckpointError: where there is none, it is of another stage or model, or
+            damaged; with `fallback` and without `step` a damaged one is renamed, and
+            the one before it taken.
+        """
+        if step is None:
+            self._leave_damaged()
+            step = self.latest_step()
+        if step is None:
+            self.check_none_is_damaged()
+        if step is None or not self._sees(step):
+            raise checkpoint.missing(self.directory, self.stage, step)
+        checkpoint.check_files(
+            self.path(step), checkpoint.ITEMS, "--config.checkpoint.fallback=True"
+        )
+        checkpoint.read_config(self.path(step), self.stage)
+        training, model = (
+            {name: getattr(abstract, name) for name in names}
+            for names in (TRAINING, checkpoint.MODEL)
+        )
+        checkpoint.check_model(self.path(step), model)
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(model),
+                training=ocp.args.StandardRestore(training),
+                data=ocp.args.JsonRestore(),
+            ),
+        )
+        return TrainState(**items.model, **items.training), items.data
+
+    def _sees(self, step: int) -> bool:
+        """Returns whether a checkpoint is there, waiting for a slow file system."""
+        end = time.monotonic() + (0 if processes.is_process_0() else PATIENCE)
+        while not (found := step in self._manager.all_steps()):
+            if time.monotonic() >= end:
+                break
+            time.sleep(1)
+            self._manager.reload()
+        return found
+
+    def restore_metrics(self, step: int) -> dict:
+        """Returns what `save` was given as `metrics`; none before there were any."""
+        if not (self.path(step) / "unwritten").exists():
+            return EMPTY
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return reader.restore(self.path(step) / "unwritten")
+
+    def check_none_is_damaged(self) -> None:
+        """Raises CheckpointError if damaged ones were renamed, for `fallback`.
+
+        Without any other left, training would begin anew.
+        """
+        aside = sorted(self.directory.glob(f"*.{DAMAGED}*"))
+        if aside:
+            raise checkpoint.CheckpointError(
+                f"{aside[-1]} was damaged and there is no checkpoint before it; "
+                f"remove {self.directory} to begin anew"
+            )
+
+    def _leave_damaged(self) -> None:
+        """With `fallback`: renames the newest ones, while damaged, to STEP.damaged."""
+        while self.fallback and (step := self.latest_step()) is not None:
+            aside = processes.run_on_process_0(lambda step=step: self._set_aside(step))
+            if not processes.broadcast(bool(aside)):
+                return
+            self._manager.reload()
+
+    def _set_aside(self, step: int) -> bool:
+        """Renames a checkpoint if it is damaged; returns whether it was."""
+        damage = checkpoint.find_damage(self.path(step))
+        if damage is None:
+            return False
+        logging.warning("%s; going back to the one before it", damage)
+        before = len(list(self.directory.glob(f"{step}.{DAMAGED}*")))
+        aside = self.directory / f"{step}.{DAMAGED}{before or ''}"
+        self.path(step).rename(aside)
+        return True
+
+    def wait(self) -> None:
+        """Returns when all that was saved is complete on disk.
+
+        Checksums of its large files are still being computed, in the background.
+        """
+        self._manager.wait_until_finished()
+        if self._writing is not None and processes.is_process_0():
+            self._checksums.submit(
+                checkpoint_files.write_checksums,
+                self.path(self._writing),
+                lambda: not self._closing,
+            )
+        self._writing = None
+
+    def wait_for_checksums(self) -> None:
+        """Returns when the checksums of all saved files are written."""
+        self.wait()
+        self._checksums.shutdown()
+
+    def close(self) -> None:
+        """Waits for checkpoints, abandons checksums, and ends the threads."""
+        self._manager.close()
+        self._closing = True
+        self._checksums.shutdown(cancel_futures=True)
