@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging as python_logging
 import os
+import sys
 from collections.abc import Callable
 
 import orbax.checkpoint as ocp
@@ -27,6 +28,23 @@ def _is_logged(record: python_logging.LogRecord) -> bool:
 
 
 logging.get_absl_logger().addFilter(_is_logged)
+
+
+def _without_closed_loops(report):
+    """Returns an `excepthook` that leaves out what follows from a failed write.
+
+    TensorStore prints a traceback for each array whose write ends after another one
+    has failed, and with it the loop that waits for all of them.
+    """
+
+    def hook(kind, error, traceback):
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            report(kind, error, traceback)
+
+    return hook
+
+
+sys.excepthook = _without_closed_loops(sys.excepthook)
 
 
 class Manager(ocp.CheckpointManager):
