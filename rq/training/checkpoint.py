@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging as python_logging
 import os
 from typing import Any
 
@@ -27,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from rq.models.quantizer import Codebook
@@ -38,6 +40,23 @@ ITEMS = ("model", "training", "config", "data", "unwritten")
 BEST, EVALUATED = "best.json", "evaluated.json"
 DISK_FULL = ("No space left on device", "Disk quota exceeded")
 SPECIAL = "[]\\"  # in a path, Orbax writes checkpoints that cannot be read
+
+
+ORBAX = f"{os.sep}orbax{os.sep}"
+
+
+def _is_logged(record: python_logging.LogRecord) -> bool:
+    """Returns whether a record is not one of Orbax's that only repeat.
+
+    Orbax logs some 70 lines for each checkpoint, in which progress would drown. An
+    error of its threads is raised again where the write is waited for.
+    """
+    if ORBAX not in record.pathname:
+        return True
+    return record.levelno >= python_logging.WARNING and not record.exc_info
+
+
+logging.get_absl_logger().addFilter(_is_logged)
 
 
 class CheckpointError(ValueError):

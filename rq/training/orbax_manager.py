@@ -4,47 +4,29 @@
 
 from __future__ import annotations
 
-import logging as python_logging
-import os
 import sys
 from collections.abc import Callable
 
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint import checkpoint_managers
-
-ORBAX = f"{os.sep}orbax{os.sep}"
-
-
-def _is_logged(record: python_logging.LogRecord) -> bool:
-    """Returns whether a record is not one of Orbax's that only repeat.
-
-    Orbax logs some 70 lines for each checkpoint, in which progress would drown. An
-    error of its threads is raised again where the write is waited for.
-    """
-    if ORBAX not in record.pathname:
-        return True
-    return record.levelno >= python_logging.WARNING and not record.exc_info
-
-
-logging.get_absl_logger().addFilter(_is_logged)
 
 
 def _without_closed_loops(report):
-    """Returns an `excepthook` that leaves out what follows from a failed write.
+    """Returns an `unraisablehook` that leaves out what follows from a failed write.
 
-    TensorStore prints a traceback for each array whose write ends after another one
-    has failed, and with it the loop that waits for all of them.
+    When one array's write has failed, the event loop that waits for all of them is
+    closed; TensorStore then reports an error for each of the others.
     """
 
-    def hook(kind, error, traceback):
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            report(kind, error, traceback)
+    def hook(unraisable):
+        text = str(unraisable.exc_value)
+        if not (unraisable.exc_type is RuntimeError and text == "Event loop is closed"):
+            report(unraisable)
 
     return hook
 
 
-sys.excepthook = _without_closed_loops(sys.excepthook)
+sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
 
 
 class Manager(ocp.CheckpointManager):
