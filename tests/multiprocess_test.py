@@ -18,6 +18,8 @@ import together
 from program import xla_flags
 
 from rq.config import ConfigError
+from rq.data import digits
+from rq.data.stored_codes import CodeSource
 from rq.parallel import processes as distributed
 from rq.training import checkpoint
 
@@ -181,6 +183,28 @@ def test_batches_are_shared_by_processes_whatever_the_mesh():
     found = together.ends(together.start(2, "shares", env=os.environ | FOUR_DEVICES))
     assert [status for status, _ in found] == [0, 0], found
     assert "(8, 1, 1) 1 2 1" in found[1][1] and "(1, 1, 8) 0 1 1" in found[1][1]
+
+
+def test_two_processes_evaluate_and_encode_what_one_does(tmp_path):
+    digits.prepare(str(tmp_path / "data"))
+    for number in (1, 2):
+        environment = os.environ | FOUR_DEVICES | {"XLA_FLAGS": xla_flags(8 // number)}
+        environment["PYTHONPATH"] = str(ROOT)
+        out = tmp_path / str(number)
+        out.mkdir()
+        started = together.start(
+            number, "measures", str(tmp_path / "data"), str(out), env=environment
+        )
+        found = together.ends(started, LIMIT)
+        assert [status for status, _ in found] == [0] * number, found
+    metrics = [json.loads((tmp_path / n / "metrics.json").read_text()) for n in "12"]
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-5, abs=1e-6)
+    one, two = (CodeSource(tmp_path / n / "codes", {"rqvae": "x"}) for n in "12")
+    assert len(one) == len(two) == 500
+    for k in range(500):
+        np.testing.assert_array_equal(one[k]["codes"], two[k]["codes"])
+        assert one[k]["label"] == two[k]["label"]
+        np.testing.assert_allclose(one[k]["features"], two[k]["features"], 1e-4, 1e-5)
 
 
 def test_each_process_reads_its_own_rows_in_evaluation():

@@ -134,6 +134,35 @@ def reads(index: int) -> None:
         print(sizes, len(set(source.asked)), flush=True)
 
 
+def measures(index: int, data_dir: str, out: str) -> None:
+    """Evaluates and encodes the digits with an untrained RQ-VAE, into a folder."""
+    import json
+
+    import flax.linen as nn
+    import jax
+
+    from configs.digits import get_config
+    from rq.data import loader, sources
+    from rq.evaluation.reconstruction import make_reconstructor
+    from rq.parallel import sharding
+    from rq.training import encode
+
+    config, out = get_config("tiny"), pathlib.Path(out)
+    config.data.dir, config.codes.shard_size = data_dir, 150
+    data, mesh = config.data, sharding.make_mesh()
+    reconstructor = make_reconstructor(config, mesh)
+    images = np.zeros((1, data.resolution, data.resolution, data.channels), np.float32)
+    variables = nn.unbox(reconstructor.model.init(jax.random.key(0), images))
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+    source = sources.open_split(data, "validation")
+    batches = loader.in_order(source, data, 48, mesh=mesh)
+    metrics = reconstructor.evaluate(variables, {}, batches)
+    encoder = encode.Encoder(reconstructor.model, variables, config)
+    encode.encode_split("validation", out / "codes", encoder, {"rqvae": "x"}, config)
+    if index == 0:
+        (out / "metrics.json").write_text(json.dumps(metrics))
+
+
 def fails(index: int, how: str) -> None:
     """All of them, by the user's mistake or the program's; or one of them alone."""
     import os
@@ -159,7 +188,13 @@ def main(place: str, number: str, index: str, what: str, *more: str) -> None:
     from rq.parallel import processes
 
     processes.start(place, int(number), int(index))
-    programs = {"asks": asks, "shares": shares, "reads": reads, "fails": fails}
+    programs = {
+        "asks": asks,
+        "shares": shares,
+        "reads": reads,
+        "measures": measures,
+        "fails": fails,
+    }
     programs[what](int(index), *more)
 
 
