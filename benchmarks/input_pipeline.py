@@ -203,7 +203,7 @@ def main() -> None:
         }
         for name, opened in readers(data, folder, batch).items():
             measures[name] = functools.partial(rate, opened, seconds, batch)
-        if not given.no_tf_data:
+        if given.tf_data:
             measures["tf.data"] = lambda: tf_data_rate(
                 folder / "images", threads, seconds, batch
             )

@@ -148,17 +148,19 @@ def measures(index: int, data_dir: str, out: str) -> None:
     from rq.training import encode
 
     config, out = get_config("tiny"), pathlib.Path(out)
-    config.data.dir, config.codes.shard_size = data_dir, 150
+    config.data.dir, config.codes.shard_size = data_dir, 50
     data, mesh = config.data, sharding.make_mesh()
     reconstructor = make_reconstructor(config, mesh)
     images = np.zeros((1, data.resolution, data.resolution, data.channels), np.float32)
-    variables = nn.unbox(reconstructor.model.init(jax.random.key(0), images))
+    init = jax.jit(reconstructor.model.init)
+    variables = nn.unbox(init(jax.random.key(0), images))
     variables = jax.device_put(variables, sharding.replicated(mesh))
-    source = sources.open_split(data, "validation")
+    split = "validation[:120]"
+    source = sources.open_split(data, split)
     batches = loader.in_order(source, data, 48, mesh=mesh)
     metrics = reconstructor.evaluate(variables, {}, batches)
     encoder = encode.Encoder(reconstructor.model, variables, config)
-    encode.encode_split("validation", out / "codes", encoder, {"rqvae": "x"}, config)
+    encode.encode_split(split, out / "codes", encoder, {"rqvae": "x"}, config)
     if index == 0:
         (out / "metrics.json").write_text(json.dumps(metrics))
 
@@ -188,14 +190,8 @@ def main(place: str, number: str, index: str, what: str, *more: str) -> None:
     from rq.parallel import processes
 
     processes.start(place, int(number), int(index))
-    programs = {
-        "asks": asks,
-        "shares": shares,
-        "reads": reads,
-        "measures": measures,
-        "fails": fails,
-    }
-    programs[what](int(index), *more)
+    programs = asks, shares, reads, measures, fails
+    {program.__name__: program for program in programs}[what](int(index), *more)
 
 
 if __name__ == "__main__":
