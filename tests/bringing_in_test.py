@@ -16,17 +16,10 @@ from faulty_folder import build, cut_jpeg, encoded, shape, write
 from PIL import Image
 
 from rq.config import default
-from rq.data import (
-    DataError,
-    captions,
-    file_source,
-    files,
-    prepared,
-    sources,
-    walk,
-)
+from rq.data import DataError, captions, file_source, sources, walk
 from rq.data.decode import DecodeError, decode, examine
-from rq.data.inventory import Inventory
+from rq.data.own_images import prepared, readers
+from rq.data.own_images.inventory import Inventory
 
 RED = np.full((20, 20, 3), (200, 40, 40), np.uint8)
 
@@ -155,7 +148,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "set/birds/self").symlink_to(".")
     (tmp_path / "set/birds/above").symlink_to(tmp_path)
     (tmp_path / "set/a.png").symlink_to(tmp_path / "set/a.png")
-    images, inventory = found(files.folder, tmp_path / "set")
+    images, inventory = found(readers.folder, tmp_path / "set")
     assert sorted(images) == [
         "birds/0.png", "birds/deep/er/1.png", "cats/0.png", "dogs/0.png"
     ]  # fmt: skip
@@ -180,7 +173,7 @@ def test_many_links_to_each_other_end(tmp_path):
 def test_pipes_and_locked_folders_do_not_stop_it(tmp_path):
     write(tmp_path / "a/0.png", picture(0))
     os.mkfifo(tmp_path / "a/pipe.png")
-    images, inventory = found(files.folder, tmp_path)
+    images, inventory = found(readers.folder, tmp_path)
     assert list(images) == ["a/0.png"] and inventory.left_out == 1
 
 
@@ -208,7 +201,7 @@ def test_dots_in_names_of_members_separate_no_images(tmp_path):
     members += [("0001.json", json.dumps({"caption": ["one", "two"]}))]
     members += [("v1.0/7.png", picture(23)), ("v1.0/7.caption.txt", "seven")]
     members += [("0009.txt", "of none"), ("notes.pdf", "x")]
-    images, inventory = found(files.tar, write_tar(tmp_path / "x.tar", members))
+    images, inventory = found(readers.tar, write_tar(tmp_path / "x.tar", members))
     assert len(images) == 15
     for k in range(10):
         assert images[f"x.tar/scan 2.{k} (clean).png"].captions == f"caption {k}"
@@ -224,7 +217,7 @@ def test_dots_in_names_of_members_separate_no_images(tmp_path):
 def test_captions_may_stand_apart_from_their_images(tmp_path):
     members = [(f"{k}.txt", f"caption {k}") for k in range(3)]
     members += [(f"{k}.PNG", picture(k)) for k in range(3)]
-    images, _ = found(files.tar, write_tar(tmp_path / "x.tar", members))
+    images, _ = found(readers.tar, write_tar(tmp_path / "x.tar", members))
     lines = [image.captions for image in images.values()]
     assert lines == ["caption 0", "caption 1", "caption 2"]
 
@@ -233,7 +226,7 @@ def test_files_of_macos_are_ignored_and_counted(tmp_path):
     members = [("0.png", picture(0)), ("0.txt", "zero"), ("._0.png", b"\0\5\x16\7")]
     members += [("._0.txt", b"\0\5\x16\7"), ("__MACOSX/._1.png", "x")]
     members += [("__MACOSX/0.txt", "wrong"), (".DS_Store", "x"), ("Thumbs.db", "x")]
-    images, inventory = found(files.tar, write_tar(tmp_path / "x.tar", members))
+    images, inventory = found(readers.tar, write_tar(tmp_path / "x.tar", members))
     assert [image.captions for image in images.values()] == ["zero"]
     assert sum(inventory.other.values()) == 7 and not inventory.left_out
 
@@ -321,7 +314,7 @@ def test_compressed_tars_and_links_in_tars_are_left_out_with_a_reason(tmp_path, 
         member = tarfile.TarInfo("1.png")
         member.type, member.linkname = tarfile.LNKTYPE, "0.png"
         archive.addfile(member)
-    images, inventory = found(files.tar, path)
+    images, inventory = found(readers.tar, path)
     assert len(images) == (kind == "link") and inventory.left_out == 1
     expected = "compressed tar" if kind == "gz" else "a link in the tar"
     assert expected in str(inventory.files_left_out)
@@ -370,7 +363,7 @@ def test_names_in_tables_and_lists_match_those_of_other_systems(tmp_path):
     write(tmp_path / "captions.csv", rows)
     write(tmp_path / "train.txt", "\ufeffcafe\u0301/0.png\r\nb\\1.png\r\n")
     write(tmp_path / "val.txt", "b/1.png\nb/2.png\nb/gone.png\n")
-    images, inventory = found(files.folder, tmp_path)
+    images, inventory = found(readers.folder, tmp_path)
     assert [i.captions for i in images.values()] == ["dot", "", "decomposed"]
     assert [i.split for i in images.values()] == ["train", "validation", "train"]
     notes = " ".join(report_of(inventory)["notes"])
@@ -381,7 +374,7 @@ def test_what_no_list_names_is_left_out_and_counted(tmp_path):
     for k in range(3):
         write(tmp_path / f"{k}.png", picture(k))
     write(tmp_path / "train.txt", "0.png\n")
-    images, inventory = found(files.folder, tmp_path)
+    images, inventory = found(readers.folder, tmp_path)
     assert list(images) == ["0.png"] and inventory.left_out == 2
 
 
@@ -389,7 +382,7 @@ def test_captions_of_an_image_called_test_are_no_list(tmp_path):
     write(tmp_path / "test.png", picture(0))
     write(tmp_path / "1.png", picture(1))
     write(tmp_path / "test.txt", "an image for testing")
-    images, _ = found(files.folder, tmp_path)
+    images, _ = found(readers.folder, tmp_path)
     assert images["test.png"].captions == "an image for testing" and len(images) == 2
 
 
@@ -534,11 +527,11 @@ def test_black_and_dark_images_of_8_bits_are_kept():
 )  # fmt: skip
 def test_images_of_any_name_are_found(tmp_path, name, kind):
     write(tmp_path / name, encoded(RED, kind))
-    images, inventory = found(files.folder, tmp_path)
+    images, inventory = found(readers.folder, tmp_path)
     assert list(images) == [name]
     assert examine(images[name].read())[0] == (20, 20)
     tar = write_tar(tmp_path / "x.tar", [(name, encoded(RED, kind))])
-    assert list(found(files.tar, tar)[0]) == [f"x.tar/{name}"]
+    assert list(found(readers.tar, tar)[0]) == [f"x.tar/{name}"]
     assert len(file_source.FileSource(tmp_path, 3)) == 1
 
 
@@ -625,7 +618,7 @@ def test_tar_files_in_folders_of_splits(tmp_path):
     write(tmp_path / "train/1.tar.gz", b"\x1f\x8b")
     write(tmp_path / "train/stats.json", "{}")
     write(tmp_path / "train/preview.png", picture(9))
-    images, inventory = found(files.tar, tmp_path)
+    images, inventory = found(readers.tar, tmp_path)
     assert {name: image.split for name, image in images.items()} == {
         "Val/0.tar/0.png": "validation",
         "other/0.tar/0.png": None,
@@ -642,7 +635,7 @@ def test_captions_in_other_files(tmp_path):
     write(tmp_path / "1.JPG.txt", "after the suffix")
     write(tmp_path / "2.caption", "another suffix")
     write(tmp_path / "Captions.tsv", "3.JPG\tof a table\n")
-    images, inventory = found(files.folder, tmp_path)
+    images, inventory = found(readers.folder, tmp_path)
     assert [image.captions for image in images.values()] == [
         "upper case", "after the suffix", "another suffix", "of a table", ""
     ]  # fmt: skip

@@ -13,18 +13,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from rq.config import default
-from rq.data import (
-    DataError,
-    file_source,
-    files,
-    loader,
-    prepared,
-    sources,
-    tfds_source,
-    walk,
-)
+from rq.data import DataError, file_source, loader, sources, tfds_source, walk
 from rq.data.decode import DecodeError, decode, examine
-from rq.data.inventory import Inventory
+from rq.data.own_images import prepared, readers
+from rq.data.own_images.inventory import Inventory
 
 
 def section(path, tmp_path, **changes):
@@ -96,7 +88,7 @@ def test_a_folder_has_classes_captions_and_a_holdout(tmp_path):
 def test_split_folders_and_lists_are_kept(tmp_path):
     for k, split in enumerate(["train", "train", "val", "test"]):
         write(tmp_path / f"a/{split}/x/{k}.png", encoded(k))
-    found = list(files.folder(tmp_path / "a"))
+    found = list(readers.folder(tmp_path / "a"))
     assert [(f.split, f.label) for f in found] == [
         ("test", "x"),
         ("train", "x"),
@@ -107,7 +99,7 @@ def test_split_folders_and_lists_are_kept(tmp_path):
         write(tmp_path / f"b/{k}.png", encoded(k))
     write(tmp_path / "b/train.txt", "0.png\n2.png\n")
     write(tmp_path / "b/validation.txt", "3.png\n")
-    found = {f.name: f.split for f in files.folder(tmp_path / "b")}
+    found = {f.name: f.split for f in readers.folder(tmp_path / "b")}
     assert found == {"0.png": "train", "2.png": "train", "3.png": "validation"}
 
 
@@ -146,7 +138,7 @@ def test_tar_shards_give_images_captions_and_classes(tmp_path):
                 if k == 0:
                     add(archive, f"{key}.txt", b"from txt")
                 add(archive, f"{key}.cls", str(shard).encode())
-    found = list(files.tar(tmp_path))
+    found = list(readers.tar(tmp_path))
     assert [f.captions for f in found] == [
         "from txt", "j01", "j02", "from txt", "j11", "j12"
     ]  # fmt: skip
@@ -189,7 +181,7 @@ def test_a_table_lists_files_with_captions(tmp_path):
     assert sorted(captions)[0] == ("caption 0", "more") and len(captions) == 4
     write(tmp_path / "bad.tsv", "no tab here")
     with pytest.raises(DataError, match="bad.tsv, line 1"):
-        list(files.tsv(tmp_path / "bad.tsv"))
+        list(readers.tsv(tmp_path / "bad.tsv"))
 
 
 # Errors
@@ -219,7 +211,7 @@ def test_a_path_without_images_is_an_error(tmp_path):
 def test_captions_without_their_columns_are_an_error(tmp_path):
     write(tmp_path / "captions.csv", "name,text\n")
     with pytest.raises(DataError, match="file and caption"):
-        list(files.folder(tmp_path))
+        list(readers.folder(tmp_path))
 
 
 # Odd and damaged images

@@ -169,11 +169,11 @@ def write_shard(path, index):
 
 def read_shard(path):
     """Reads all of a tar file; what was left out of it is an error here."""
-    from rq.data import files, prepared
-    from rq.data.inventory import Inventory
+    from rq.data.own_images import prepared, readers
+    from rq.data.own_images.inventory import Inventory
 
     inventory = Inventory()
-    for image in files.tar(path, inventory):
+    for image in readers.tar(path, inventory):
         "\n".join((image.name, image.label or "", image.captions)).encode()
         _, encoded, _, reason = prepared._examine(image)
         if encoded is None:

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import tensorflow_datasets as tfds
 
-from rq.data import DataError, contents, digits, emoji, inventory, prepared
-from rq.data.files import READERS
+from rq.data import DataError, contents, digits, emoji
+from rq.data.own_images import inventory, prepared
+from rq.data.own_images.readers import READERS
 from rq.data.tfds_source import TFDSSource
 
 # Data sets that prepare themselves on first use.

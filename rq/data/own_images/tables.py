@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from rq.data import DataError, walk
 from rq.data import captions as caption_files
-from rq.data.found import SPLITS, Found, note_encoding
-from rq.data.inventory import Inventory
+from rq.data.own_images.found import SPLITS, Found, note_encoding
+from rq.data.own_images.inventory import Inventory
 
 
 def tsv(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Found]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rq.data import walk
-from rq.data.inventory import Inventory
+from rq.data.own_images.inventory import Inventory
 
 SPLITS = {  # names of folders, lists and tables, in lower case
     "train": "train",

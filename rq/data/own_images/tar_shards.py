@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rq.data import DataError, walk
 from rq.data import captions as caption_files
-from rq.data.found import (
+from rq.data.own_images.found import (
     CAPTION_SUFFIXES,
     SPLITS,
     Found,
@@ -23,7 +23,7 @@ from rq.data.found import (
     note_encoding,
     stem,
 )
-from rq.data.inventory import Inventory, count_other
+from rq.data.own_images.inventory import Inventory, count_other
 
 _BESIDE = (*CAPTION_SUFFIXES, ".json", ".cls")  # suffixes of what belongs to an image
 _MAX_TEXT = 1 << 24  # bytes of captions of an image

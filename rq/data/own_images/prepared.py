@@ -26,10 +26,10 @@ from absl import logging
 
 from rq.data import DataError, walk
 from rq.data.built_in import BuiltInBuilder, mixed_order
-from rq.data.contact_sheet import ContactSheet
 from rq.data.decode import DecodeError, decode, examine
-from rq.data.files import READERS, Found
-from rq.data.inventory import Inventory, summary
+from rq.data.own_images.contact_sheet import ContactSheet
+from rq.data.own_images.inventory import Inventory, summary
+from rq.data.own_images.readers import READERS, Found
 
 SUMMARY, PICTURE = "summary.txt", "first_images.png"
 MAX_BYTES = 1 << 28  # of an image file

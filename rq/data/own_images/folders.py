@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from rq.data import captions as caption_files
 from rq.data import walk
-from rq.data.found import (
+from rq.data.own_images.found import (
     CAPTION_SUFFIXES,
     SPLITS,
     Found,
@@ -19,7 +19,7 @@ from rq.data.found import (
     note_encoding,
     stem,
 )
-from rq.data.inventory import Inventory, count_other
+from rq.data.own_images.inventory import Inventory, count_other
 
 CAPTIONS = ("captions.csv", "captions.tsv")
 _LISTS = frozenset(f"{name}.txt" for name in SPLITS)

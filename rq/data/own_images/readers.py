@@ -11,11 +11,11 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable, Iterator
 
-from rq.data.folders import folder
-from rq.data.found import Found
-from rq.data.inventory import Inventory
-from rq.data.tables import tsv
-from rq.data.tar_shards import tar
+from rq.data.own_images.folders import folder
+from rq.data.own_images.found import Found
+from rq.data.own_images.inventory import Inventory
+from rq.data.own_images.tables import tsv
+from rq.data.own_images.tar_shards import tar
 
 READERS: dict[str, Callable[[pathlib.Path, Inventory], Iterator[Found]]] = {
     "folder": folder,
