@@ -7,13 +7,18 @@ import json
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import pytest
 from toy import Toy, fit
 
+from rq import config as config_lib
 from rq.cli import program
 from rq.config import ConfigError
+from rq.experiment import Experiment
+from rq.models.quantizer import Codebook
 from rq.parallel import run_lock
 from rq.training import checkpoint, checkpoint_files
+from rq.training.train_state import TrainState
 
 
 def trained_toy(folder, steps=4):
@@ -120,3 +125,34 @@ def test_a_run_directory_has_one_training_at_a_time(tmp_path):
         pass
     with run_lock.lock(tmp_path):
         pass
+
+
+def test_a_transformer_of_another_codebook_is_refused(tmp_path, monkeypatch):
+    def state(_, stage):
+        embedding = jnp.ones((3, 2)) * (1 if stage == "rqvae" else 2)
+        codebook = {"state": Codebook(embedding, jnp.ones(3), embedding)}
+        blank = dict.fromkeys(("step", "params", "opt_state", "ema", "key"), {})
+        return TrainState(codebook=codebook, **blank)
+
+    monkeypatch.setattr(Experiment, "_state", state)
+    experiment = Experiment(tmp_path, config=config_lib.default())
+    with pytest.raises(checkpoint.CheckpointError, match="another codebook"):
+        _ = experiment.transformer_state
+
+
+@pytest.mark.parametrize(
+    "trained, chosen",
+    [(("rqvae",), "rqvae"), (("rqvae", "transformer"), "transformer")],
+)
+def test_step_chooses_among_those_of_the_last_stage_trained(tmp_path, trained, chosen):
+    """Whatever stages the run began with."""
+    for stage in trained:
+        for step in (2, 4):
+            path = tmp_path / stage / str(step)
+            path.mkdir(parents=True)
+            (path / "_CHECKPOINT_METADATA").touch()
+    config = config_lib.default()
+    config.stages = ("rqvae",)
+    experiment = Experiment(tmp_path, step=2, config=config)
+    for stage in trained:
+        assert experiment.step_of(stage) == (2 if stage == chosen else 4)

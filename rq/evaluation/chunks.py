@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Long work in parts that outlive a crash, made by all processes."""
+"""Resumable chunked computation: results are kept in files of a few hundred rows."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from absl import logging
 from rq.metrics.moments import DAMAGE
 from rq.parallel import atomic_files, preemption, processes
 
-PART = 500  # rows in a part: what a crash may cost
+PART = 500  # rows in a part: at most so many are lost in a crash
 
 
 class Parts:
-    """Files of rows a .. b, in order, each written whole or not at all.
+    """Files of consecutive rows, each written atomically.
 
     Attributes:
-      number: of rows in all.
-      size: of a part; the last may have less.
+      number: of rows in total.
+      size: rows of a part; the last may have fewer.
     """
 
     def __init__(self, folder: pathlib.Path, name: str, number: int, about: str):
-        """Takes the folder, the parts' name, rows in all, and what makes them usable.
+        """Initializes; computes nothing.
 
-        A part with other rows or `about` is made anew.
+        Args:
+          folder: of the files.
+          name: in the names of the files.
+          number: of rows in total.
+          about: all that the results depend on; parts with another one are recomputed.
         """
         self._folder, self._name, self._about = folder, name, about
         self.number, self.size = number, PART
@@ -43,7 +47,7 @@ class Parts:
         return f"{rows.start} {rows.stop} {self._about}"
 
     def _is_there(self, rows: range) -> bool:
-        """Whether a part is there, whole, and of what is asked for."""
+        """Returns whether a part exists, undamaged, with these rows and `about`."""
         path = self._path(rows)
         if not path.exists():
             return False
@@ -56,7 +60,7 @@ class Parts:
             return False
 
     def make(self, function: Callable[[range], dict[str, np.ndarray]]) -> None:
-        """Makes what is missing; all processes call it, the first writes."""
+        """Computes missing parts; all processes call it, process 0 writes."""
         there = np.zeros(len(self._rows), bool)
         if processes.is_process_0():  # which alone reads them
             there[:] = [self._is_there(rows) for rows in self._rows]
@@ -85,13 +89,13 @@ class Parts:
         processes.barrier(f"{self._name} of all parts")
 
     def each(self) -> Iterator[dict[str, np.ndarray]]:
-        """Arrays of all parts, in order, after `make`."""
+        """Yields the arrays of all parts, in order, after `make`."""
         for rows in self._rows:
             with np.load(self._path(rows)) as file:
                 yield {name: file[name] for name in file.files}
 
     def remove(self) -> None:
-        """All parts, also those of other rows."""
+        """Removes all parts, also those of other rows."""
         if processes.is_process_0():
             for path in self._folder.glob(f"{self._name}_part_*"):
                 path.unlink()

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Networks in whose features images are compared, and how images get there.
+"""Feature extractors for metrics, with their preprocessing.
 
-Only of Inception are distances called FID. Those of an experiment's own classifier are
-a stand-in where its weights cannot be had, or say nothing of the images, and carry a
+Only Inception's distances are called FID. An experiment's own classifier stands in
+where Inception's weights are unavailable or do not fit the images; its metrics carry a
 label: 'FID (digits features)'.
 """
 
@@ -24,8 +24,8 @@ from rq.models.digest import digest
 from rq.models.networks.inception import SIDE, WIDTH, Inception, preprocess
 from rq.parallel import sharding
 
-# Of Inception: TensorFlow's graph; pytorch-fid and the authors; clean-fid. What names
-# of metrics are followed by, and whether logits have their bias.
+# Inception's preprocessing: as in TensorFlow's graph; pytorch-fid and the authors;
+# clean-fid. Values: the label in metric names, and whether logits have their bias.
 RESIZES = {
     "tf1": ("", False),
     "pytorch": ("pytorch-fid", True),
@@ -48,13 +48,13 @@ class Found(NamedTuple):
 
 
 class Extractor:
-    """Images to features, one compiled program for one size of images.
+    """Computes features of images, with one compiled program for each image size.
 
     Attributes:
       name: for names of files: 'inception-tf1', 'digits-features'.
-      label: what names of metrics are followed by; '' of Inception's own way.
+      label: in metric names; '' for Inception as TensorFlow has it.
       width: F, of the features.
-      fingerprint: of weights and preprocessing.
+      fingerprint: hash of weights and preprocessing.
       mesh: of the devices that share a batch.
     """
 
@@ -133,7 +133,7 @@ def clean_resize(images: np.ndarray) -> np.ndarray:
 
 
 def inception(path, mesh, resize: str = "tf1") -> Extractor:
-    """The network of FID, from the file of `python -m rq.convert inception`.
+    """Returns FID's Inception, from the file of `rq convert inception`.
 
     Args:
       path: an `.npz`.
@@ -144,7 +144,7 @@ def inception(path, mesh, resize: str = "tf1") -> Extractor:
 
     Raises:
       DataError: where the file is missing or something else.
-      ConfigError: on another way to resize.
+      ConfigError: on an unknown `resize`.
     """
     if resize not in RESIZES:
         raise ConfigError(f"--resize={resize} is not one of {', '.join(RESIZES)}")

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sets of images as features, kept for the next time; and all metrics of two sets."""
+"""Features of sets of images, cached on disk, and the metrics of two sets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CACHE_VERSION = 2
 
 
 class FeatureSet(NamedTuple):
-    """What a set of images is known by; parts are None where they are unknown.
+    """Features of a set of images, and their moments; None where unknown.
 
     Attributes:
       gaussian: of the features.
@@ -48,14 +48,14 @@ class FeatureSet(NamedTuple):
 
 
 def kept(number: int) -> np.ndarray:
-    """Which of so many images' features stay: their places, in order."""
+    """Returns the indices of the images whose features are kept, in order."""
     if number <= POOL:
         return np.arange(number)
     return np.sort(np.random.default_rng(0).permutation(number)[:POOL])
 
 
 class Collector:
-    """Takes features batch by batch, and keeps no more of them than is needed."""
+    """Collects features batch by batch, and keeps no more of them than needed."""
 
     def __init__(self, number: int | None = None, logits: bool = True):
         """Starts with none.
@@ -74,7 +74,7 @@ class Collector:
         self._gaussian, self._spatial = moments.Stream(), moments.Stream()
 
     def add(self, found: Found) -> None:
-        """Takes a batch."""
+        """Adds a batch."""
         number = len(found.pool)
         self._gaussian.add(found.pool)
         if found.spatial is not None:
@@ -104,7 +104,7 @@ class Collector:
 
 
 def check(number: int, real: FeatureSet, extractor: Extractor) -> None:
-    """Refuses what could not be measured, before anything is drawn or extracted.
+    """Checks that metrics can be computed, before anything is drawn or extracted.
 
     Args:
       number: of generated images.
@@ -124,7 +124,7 @@ def check(number: int, real: FeatureSet, extractor: Extractor) -> None:
 
 
 def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, float]:
-    """Everything that two sets of images allow to be said.
+    """Returns all metrics that two sets of images allow.
 
     Args:
       made: the generated images; of their logits is the Inception score.
@@ -173,7 +173,7 @@ def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, fl
 
 
 def save(path, found: FeatureSet, **notes: str) -> None:
-    """Writes an `.npz`; it appears when it is whole."""
+    """Writes an `.npz` atomically."""
     arrays = dict(notes)
     if found.spatial is not None:
         arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
@@ -206,10 +206,7 @@ def load(path) -> FeatureSet:
 
 
 def load_if_whole(path, about: str | None = None) -> FeatureSet | None:
-    """`load`, and None of what is not there, or of another note `about`.
-
-    What is damaged is told, and is none.
-    """
+    """Returns what `load` does; None if missing, damaged, or with another `about`."""
     if not pathlib.Path(path).exists():
         return None
     try:
@@ -225,7 +222,7 @@ def load_if_whole(path, about: str | None = None) -> FeatureSet | None:
 def cached(
     extractor: Extractor, source: str, collect: Callable[[], FeatureSet], cache=None
 ) -> FeatureSet | None:
-    """A reference, from the cache where it is there; in the first process alone.
+    """Returns a reference from the cache, or collects it; on process 0 alone.
 
     Args:
       extractor: of the features.
@@ -254,7 +251,7 @@ def cached(
 def of_images(
     images: ImageSet, extractor: Extractor, logits: bool = True, batch: int = BATCH
 ) -> FeatureSet:
-    """All features of a set of images.
+    """Returns all features of a set of images.
 
     Raises:
       DataError: where there are fewer than two, of which nothing can be said.
@@ -271,7 +268,7 @@ def of_images(
 def reference(
     path, extractor: Extractor, channels: int = 3, cache=None
 ) -> tuple[FeatureSet | None, str]:
-    """A reference by its path, and a hash of what it is of.
+    """Returns a reference by its path, and a hash of what it was made from.
 
     Images; pytorch-fid's statistics of them; or ADM's reference files, of which the
     images, which may be some alone, are looked at for neighbourhoods and kernels.
@@ -307,7 +304,7 @@ def reference(
 
 
 def _check_origin(path, file, extractor: Extractor) -> None:
-    """Raises DataError where statistics say that they are of other features."""
+    """Raises DataError if statistics name another extractor than `extractor`."""
     if "extractor" not in file.files:
         logging.warning(
             "%s does not say which features it is of: it must be those of %s",

@@ -4,29 +4,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
-
-
-def _without_closed_loops(report):
-    """Returns an `unraisablehook` that leaves out what follows from a failed write.
-
-    When one array's write has failed, the event loop that waits for all of them is
-    closed; TensorStore then reports an error for each of the others.
-    """
-
-    def hook(unraisable):
-        text = str(unraisable.exc_value)
-        if not (unraisable.exc_type is RuntimeError and text == "Event loop is closed"):
-            report(unraisable)
-
-    return hook
-
-
-sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
 
 
 class Manager(ocp.CheckpointManager):
