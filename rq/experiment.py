@@ -165,7 +165,7 @@ class Experiment:
         return rqvae_model(self.config)
 
     def feature_classifier(self) -> tuple[FeatureClassifier, dict]:
-        """Returns the trained feature network and its parameters.
+        """Returns the trained feature network, to measure with, and its parameters.
 
         Raises:
           ConfigError: if stage 'features' was not trained.
@@ -177,7 +177,7 @@ class Experiment:
                 "weights of another network (--inception, --classifier)"
             )
         params = self.features_state.model_variables()["params"]
-        return feature_classifier(self.config), params
+        return feature_classifier(self.config).clone(precision="highest"), params
 
     def image_batches(self, images=None) -> Iterator[dict]:
         """Returns images in order for evaluation, as `rq.data.loader.in_order` yields.

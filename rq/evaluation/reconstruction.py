@@ -45,6 +45,11 @@ def make_reconstructor(config, mesh) -> Reconstructor:
     return Reconstructor(rqvae_model(config), mesh, perceptual_distance(config), name)
 
 
+def _at_full_precision(distance):
+    """The same `PerceptualDistance`, for numbers that are reported."""
+    return distance.clone(precision="highest")
+
+
 class Reconstructor:
     """Reconstructs and measures batches of images with one model, compiled once.
 
@@ -55,7 +60,8 @@ class Reconstructor:
     def __init__(self, model, mesh, distance=None, distance_name: str = ""):
         """Initializes; `distance` is a `PerceptualDistance`, named so in metrics."""
         self.model, self._mesh = model, mesh
-        self._distance, self._distance_name = distance, distance_name
+        self._distance = None if distance is None else _at_full_precision(distance)
+        self._distance_name = distance_name
         self._outputs_step = jax.jit(self._outputs)
         self._scores_step = jax.jit(self._scores)
 
@@ -138,7 +144,9 @@ class Reconstructor:
         depths = range(self.model.depth)
         originals, made = Stream(), [Stream() for _ in depths]
         apart, number = np.zeros(self.model.depth), 0
-        module, params = (None, {}) if lpips is None else lpips
+        module, params = None, {}
+        if lpips is not None:
+            module, params = _at_full_precision(lpips[0]), lpips[1]
 
         @jax.jit
         def step(variables, params, images):

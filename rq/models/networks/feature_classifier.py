@@ -16,11 +16,13 @@ class FeatureClassifier(nn.Module):
     Attributes:
       widths, convs: of the `FeatureNetwork`.
       num_classes: number of logits.
+      precision: of the products, see `FeatureNetwork`.
     """
 
     widths: tuple[int, ...]
     convs: tuple[int, ...]
     num_classes: int
+    precision: str | None = None
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits `[B, num_classes]` of images `[B, R, R, C]` in [-1, 1]."""
@@ -29,6 +31,9 @@ class FeatureClassifier(nn.Module):
     @nn.compact
     def pool_and_logits(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the averaged feature map `[B, widths[-1]]`, and the logits."""
-        features = FeatureNetwork(self.widths, self.convs, name="network")(images)
-        pool = features[-1].mean(axis=(1, 2))
-        return pool, nn.Dense(self.num_classes, name="head")(pool)
+        network = FeatureNetwork(
+            self.widths, self.convs, self.precision, name="network"
+        )
+        pool = network(images)[-1].mean(axis=(1, 2))
+        dense = nn.Dense(self.num_classes, name="head", precision=self.precision)
+        return pool, dense(pool)

@@ -4,7 +4,8 @@
 
 With VGG16's features and the learned heads it is LPIPS itself; with the features of a
 small network trained on the data at hand, and heads of one, it needs no download. Both
-are frozen: gradients run to the images alone. float32 throughout.
+are frozen: gradients run to the images alone. float32 throughout; training takes the
+backend's precision of products, evaluation the highest.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ class FeatureNetwork(nn.Module):
     Attributes:
       widths: channels of each block.
       convs: convolutions of each block.
+      precision: of the products; 'highest' where numbers are reported, because
+        accelerators round to bfloat16 or TF32 otherwise.
     """
 
     widths: tuple[int, ...] = VGG16_WIDTHS
     convs: tuple[int, ...] = VGG16_CONVS
+    precision: str | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
@@ -53,6 +57,7 @@ class FeatureNetwork(nn.Module):
                     width,
                     (3, 3),
                     padding=1,
+                    precision=self.precision,
                     kernel_init=nn.with_logical_partitioning(
                         nn.initializers.he_normal(),
                         (None, None, "conv_in", "conv_out"),
@@ -74,17 +79,18 @@ class PerceptualDistance(nn.Module):
     `head_0`, `head_1`, ... (weights `[C_k]` of each block's channels, not negative).
 
     Attributes:
-      widths, convs: of the `FeatureNetwork`.
+      widths, convs, precision: of the `FeatureNetwork`.
       image_channels: that the network takes; a grey image is repeated where it is 3.
     """
 
     widths: tuple[int, ...] = VGG16_WIDTHS
     convs: tuple[int, ...] = VGG16_CONVS
     image_channels: int = 3
+    precision: str | None = None
 
     def setup(self):
         channels, ones = (self.image_channels,), nn.initializers.ones
-        self.network = FeatureNetwork(self.widths, self.convs)
+        self.network = FeatureNetwork(self.widths, self.convs, self.precision)
         self.shift = self.param("shift", nn.initializers.zeros, channels)
         self.scale = self.param("scale", ones, channels)
         self.heads = [

@@ -3,7 +3,9 @@
 """ResNet (He et al. 2016) as torchvision has it: a frozen judge of samples.
 
 Batch norms are folded into the convolutions in front of them
-(`rq.convert.resnet_weights`), since the network never trains here. float32 throughout.
+(`rq.convert.resnet_weights`), since the network never trains here. float32 throughout,
+with products at the highest precision: accelerators would round them to bfloat16 or
+TF32 otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ EXPANSION = 4  # a bottleneck's output over its width
 
 
 def _conv(x, width, size, stride, name):
-    layer = nn.Conv(width, (size, size), stride, padding=size // 2, name=name)
+    window = (size, size)
+    layer = nn.Conv(
+        width, window, stride, padding=size // 2, name=name, precision="highest"
+    )
     return layer(x)
 
 
@@ -79,7 +84,8 @@ class ResNet(nn.Module):
                 stride = 2 if group and not index else 1
                 name = f"layer{group + 1}_{index}"
                 x = Block(width, stride, self.bottleneck, name=name)(x)
-        return nn.Dense(self.num_classes, name="fc")(jnp.mean(x, axis=(1, 2)))
+        dense = nn.Dense(self.num_classes, name="fc", precision="highest")
+        return dense(jnp.mean(x, axis=(1, 2)))
 
 
 def preprocess(images: jax.Array) -> jax.Array:

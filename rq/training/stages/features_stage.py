@@ -33,6 +33,7 @@ class FeaturesStage(Stage):
         self.codes_per_image = 0
         self._rotates = self._part.objective == "rotation"
         self.model = feature_classifier(config)
+        self._measuring_model = self.model.clone(precision="highest")
         self._eval_step = jax.jit(self._sums)
 
     def init(self, key) -> TrainState:
@@ -71,7 +72,7 @@ class FeaturesStage(Stage):
         """Returns sums of cross entropies, hits, images; image k is turned k times."""
         turns = jnp.arange(len(batch["image"])) % ROTATIONS
         images, classes = self.examples(batch, turns)
-        logits = self.model.apply({"params": variables["params"]}, images)
+        logits = self._measuring_model.apply({"params": variables["params"]}, images)
         by_image = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
         hits = jnp.argmax(logits, -1) == classes
         mask = batch["mask"]
