@@ -10,6 +10,7 @@ import pytest
 
 from rq.models import RQTransformer, StackConfig
 from rq.models.transformer import unroll
+from rq.sampling import program
 
 
 def make(**changes):
@@ -116,6 +117,48 @@ def test_logits_are_float32_in_bfloat16_compute():
     assert model.apply(variables, *arguments).dtype == jnp.float32
     for leaf in jax.tree.leaves(variables):
         assert leaf.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(head_from_codebook=False),
+        dict(head=StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)),
+    ],
+    ids=lambda changes: ",".join(changes) or "paper",
+)
+def test_decoding_rounds_to_bfloat16_where_the_full_pass_does(changes):
+    """Equal to the bit, once XLA rounds wherever the program says so.
+
+    By default it leaves roundings out inside of fusions, of which both have others.
+    """
+    model, variables, (_, cond, codebook) = make(dtype="bfloat16", **changes)
+    params = dict(variables["params"])
+    params["head_positions"] *= 20  # as large as what they are added to
+    codes = jax.random.randint(jax.random.key(4), (2, 2, 2, 3), 0, 6)
+
+    def both(params):
+        full = model.apply({"params": params}, codes, cond, codebook)
+        _, decoded = program.sample(
+            model,
+            params,
+            codebook,
+            cond,
+            jax.random.key(0),
+            codes=codes,
+            keep=True,
+            return_logits=True,
+        )
+        return full, decoded
+
+    strict = {"xla_allow_excess_precision": False}
+    full, decoded = jax.jit(both, compiler_options=strict)(params)
+    np.testing.assert_allclose(decoded, full, rtol=0, atol=1e-6)
+    exact = model.clone(dtype="float32").apply(
+        {"params": params}, codes, cond, codebook
+    )
+    assert np.abs(full - exact).max() > 1e-3  # the roundings are there
 
 
 def test_rms_norms_have_no_bias_and_heads_are_normalised_each():

@@ -217,12 +217,14 @@ class RQTransformer(nn.Module):
         context_BTM = x_BSM[:, self.condition_length - 1 :]
 
         vectors = quantizer.embed(codes_BTD, self._head_table(codebook))
+        vectors = vectors.astype(jnp.float32)
         if self.head_from_codebook and self.cumulative_head:
             vectors = jnp.cumsum(vectors, axis=-2)
         x_BTDM = jnp.concatenate(
             [context_BTM[:, :, None], self.head_tokens(vectors[:, :, :-1])], axis=2
         )
-        x_BTDM += self.head_positions.astype(x_BTDM.dtype)
+        # Added in float32 and rounded once, as `depth_codes` does.
+        x_BTDM = x_BTDM.astype(jnp.float32) + self.head_positions
         x_BTDM = x_BTDM.reshape(batch * positions, depth, self.width)
         x_BTDM, _ = self.head_stack(
             x_BTDM.astype(self.dtype), deterministic=deterministic
