@@ -22,7 +22,7 @@ GROUPS = 32  # of every GroupNorm, so each width is a multiple of it
 
 
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform in +-1/sqrt(fan_in): PyTorch's default for weights and biases alike."""
+    """Returns PyTorch's default initialiser: uniform within ±1/sqrt(fan_in)."""
     bound = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32):
@@ -58,12 +58,12 @@ class Conv(nn.Module):
 
 
 def at_least_float32(dtype) -> jnp.dtype:
-    """float32, or float64 where `dtype` is."""
+    """Returns float32, or float64 where `dtype` is float64."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def group_norm(name: str, dtype) -> nn.GroupNorm:
-    """Statistics in float32, two passes, as in the reference."""
+    """Returns a GroupNorm with float32 statistics in two passes, as the authors'."""
     return nn.GroupNorm(
         GROUPS,
         epsilon=1e-6,
@@ -76,7 +76,7 @@ def group_norm(name: str, dtype) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """norm, swish, conv, twice, around a shortcut (1x1 where the width changes)."""
+    """Adds (norm, swish, convolution) × 2 to a shortcut, 1 × 1 if widths differ."""
 
     features: int
     dtype: Any = jnp.float32
@@ -93,7 +93,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over all positions, around a shortcut."""
+    """Adds single-head self-attention over all positions to a shortcut."""
 
     dtype: Any = jnp.float32
 
@@ -115,7 +115,7 @@ class AttentionBlock(nn.Module):
 
 
 class _Middle(nn.Module):
-    """Block, attention, block at the lowest resolution."""
+    """Applies block, attention, block at the lowest resolution."""
 
     dtype: Any = jnp.float32
 
@@ -128,13 +128,13 @@ class _Middle(nn.Module):
 
 
 def _to_output(x, features: int, dtype):
-    """The closing norm, swish and convolution, inside the calling compact module."""
+    """Applies the last norm, swish and convolution, inside the calling module."""
     x = nn.swish(group_norm("norm_out", dtype)(x)).astype(dtype)
     return Conv(features, dtype=dtype, name="conv_out")(x)
 
 
 class Encoder(nn.Module):
-    """Images `[B, R, R, channels]` to features `[B, R/f, R/f, z_channels]`.
+    """Maps images `[B, R, R, channels]` to latents `[B, R/f, R/f, z_channels]`.
 
     f = 2 ** (len(ch_mult) - 1). Attention follows each block of a level whose
     resolution (before its downsampling) is in `attn_resolutions`.
@@ -169,10 +169,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features `[B, R/f, R/f, z_channels]` to images `[B, R, R, out_channels]`.
+    """Maps latents `[B, R/f, R/f, z_channels]` to images `[B, R, R, out_channels]`.
 
-    The mirror of the encoder with one block more a level. Levels keep the encoder's
-    numbers, so the last one comes first. No squashing at the end.
+    The mirror image of the encoder, with one more block per level. Levels keep the
+    encoder's numbers, so the last one comes first. The output is not squashed.
     """
 
     ch: int

@@ -44,7 +44,7 @@ def perceptual_distance(config: ConfigDict) -> PerceptualDistance | None:
 
 
 def condition_sizes(config: ConfigDict) -> tuple[int, int]:
-    """Entries of the condition's embedding, and how many of them an image has.
+    """Returns the size of the condition's embedding table and its tokens per image.
 
     See `rq.sampling.conditions` for what they are.
     """

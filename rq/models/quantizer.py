@@ -31,7 +31,7 @@ TILE_NOISE = 0.01
 
 @flax.struct.dataclass
 class Codebook:
-    """Code vectors and the moving averages that they are computed from, float32.
+    """Holds code vectors and the moving averages they are computed from, float32.
 
     Attributes:
       embedding: code vectors `[K, C]`, or `[D, K, C]` where every depth has its own.
@@ -45,7 +45,7 @@ class Codebook:
 
 
 class Update(NamedTuple):
-    """How the codebook follows the vectors assigned to it (paper section 3.1).
+    """Settings of the codebook's update by moving averages (paper section 3.1).
 
     Attributes:
       decay: of the moving averages; a scalar, or `[D]`.
@@ -62,7 +62,7 @@ class Update(NamedTuple):
 
 
 class Quantized(NamedTuple):
-    """What one pass over depth yields.
+    """The result of `quantize`.
 
     Attributes:
       codes: int32 `[..., D]`.
@@ -79,7 +79,7 @@ class Quantized(NamedTuple):
 
 
 def init_codebook(key: jax.Array, shape: tuple[int, ...], sizes=None) -> Codebook:
-    """Normal code vectors and empty counts, as in the authors' code.
+    """Returns normally distributed code vectors and zero counts, as the authors' code.
 
     The first training step with restarts replaces nearly all of them by vectors of the
     batch, which is the codebook's real initialisation.
@@ -91,12 +91,12 @@ def init_codebook(key: jax.Array, shape: tuple[int, ...], sizes=None) -> Codeboo
 
 
 def _valid(sizes, num_codes: int) -> jax.Array:
-    """Mask `[D, K]` of the codes that exist at each depth."""
+    """Returns the mask `[D, K]` of the codes that exist at each depth."""
     return jnp.arange(num_codes) < jnp.asarray(sizes)[:, None]
 
 
 def distances(vectors: jax.Array, embedding: jax.Array) -> jax.Array:
-    """Squared Euclidean distances, `[..., C]` and `[K, C]` to `[..., K]`, float32."""
+    """Returns squared distances of `[..., C]` to `[K, C]`: `[..., K]`, float32."""
     vectors, embedding = vectors.astype(jnp.float32), embedding.astype(jnp.float32)
     product = jnp.einsum("...c,kc->...k", vectors, embedding, precision="highest")
     return (
@@ -114,7 +114,7 @@ def nearest(
     temperature: float | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Index of the nearest code, the lowest one among equals; or one drawn.
+    """Returns the index of the nearest code (the lowest of equals), or samples one.
 
     Args:
       vectors: `[N, C]`.
@@ -158,7 +158,7 @@ def nearest(
             jnp.where(nearer, start + code, best_code),
         ), None
 
-    # Derived from the vectors rather than made fresh, so that they share its sharding.
+    # Derived from the vectors rather than made fresh, so that they have its sharding.
     best = (jnp.full_like(vectors[:, 0], jnp.inf), jnp.zeros_like(vectors[:, 0], int))
     best = (best[0], best[1].astype(jnp.int32))
     starts = jnp.arange(pieces, dtype=jnp.int32) * chunk
@@ -229,7 +229,7 @@ def update_codebook(
 
 
 def _restart_vectors(key, vectors, num_codes, size):
-    """`num_codes` vectors of the batch in random order: distinct, while they last.
+    """Returns `num_codes` vectors of the batch in random order, distinct if possible.
 
     Where a codebook of `size` codes is larger than the batch, all get a little noise.
     """
@@ -257,7 +257,7 @@ def quantize(
     stochastic: bool = False,
     key: jax.Array | None = None,
 ) -> Quantized:
-    """Residual quantization (paper eq. 1-2): every depth codes what is left over.
+    """Quantizes the residual at each depth in turn (paper eq. 1-2).
 
     In training (`update` given) each depth searches the codebook in force, updates it
     with its own residuals, and looks its codes up in what it searched.
@@ -329,7 +329,7 @@ def quantize(
 
 
 def soft_codes(z, codes, codebook: Codebook, sizes=None, temperature=1.0):
-    """Soft codes of the residuals that given codes leave (paper section 3.2.3).
+    """Returns soft codes of the residuals of given codes (paper section 3.2.3).
 
     What `quantize` returns as `soft`, computed anew from the codes that it chose: for
     some of the vectors at a time, where all together would not fit.
@@ -379,7 +379,7 @@ def _check(z, codebook, depth, sizes, temperature, stochastic, key) -> int:
 
 
 def residual_quantize(z, codebook, depth=None, sizes=None) -> tuple:
-    """Nearest codes and their running sums (paper eq. 1-2).
+    """Returns nearest codes and their cumulative sums (paper eq. 1-2).
 
     Args:
       z: vectors `[..., C]`.
@@ -398,7 +398,7 @@ def residual_quantize(z, codebook, depth=None, sizes=None) -> tuple:
 
 
 def embed(codes: jax.Array, embedding: jax.Array) -> jax.Array:
-    """Code vectors of each depth, not summed: `[..., D]` to `[..., D, C]`.
+    """Returns the code vectors of each depth, not summed: `[..., D]` to `[..., D, C]`.
 
     Args:
       codes: int32 `[..., D]`; D may be smaller than the codebook's depth.
@@ -411,7 +411,7 @@ def embed(codes: jax.Array, embedding: jax.Array) -> jax.Array:
 
 
 def commitment_loss(z: jax.Array, sums: jax.Array) -> jax.Array:
-    """Mean squared distance of z to every partial sum, `[..., C]` and `[D, ..., C]`.
+    """Returns the mean squared distance of z `[..., C]` to the sums `[D, ..., C]`.
 
     The mean over depth, as in the released code; paper eq. 7 has a sum.
     """
@@ -423,13 +423,13 @@ def _wide(z: jax.Array) -> jax.Array:
 
 
 def straight_through(z: jax.Array, quantized: jax.Array) -> jax.Array:
-    """The value of `quantized` with the gradient of `z`."""
+    """Returns the value of `quantized` with the gradient of `z`."""
     z = _wide(z)
     return z + jax.lax.stop_gradient(quantized - z)
 
 
 def pack(z: jax.Array, rows: int, columns: int) -> jax.Array:
-    """Space to depth: `[..., H, W, C]` to `[..., rows, columns, (H/rows)(W/columns)C]`.
+    """Packs blocks: `[..., H, W, C]` to `[..., rows, columns, (H/rows)(W/columns)C]`.
 
     Order inside a vector: row in the block, column in the block, channel.
 
@@ -445,7 +445,7 @@ def pack(z: jax.Array, rows: int, columns: int) -> jax.Array:
 
 
 def unpack(z: jax.Array, height: int, width: int) -> jax.Array:
-    """The inverse of `pack`: to `[..., height, width, C]`."""
+    """Inverts `pack`: to `[..., height, width, C]`."""
     *leading, rows, columns, packed = z.shape
     r, c = height // rows, width // columns
     z = z.reshape(*leading, rows, columns, r, c, packed // (r * c))

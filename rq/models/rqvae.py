@@ -15,7 +15,7 @@ from rq.models.autoencoder import Conv, Decoder, Encoder, at_least_float32
 
 
 class RQVAE(nn.Module):
-    """Images in [-1, 1] to h x w x D codes and back.
+    """Maps images in [-1, 1] to h x w x D codes and back.
 
     The codebook is no parameter: its collection `codebook` holds the code vectors and
     their moving averages, always float32. A training step asks for it with
@@ -35,7 +35,7 @@ class RQVAE(nn.Module):
       cosine: codes of one length at each depth, compared by angle.
       fsq_levels: a fixed grid in place of a learned codebook; (0,) is off.
       gradient: past the quantizer, 'straight_through' or 'rotation'.
-      depth_dropout: share of training images that are cut to a random depth.
+      depth_dropout: fraction of training images that are cut to a random depth.
       dtype: of the convolutions.
     """
 
@@ -65,7 +65,7 @@ class RQVAE(nn.Module):
 
     @property
     def latent_side(self) -> int:
-        """Side of the feature map that the encoder yields."""
+        """Side of the encoder's output."""
         return self.resolution // 2 ** (len(self.ch_mult) - 1)
 
     @property
@@ -115,15 +115,15 @@ class RQVAE(nn.Module):
         return codebook
 
     def __call__(self, images, train: bool = False):
-        """Images to (reconstructions, codes, commitment loss)."""
+        """Returns reconstructions, codes and the commitment loss of images."""
         quantized, codes, commitment = self.quantize(self.encode(images), train)
         return self.decode(quantized), codes, commitment
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Images `[B, R, R, channels]` in [-1, 1] to float32 `[B, H, W, embed_dim]`.
+        """Returns latents float32 `[B, H, W, embed_dim]` of images in [-1, 1].
 
-        Features as the quantizer takes them: vectors of length 1 where codes are
-        compared by angle, within [-1, 1] in front of a fixed grid.
+        In the form that the quantizer takes: vectors of norm 1 where codes are compared
+        by angle, within [-1, 1] for a fixed grid.
         """
         z = self._wide(self.quant_conv(self.encoder(images)))
         if self._is_grid:
@@ -131,7 +131,7 @@ class RQVAE(nn.Module):
         return self.unpack(variants.unit(self.pack(z))) if self.cosine else z
 
     def quantize(self, z: jax.Array, train: bool = False):
-        """Features to (quantized, codes, commitment loss).
+        """Returns quantized latents, codes and the commitment loss.
 
         Args:
           z: `[B, H, W, embed_dim]`, as `encode` returns them.
@@ -171,7 +171,7 @@ class RQVAE(nn.Module):
         return self.unpack(past(packed, chosen)), quantized.codes, commitment
 
     def assignment_entropy(self, z: jax.Array, temperature: float) -> jax.Array:
-        """Regularises the codes of features; see `variants.assignment_entropy`.
+        """Returns the entropy loss of latents, see `variants.assignment_entropy`.
 
         Args:
           z: `[B, H, W, embed_dim]`, as `encode` returns them.
@@ -189,7 +189,7 @@ class RQVAE(nn.Module):
         )
 
     def soft_codes(self, z, temperature: float, key=None):
-        """Soft codes and the codes they follow (paper section 3.2.3).
+        """Returns soft codes and the codes whose residuals they are of (section 3.2.3).
 
         Args:
           z: `[B, H, W, embed_dim]`.
@@ -211,14 +211,14 @@ class RQVAE(nn.Module):
         return quantized.soft, quantized.codes
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Features `[B, H, W, embed_dim]` to images, float32, about [-1, 1]."""
+        """Returns images, float32, about [-1, 1], of latents `[B, H, W, embed_dim]`."""
         return self._wide(self.decoder(self.post_quant_conv(z)))
 
     def _wide(self, x):
         return x.astype(at_least_float32(self.dtype))
 
     def decode_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
-        """Codes `[B, h, w, D]` to images, from the first `depth` depths if given.
+        """Returns images of codes `[B, h, w, D]`, or of their first `depth` depths.
 
         Raises:
           ValueError: where the codes are of another shape or `depth` is out of range.
@@ -226,7 +226,7 @@ class RQVAE(nn.Module):
         return self.decode(jnp.sum(self.embed_codes(codes, depth), axis=-2))
 
     def embed_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
-        """Code vectors `[B, H, W, depth, embed_dim]`, unpacked but not summed."""
+        """Returns code vectors `[B, H, W, depth, embed_dim]`, unpacked, not summed."""
         if codes.shape[1:] != self.code_shape:
             raise ValueError(f"codes {codes.shape[1:]}, the model's {self.code_shape}")
         if depth is not None and not 1 <= depth <= self.depth:
@@ -235,18 +235,18 @@ class RQVAE(nn.Module):
         return jnp.moveaxis(self.unpack(jnp.moveaxis(vectors, -2, 0)), 0, -2)
 
     def codes(self, images: jax.Array) -> jax.Array:
-        """Images `[B, R, R, channels]` in [-1, 1] to codes int32 `[B, h, w, D]`."""
+        """Returns codes int32 `[B, h, w, D]` of images in [-1, 1]."""
         return self.quantize(self.encode(images))[1]
 
     def codes_and_features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Also what was quantized, `[B, h, w, code_dim]`: all that stage 2 needs."""
+        """Returns codes and packed latents `[B, h, w, code_dim]`, for stage 2."""
         z = self.encode(images)
         return self.quantize(z)[1], self.pack(z)
 
     def pack(self, z: jax.Array) -> jax.Array:
-        """Features to code resolution: `[..., H, W, E]` to `[..., h, w, code_dim]`."""
+        """Packs latents `[..., H, W, E]` to `[..., h, w, code_dim]`."""
         return quantizer.pack(z, *self.code_shape[:2])
 
     def unpack(self, z: jax.Array) -> jax.Array:
-        """The inverse of `pack`."""
+        """Inverts `pack`."""
         return quantizer.unpack(z, self.latent_side, self.latent_side)

@@ -22,7 +22,7 @@ from rq.parallel import sharding
 
 @dataclasses.dataclass(frozen=True)
 class StackConfig:
-    """One stack of blocks, the body or the head.
+    """Settings of one stack of blocks, the body or the head.
 
     Attributes:
       layers: L.
@@ -51,12 +51,12 @@ class StackConfig:
 
     @property
     def output_scale(self) -> float:
-        """Of the initial matrices whose products are added to the residual stream."""
+        """Factor of the initial matrices whose products are added to the shortcut."""
         return (2 * self.layers) ** -0.5 if self.scaled_init else 1.0
 
 
 class Cache(NamedTuple):
-    """Keys and values of one layer, `[B, length, N, F]` each."""
+    """Holds keys and values of one layer, `[B, length, N, F]` each."""
 
     keys: jax.Array
     values: jax.Array
@@ -65,7 +65,7 @@ class Cache(NamedTuple):
 def linear(
     features, axes, dtype, bias=True, fan_in=None, name=None, scale=1.0
 ) -> nn.Dense:
-    """A dense layer initialised as PyTorch's, times `scale`, with named axes."""
+    """Returns a dense layer with PyTorch's initialisation times `scale`, named axes."""
     init = uniform_fan_in(fan_in / scale**2)
     return nn.Dense(
         features,
@@ -78,7 +78,7 @@ def linear(
 
 
 def layer_norm(name=None) -> nn.LayerNorm:
-    """Statistics in float32, two passes, as in the reference."""
+    """Returns a LayerNorm with float32 statistics in two passes, as the authors."""
     return nn.LayerNorm(
         epsilon=1e-5,
         use_fast_variance=False,
@@ -90,7 +90,7 @@ def layer_norm(name=None) -> nn.LayerNorm:
 
 
 def norm(kind: str, axis: str | None = "embed", name=None) -> nn.Module:
-    """The normalisation of a stack, 'layer' or 'rms', in float32."""
+    """Returns the normalisation of a stack, 'layer' or 'rms', in float32."""
     if kind == "layer":
         return layer_norm(name)
     return nn.RMSNorm(
@@ -102,7 +102,7 @@ def norm(kind: str, axis: str | None = "embed", name=None) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention, on a whole sequence or on a cache."""
+    """Causal multi-head self-attention over a whole sequence or over a cache."""
 
     config: StackConfig
     dtype: Any
@@ -149,7 +149,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP (x 4), each around a shortcut with dropout."""
+    """Adds pre-norm attention and a 4 × wider MLP, with dropout, to shortcuts."""
 
     config: StackConfig
     dtype: Any
@@ -189,7 +189,7 @@ _REMAT_POLICIES = {
 
 
 class Stack(nn.Module):
-    """L blocks: scanned over stacked parameters, or one after another.
+    """Applies L blocks, scanned over stacked parameters or one after another.
 
     Training scans, so that compile time does not grow with depth. Decoding reads layers
     as separate arrays (`unroll`), so that no weights are sliced inside its loops.

@@ -31,7 +31,7 @@ MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
 
 
 class RQTransformer(nn.Module):
-    """Logits of every code given those before it, and single steps for decoding.
+    """Predicts each code from those before it; has single steps for decoding.
 
     The embeddings of codes come from the RQ-VAE's frozen codebook, an argument of every
     call (`[K, C]`, or `[D, K, C]` where depths have codebooks of their own), through
@@ -164,7 +164,7 @@ class RQTransformer(nn.Module):
         deterministic: bool = True,
         condition_logits: bool = False,
     ):
-        """Teacher-forced logits.
+        """Returns teacher-forced logits.
 
         Args:
           codes: int32 `[B, h, W, D]`; the first h <= H rows.
@@ -194,7 +194,7 @@ class RQTransformer(nn.Module):
         return logits, text_logits
 
     def outputs(self, codes, cond=None, codebook=None, *, deterministic=True):
-        """What logits are of: head outputs `[B, T, D, M]`, the text's `[B, S - 1, M]`.
+        """Returns the head's outputs `[B, T, D, M]` and the text's `[B, S - 1, M]`.
 
         Arguments are those of `__call__`.
         """
@@ -233,33 +233,33 @@ class RQTransformer(nn.Module):
         return x_BTDM, x_BSM[:, : self.condition_length - 1]
 
     def logits(self, x_BTDM):
-        """Head outputs to float32 logits `[B, T, D, K]`."""
+        """Returns float32 logits `[B, T, D, K]` of head outputs `[B, T, D, M]`."""
         logits = self.classify(x_BTDM)
         return sharding.constrain(logits, "batch", None, None, "vocab")
 
     def text_logits(self, x_BSM):
-        """Body outputs to next-token logits `[B, S - 1, num_conditions]`."""
+        """Returns next-token logits `[B, S - 1, num_conditions]` of body outputs."""
         return self.condition_classifier(self.condition_norm(x_BSM))
 
     # Embeddings. The body's tokens sum over depth after the linear map, so that its
     # bias counts D times; the head's are summed (where they are) before it.
 
     def condition_tokens(self, cond, batch: int):
-        """`[B]`, `[B, S]` or None to tokens `[B, S, M]`."""
+        """Returns input tokens `[B, S, M]` of a condition `[B]`, `[B, S]` or None."""
         if cond is None:
             cond = jnp.zeros((batch, self.condition_length), jnp.int32)
         cond = cond.reshape(batch, self.condition_length)
         return self.condition_embedding[cond] + self.condition_positions
 
     def body_tokens(self, codes, codebook):
-        """`[..., D]` to tokens `[..., M]`, without their position."""
+        """Returns input tokens `[..., M]` of codes `[..., D]`, without position."""
         if self.body_from_codebook:
             vectors = quantizer.embed(codes, self._table(codebook))
             return jnp.sum(self.body_input(vectors), axis=-2)
         return jnp.sum(quantizer.embed(codes, self.token_embedding), axis=-2)
 
     def head_tokens(self, vectors):
-        """Code vectors `[..., C]` (or learned embeddings) to tokens `[..., M]`."""
+        """Returns head tokens `[..., M]` of code vectors or embeddings `[..., C]`."""
         return self.head_input(vectors) if self.head_from_codebook else vectors
 
     def _table(self, codebook):
@@ -273,7 +273,7 @@ class RQTransformer(nn.Module):
         return self.token_embedding
 
     def classify(self, x, depth=None):
-        """Head outputs `[..., D, M]`, or `[..., M]` at one depth, to float32 logits."""
+        """Returns float32 logits of outputs `[..., D, M]`, or `[..., M]` at a depth."""
         kernel, bias = self.classifier_kernel, self.classifier_bias
         sizes = jnp.asarray(self.sizes)
         equation = "...m,mk->...k"
@@ -299,7 +299,7 @@ class RQTransformer(nn.Module):
     # Decoding. Explicit caches in, caches out; layers must be unrolled.
 
     def init_caches(self, batch: int) -> tuple:
-        """Empty caches of the body, `[B, S + T - 1, N, F]` a layer."""
+        """Returns empty caches of the body, `[B, S + T - 1, N, F]` for each layer."""
         return self._caches(
             self.body, batch, self.condition_length + self.positions - 1
         )
@@ -311,7 +311,7 @@ class RQTransformer(nn.Module):
         return tuple(Cache(zeros, zeros) for _ in range(config.layers))
 
     def start(self, cond, batch: int):
-        """Reads the condition: (the body's next input `[B, M]`, caches)."""
+        """Reads the condition; returns the body's input `[B, M]` and caches."""
         tokens_BSM = self.condition_tokens(cond, batch)
         caches = self.init_caches(batch)
         if self.condition_length > 1:
@@ -320,13 +320,13 @@ class RQTransformer(nn.Module):
         return tokens_BSM[:, -1].astype(jnp.float32), caches
 
     def position_step(self, x_BM, caches, position):
-        """The body's output `[B, M]` at `position`, and its caches."""
+        """Returns the body's output `[B, M]` at `position`, and its caches."""
         index = self.condition_length - 1 + position
         x_B1M, caches = self.body_stack(x_BM[:, None].astype(self.dtype), caches, index)
         return x_B1M[:, 0], caches
 
     def next_input(self, codes_BD, position, codebook):
-        """The codes at `position` as the body's input at the next one, `[B, M]`."""
+        """Returns the body's next input `[B, M]`, from the codes at `position`."""
         x_BM = self.body_tokens(codes_BD, codebook) + self.body_positions[position]
         return x_BM.astype(jnp.float32)
 
@@ -367,10 +367,9 @@ class RQTransformer(nn.Module):
 
 
 def unroll(model: RQTransformer, params) -> tuple[RQTransformer, dict]:
-    """The same model with every layer's parameters as arrays of their own.
+    """Returns the model and parameters with separate arrays for each layer.
 
-    For decoding: layers that are slices of stacked arrays would be copied in each of
-    its steps.
+    Decoding needs it: slices of stacked arrays would be copied in each step.
     """
     if not model.scan_layers:
         return model, params

@@ -1,10 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What variants of the quantizer change around the one scan over depth.
+"""Variants of the quantizer, around the one scan over depth.
 
-The scan itself, `rq.models.quantizer.quantize`, knows none of them: vectors are made
-ready in front of it, the codebook is another, or what is done with its sums. All in
-float32. Plain VQ is depth 1, and codebooks for each depth are the scan's own option.
+The scan itself, `rq.models.quantizer.quantize`, does not know them: they prepare its
+vectors, replace its codebook, or use its sums in another way. All in float32. Plain VQ
+is depth 1, and a codebook for each depth is an option of the scan.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 
 from rq.models import quantizer
 
-TINY = 1e-6  # lengths below have no direction to rotate
+TINY = 1e-6  # vectors of a smaller norm have no direction to rotate
 
 
 def unit(vectors: jax.Array) -> jax.Array:
-    """Vectors `[..., C]` divided by their lengths, for codes compared by angle."""
+    """Returns vectors `[..., C]` of norm 1, for codes compared by angle."""
     square = jnp.sum(vectors**2, axis=-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(square, TINY**2))
 
 
 def fsq_grids(levels: tuple[int, ...], depth: int) -> np.ndarray:
-    """Fixed codebooks of residual finite scalar quantization (Mentzer et al. 2023).
+    """Returns fixed codebooks of residual FSQ (Mentzer et al. 2023).
 
     Of depth 1 it is the grid of all combinations of `levels[c]` values from -1 to 1 in
     channel c; what rounding to it leaves over is at most 1 / (levels[c] - 1), which is
@@ -46,7 +46,7 @@ def fsq_grids(levels: tuple[int, ...], depth: int) -> np.ndarray:
 
 
 def rotate(z: jax.Array, quantized: jax.Array) -> jax.Array:
-    """The value of `quantized`, with the rotation trick's gradient (Fifty et al. 2024).
+    """Returns `quantized` with the rotation trick's gradient (Fifty et al. 2024).
 
     The gradient runs through the rotation and scaling that take z to its quantized
     vector, both held constant: it keeps its angle to the vector. Where one of the two
@@ -73,15 +73,15 @@ def rotate(z: jax.Array, quantized: jax.Array) -> jax.Array:
     return hold(quantized) + (passed - hold(passed))
 
 
-def cut_depth(key: jax.Array, sums: jax.Array, share: float) -> jax.Array:
-    """Running sums `[D, B, ...]` to the last ones `[B, ...]`, or earlier ones.
+def cut_depth(key: jax.Array, sums: jax.Array, fraction: float) -> jax.Array:
+    """Returns the last of the sums `[D, B, ...]` or, for some images, an earlier one.
 
-    Depth dropout: with probability `share`, each image on its own, the codes are cut
+    Depth dropout: with probability `fraction`, each image on its own, the codes are cut
     to a depth drawn from 1 .. D.
     """
     depth, images = sums.shape[:2]
     cut_key, depth_key = jax.random.split(key)
-    cut = jax.random.bernoulli(cut_key, share, (images,))
+    cut = jax.random.bernoulli(cut_key, fraction, (images,))
     drawn = jax.random.randint(depth_key, (images,), 0, depth)
     return sums[jnp.where(cut, drawn, depth - 1), jnp.arange(images)]
 
@@ -89,7 +89,7 @@ def cut_depth(key: jax.Array, sums: jax.Array, share: float) -> jax.Array:
 def assignment_entropy(
     z: jax.Array, sums: jax.Array, embedding: jax.Array, temperature: float, sizes=None
 ) -> jax.Array:
-    """Entropy of each vector's assignment minus that of all assignments' mean.
+    """Returns the mean assignment entropy minus the entropy of the mean assignment.
 
     Low where every vector is sure of its code and all codes are used alike (as in Yu et
     al. 2024); the mean over depth. Assignments are the soft codes of each depth, whose
@@ -127,7 +127,7 @@ def assignment_entropy(
 
 
 def _entropy(probs):
-    """-sum(p log p) over the last axis, with gradient 0 where p = 0."""
+    """Returns -sum(p log p) over the last axis, with gradient 0 where p = 0."""
     positive = probs > 0
     return -jnp.sum(
         jnp.where(positive, probs, 0) * jnp.log(jnp.where(positive, probs, 1)), axis=-1
