@@ -421,7 +421,7 @@ for name in ("v5e:4x4", "v5e:8x8", "v5p:4x4x4"):
     _, devices = chips.find(name)
     for tensor in (1, 2, 4, 8):
         mesh = sharding.make_mesh(tensor=tensor, devices=devices)
-        print(name, tensor, *sharding.batch_share(mesh))
+        print(name, tensor, *sharding.batch_shard(mesh))
 """
 
 
@@ -437,13 +437,13 @@ def test_topologies_that_are_and_that_are_not(tmp_path):
     lines = done.stdout.splitlines()
     assert "--topology=v5e:3x3" in lines[0] and "pip install" in lines[0]
     assert all("known are" in line for line in lines[1:3])
-    shares = {tuple(line.split()[:2]): line.split()[2:] for line in lines[3:]}
+    shards = {tuple(line.split()[:2]): line.split()[2:] for line in lines[3:]}
     # Hosts of 2 x 2 chips: with four or more of `tensor` some hold the same rows.
-    assert shares["v5e:4x4", "1"] == ["0", "4"] and shares["v5e:8x8", "2"] == [
+    assert shards["v5e:4x4", "1"] == ["0", "4"] and shards["v5e:8x8", "2"] == [
         "0",
         "16",
     ]
-    assert int(shares["v5e:4x4", "4"][1]) < 4 and int(shares["v5e:8x8", "8"][1]) < 16
+    assert int(shards["v5e:4x4", "4"][1]) < 4 and int(shards["v5e:8x8", "8"][1]) < 16
 
 
 def test_wrong_flags_are_told_in_a_line():

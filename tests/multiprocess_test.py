@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes of four devices each do what one of eight does, over real sockets."""
+"""Tests that two processes of four devices do what one of eight does."""
 
 import json
 import os
@@ -40,7 +40,7 @@ CONFIG = (
 
 
 def start(workdir, data_dir, processes, *flags, environment=os.environ):
-    """Processes with eight devices between them, their output in files.
+    """Starts processes with eight devices in total; their output goes to files.
 
     Without `data_dir` they get no config.
     """
@@ -86,14 +86,14 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(place):
-    """Trained by one process."""
+    """Returns a run directory trained by one process."""
     finish(start(place / "one", place / "data", 1))
     return place / "one"
 
 
 @pytest.fixture(scope="module")
 def two(place, one):
-    """Trained by two; the data set too is prepared by the first of them."""
+    """Returns one trained by two processes; process 0 also prepares the data set."""
     finish(start(place / "two", place / "data_of_two", 2))
     return place / "two"
 
@@ -112,7 +112,7 @@ def test_two_processes_train_what_one_does(one, two):
         )
 
 
-def test_metrics_and_pictures_are_made_once_and_alike(one, two):
+def test_metrics_and_pictures_are_written_once_and_equal(one, two):
     expected = json.loads((one / "samples/evaluation.json").read_text())
     found = json.loads((two / "samples/evaluation.json").read_text())
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
@@ -124,13 +124,13 @@ def test_metrics_and_pictures_are_made_once_and_alike(one, two):
 
 def test_each_process_encodes_shards_of_its_own(two):
     shards = sorted((two / "codes/train").glob("*.array_record"))
-    assert len(shards) == 7  # 4,500 of 700 each
+    assert len(shards) == 7  # of 700 images each, 4,500 in total
     assert not list((two / "codes/train").glob("*_tmp"))
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_were_stopped(place, one):
-    """SIGTERM to one of them stops both after the same step, with status 143."""
+def test_one_process_resumes_where_two_were_stopped(place, one):
+    """SIGTERM to one process stops both after the same step, with exit code 143."""
     workdir = place / "stopped"
     flags = ("--config.rqvae.steps=100000", "--config.stages=rqvae")
     started = start(workdir, place / "data", 2, *flags)
@@ -143,7 +143,7 @@ def test_one_process_goes_on_where_two_were_stopped(place, one):
     step = checkpoint.latest_step(workdir / "rqvae")
     text = started[0][1].read_text()
     assert f"SIGTERM; saved step {step}" in text
-    # One process of eight devices goes on from there.
+    # One process of eight devices resumes.
     again = start(workdir, place / "data", 1, *flags)
     while f"resumed at step {step}" not in again[0][1].read_text():
         assert time.time() < deadline and again[0][0].poll() is None
@@ -162,7 +162,7 @@ FOUR_DEVICES = {
 @pytest.mark.parametrize("before", [0, 1000])
 @pytest.mark.parametrize("number", [2, 3])
 def test_a_sigterm_stops_all_processes_at_the_same_point(tmp_path, before, number):
-    """Whenever it comes: before anything was asked, or in a later stage."""
+    """The signal may come before the first step, or in a later stage."""
     started = together.start(
         number, "asks", str(tmp_path), str(before), env=os.environ | FOUR_DEVICES
     )
@@ -178,9 +178,9 @@ def test_a_sigterm_stops_all_processes_at_the_same_point(tmp_path, before, numbe
     assert len(last) == 1 and "stopped after" in last.pop()
 
 
-def test_batches_are_shared_by_processes_whatever_the_mesh():
-    """Also with `tensor` across processes, which then read the same rows."""
-    found = together.ends(together.start(2, "shares", env=os.environ | FOUR_DEVICES))
+def test_processes_read_their_shards_of_batches_on_any_mesh():
+    """If `tensor` spans processes, these read the same rows."""
+    found = together.ends(together.start(2, "shards", env=os.environ | FOUR_DEVICES))
     assert [status for status, _ in found] == [0, 0], found
     assert "(8, 1, 1) 1 2 1" in found[1][1] and "(1, 1, 8) 0 1 1" in found[1][1]
 
@@ -221,8 +221,8 @@ def test_each_process_reads_its_own_rows_in_evaluation():
         pytest.param("killed", {75, -6}, -9, marks=pytest.mark.slow),
     ],
 )
-def test_a_mistake_is_told_from_what_others_have_lost(how, first, second):
-    """By the status. -6 is JAX's, should it notice before this program does."""
+def test_exit_codes_tell_an_error_from_a_lost_process(how, first, second):
+    """-6 is JAX's code, if it notices before this program does."""
     started = together.start(2, "fails", how, env=os.environ | FOUR_DEVICES)
     (one, output), (other, more) = together.ends(started)
     assert one in first and other == second, output + more
@@ -230,8 +230,8 @@ def test_a_mistake_is_told_from_what_others_have_lost(how, first, second):
 
 
 @pytest.mark.slow
-def test_two_processes_draw_and_measure_what_one_does(place, one):
-    """Rejection sampling too, by a network that two processes trained."""
+def test_two_processes_sample_and_measure_what_one_does(place, one):
+    """Includes rejection sampling, with a network that two processes trained."""
     workdir = place / "measured"
     shutil.copytree(one, workdir)
     finish(start(workdir, place / "data", 2, "--config.stages=features"))
@@ -265,7 +265,7 @@ def test_two_processes_draw_and_measure_what_one_does(place, one):
         (("host", 2, 1), "host is not HOST:PORT"),
     ],
 )
-def test_half_told_processes_are_refused(given, message):
+def test_incomplete_settings_are_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         distributed.start(*given)
 
@@ -287,7 +287,7 @@ def test_the_environment_is_read_and_checked(monkeypatch):
     monkeypatch.setenv(distributed.NUMBER, "1")
     monkeypatch.setenv(distributed.COORDINATOR, "host:1")
     monkeypatch.setenv(distributed.INDEX, "0")
-    distributed.start()  # alone: nothing to join
+    distributed.start()  # a single process connects to nothing
     assert distributed.is_process_0()
     distributed.barrier("alone")
     with distributed.process_0_first("alone"):

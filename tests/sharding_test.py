@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The table of axis names is complete, and says where arrays of both stages live."""
+"""Tests the axis rules, meshes and batches, for arrays of both stages."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ NAMES = dict(sharding.RULES)
 
 
 def tiny_models():
-    """Modules that use every axis name, and arguments of their `init`."""
+    """Returns modules that use every axis name, and arguments of their `init`."""
     rqvae = RQVAE(
         resolution=16, image_channels=3, ch=32, ch_mult=(1, 2), num_res_blocks=1,
         attn_resolutions=(8,), z_channels=8, embed_dim=8, code_shape=(4, 4, 2),
@@ -55,7 +55,7 @@ def boxed(name):
 
 
 def names_of(tree):
-    """Axis names of the boxes in a tree."""
+    """Returns the axis names of the boxes in a tree."""
     is_box = lambda x: isinstance(x, meta.AxisMetadata)  # noqa: E731
     boxes = filter(is_box, jax.tree.leaves(tree, is_leaf=is_box))
     return {name for box in boxes for name in box.names} - {None}
@@ -76,8 +76,8 @@ def test_the_table_has_each_name_that_models_use_and_no_other(monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_parameters_and_optimizer_state_are_divided(name):
-    """An eighth on each device, but for what is small."""
+def test_parameters_and_optimizer_state_are_sharded(name):
+    """Each device has an eighth, plus small arrays."""
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     params = boxed(name)["params"]
     shardings = sharding.state_shardings(params, mesh)
@@ -101,7 +101,7 @@ def test_parameters_and_optimizer_state_are_divided(name):
         (("layers", "embed", "mlp"), (3, 16, 64), P(None, "fsdp", "tensor")),
         (("embed", "mlp"), (6, 64), P(None, "tensor")),  # 6 over 4 devices
         (("vocab", "embed"), (7, 8), P(None, "fsdp")),  # 7 over 2
-        (("heads", "mlp"), (16, 16), P("tensor", None)),  # one place in the mesh
+        (("heads", "mlp"), (16, 16), P("tensor", None)),  # a mesh axis is used once
         (
             (None, None, "conv_in", "conv_out"),
             (3, 3, 8, 8),
@@ -116,7 +116,7 @@ def test_names_become_axes_of_the_mesh(names, shape, spec):
 
 
 def test_adafactors_factored_statistics_are_on_every_device():
-    """They are small, and have fewer axes than the parameters they are of."""
+    """They are small, and have fewer axes than their parameters."""
     config = default().transformer.optimizer
     config.name = "adafactor"
     tx = optimizer.make_optimizer(config, optax.constant_schedule(1e-3))
@@ -129,7 +129,7 @@ def test_adafactors_factored_statistics_are_on_every_device():
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     shardings = sharding.state_shardings(jax.eval_shape(init), mesh)
     state = jax.jit(lambda: sharding.unbox(init()), out_shardings=shardings)()
-    # Of the chain: clipping, [factored sums, clipping, mean], decay, learning rate.
+    # The chain is clipping, [factored sums, clipping, mean], decay, learning rate.
     factored, _, mean = state[1]
     assert factored.v_row["kernel"].size + factored.v_col["kernel"].size == 256 + 512
     assert factored.v_row["kernel"].sharding.is_fully_replicated
@@ -138,7 +138,7 @@ def test_adafactors_factored_statistics_are_on_every_device():
 
 
 def test_an_unknown_name_is_an_error():
-    """Flax would leave the axis whole without a word."""
+    """Flax would silently replicate the axis."""
     box = nn.LogicallyPartitioned(
         jax.ShapeDtypeStruct((4, 8), jnp.float32), ("embd", None)
     )
@@ -177,7 +177,7 @@ def test_constraints_of_models_reach_the_compiler():
         assert constraints(model.apply, params, *args) >= 3
 
 
-def test_caches_are_divided_as_batch_and_heads_are():
+def test_caches_are_sharded_by_batch_and_heads():
     model, args = MODELS["transformer"]
     params = sharding.unbox(boxed("transformer"))
     mesh = sharding.make_mesh(fsdp=2, tensor=2)
@@ -193,7 +193,7 @@ def test_caches_are_divided_as_batch_and_heads_are():
         assert where.spec == P(("data", "fsdp"), None, "tensor")
 
 
-def test_an_axis_that_the_mesh_does_not_divide_stays_whole():
+def test_an_axis_that_does_not_divide_is_replicated():
     with sharding.context(sharding.make_mesh(data=1, fsdp=4, tensor=2)):
         found = jax.jit(lambda x: sharding.constrain(x, "batch", "vocab"))(
             jnp.zeros((6, 10))
@@ -243,7 +243,7 @@ def test_a_mesh_takes_all_devices(sizes, shape):
         ),
         ({"data": 16}, "mesh.data=16, .* do not multiply to the 8 devices"),
         ({"fsdp": 3}, "mesh.data=-1, mesh.fsdp=3, mesh.tensor=1 do not divide the 8"),
-        ({"fsdp": -1}, "one of them may be -1"),
+        ({"fsdp": -1}, "only one may be -1"),
         ({"tensor": 0}, "mesh.tensor=0: sizes are positive"),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_mesh_that_does_not_fit_is_an_error_with_its_numbers(sizes, message):
         sharding.make_mesh(**sizes)
 
 
-def test_batches_are_divided_over_data_and_fsdp():
+def test_batches_are_sharded_over_data_and_fsdp():
     mesh = sharding.make_mesh(fsdp=2, tensor=2)
     rows = {"image": np.arange(8 * 3).reshape(8, 3), "label": np.arange(8)}
     batch = sharding.shard_batch(rows, mesh)
@@ -267,7 +267,7 @@ class Device(NamedTuple):
 
 
 class Torus:
-    """A mesh over 4 x 4 chips, of which each process has 2 x 2, as hosts of TPUs do."""
+    """A mesh of 4 x 4 chips; each process has 2 x 2, as TPU hosts do."""
 
     def __init__(self, data, tensor):
         places = [(x, y) for x in range(4) for y in range(4)]
@@ -278,11 +278,11 @@ class Torus:
 
 
 @pytest.mark.parametrize(
-    "sizes, shares", [((16, 1), 4), ((8, 2), 4), ((4, 4), 2), ((1, 16), 1)]
+    "sizes, shards", [((16, 1), 4), ((8, 2), 4), ((4, 4), 2), ((1, 16), 1)]
 )
-def test_hosts_that_hold_the_same_rows_read_the_same(sizes, shares):
-    """A row of the torus is two hosts'."""
-    assert sharding.batch_share(Torus(*sizes)) == (0, shares)
+def test_hosts_that_hold_the_same_rows_read_the_same(sizes, shards):
+    """A row of the torus belongs to two hosts."""
+    assert sharding.batch_shard(Torus(*sizes)) == (0, shards)
 
 
 def test_hosts_that_hold_some_of_the_same_rows_are_an_error():
@@ -290,7 +290,7 @@ def test_hosts_that_hold_some_of_the_same_rows_are_an_error():
     mesh.devices = mesh.devices.reshape(-1)[:15].reshape(5, 1, 3)
     mesh.shape = {"data": 5, "fsdp": 1, "tensor": 3}
     with pytest.raises(sharding.MeshError, match="make mesh.tensor smaller"):
-        sharding.batch_share(mesh)
+        sharding.batch_shard(mesh)
 
 
 def test_a_batch_that_does_not_divide_is_an_error_with_its_numbers():

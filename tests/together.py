@@ -73,8 +73,8 @@ def asks(index: int, folder: str, before: str) -> None:
         time.sleep(0.002 * (1 + index))
 
 
-def shares(index: int) -> None:
-    """Batches over meshes whose `tensor` does and does not lie across processes."""
+def shards(index: int) -> None:
+    """Checks batches on meshes whose `tensor` spans processes, and others."""
     import jax
 
     from rq.parallel import sharding
@@ -83,8 +83,8 @@ def shares(index: int) -> None:
     for sizes in ((8, 1, 1), (2, 2, 2), (2, 1, 4), (1, 1, 8), (4, 2, 1)):
         mesh = sharding.make_mesh(*sizes)
         sharding.check_batch(16, mesh)
-        share, count = sharding.batch_share(mesh)
-        rows = np.split(whole, count)[share]
+        shard, count = sharding.batch_shard(mesh)
+        rows = np.split(whole, count)[shard]
         batch = sharding.shard_batch({"x": rows}, mesh)["x"]
         assert batch.shape == whole.shape
         for part in batch.addressable_shards:
@@ -96,7 +96,7 @@ def shares(index: int) -> None:
         again = sharding.shard_batch({"x": whole}, mesh, whole=True)["x"]
         for part in again.addressable_shards:
             np.testing.assert_array_equal(part.data, whole[part.index])
-        print(sizes, share, count, jax.process_index(), flush=True)
+        print(sizes, shard, count, jax.process_index(), flush=True)
 
 
 class Squares:
@@ -190,7 +190,7 @@ def main(place: str, number: str, index: str, what: str, *more: str) -> None:
     from rq.parallel import processes
 
     processes.start(place, int(number), int(index))
-    programs = asks, shares, reads, measures, fails
+    programs = asks, shards, reads, measures, fails
     {program.__name__: program for program in programs}[what](int(index), *more)
 
 

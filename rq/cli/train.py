@@ -221,14 +221,14 @@ def make_tokenizer(config, path) -> None:
 
 
 def _fit(stage, source, config, path, pictures, tokens=None) -> None:
-    share, shares = sharding.batch_share(stage.mesh)
+    shard, num_shards = sharding.batch_shard(stage.mesh)
     data = loader.shuffled(
         source,
         config.data,
         batch_size=stage.batch_size,
         seed=config.seed,
-        process_index=share,
-        process_count=shares,
+        process_index=shard,
+        process_count=num_shards,
         tokens=tokens,
     )
     loop.fit(

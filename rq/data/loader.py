@@ -48,7 +48,7 @@ def shuffled(
       batch_size: global, B.
       seed: of order and augmentation.
       process_index, process_count: which part of each batch this process reads, see
-        `rq.parallel.sharding.batch_share`; JAX's where None.
+        `rq.parallel.sharding.batch_shard`; JAX's where None.
       tokens: turns captions into 'text'; without it captions are not read.
 
     Returns:

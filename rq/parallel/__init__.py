@@ -1,3 +1,3 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Meshes, axis rules, processes, atomic files."""
+"""Meshes and axis rules, processes, preemption, atomic files, locks."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Atomic writes: a file has its complete new content or is left as it was."""
+"""Atomic writes: readers see a file's old or new content, never a part."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from etils import epath
 
 @contextlib.contextmanager
 def atomic_write(path, writer: str | int = "") -> Iterator[epath.Path]:
-    """Yields a temporary path, renamed to `path` once the body has written it.
+    """Yields a temporary path, which is renamed to `path` after the body.
 
     Args:
       path: local or in a bucket.
-      writer: distinguishes writers that may write the same file at the same time.
+      writer: sets apart programs that may write the same file at the same time.
     """
     path = epath.Path(path)
     temporary = path.with_name(f"{path.name}.tmp{writer}")

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Stopping on SIGTERM, at the same point in all processes."""
+"""Stops all processes at the same point after SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
-PREEMPTED = 143  # exit code after SIGTERM, 128 + 15 as shells have it
+PREEMPTED = 143  # exit code after SIGTERM, 128 + 15 as in shells
 
-# How often this process has asked, in all stages together. The service of
-# `jax.distributed` stops every process at the next number that none has reached, so it
-# must never start over: a signal that comes before the first step would be missed.
-_asked = itertools.count(1)
+# Number of calls of `reached_stop` in this process, over all stages. `jax.distributed`
+# stops all processes at the next number that none has reached. If a stage started
+# again from 1, a signal before its first step would be missed.
+_calls = itertools.count(1)
 
 
 class Preempted(SystemExit):
-    """Ends the process after a SIGTERM, once everything is saved."""
+    """Ends the process after SIGTERM; raised when everything is saved."""
 
     def __init__(self):
         super().__init__(PREEMPTED)
 
 
 def reached_stop() -> bool:
-    """Returns whether all processes stop here because one has received SIGTERM.
+    """Returns whether all processes must stop here because one received SIGTERM.
 
-    All processes must call it equally often, at the same points. False where
-    `jax.distributed` does not run: there SIGTERM ends the process at once.
+    All processes must call it the same number of times, at the same points. Always
+    False if `jax.distributed` is not running: SIGTERM then ends the process at once.
     """
-    return multihost_utils.reached_preemption_sync_point(next(_asked))
+    return multihost_utils.reached_preemption_sync_point(next(_calls))
 
 
 def exit_on_stop(name: str) -> None:
     """Raises `Preempted` in all processes if `reached_stop`.
 
-    Call it where nothing unsaved would be lost, at the same points in all processes.
+    Call it when all results are saved, at the same points in all processes.
 
     Args:
-      name: of what is under way, for the log.
+      name: task that is interrupted, for the log.
     """
     if reached_stop():
-        logging.info("%s: SIGTERM; what is finished stays", name)
+        logging.info("%s: SIGTERM; finished parts are kept", name)
         raise Preempted
 
 
 class StopSignal:
-    """Context manager that records SIGTERM rather than end the process.
+    """Context manager that records SIGTERM instead of ending the process.
 
-    One process alone handles the signal itself. Of several, the service of
-    `jax.distributed` does, and gives all of them the same answer.
+    A single process handles the signal itself. With several, `jax.distributed` does,
+    and `requested` returns the same in all of them.
     """
 
     def __init__(self):
@@ -71,12 +71,12 @@ class StopSignal:
         if self._handles:
             signal.signal(signal.SIGTERM, self._before)
         if self.received and error_type is None:
-            # It came during the last evaluation: what follows must not start.
+            # SIGTERM came during the last evaluation: the next stage must not start.
             raise Preempted
 
     def _receive(self, *_) -> None:
         self.received = True
 
     def requested(self) -> bool:
-        """Returns whether to stop; all processes call it after each step."""
+        """Returns whether to stop; all processes must call it after each step."""
         return reached_stop() if jax.process_count() > 1 else self.received

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Start-up, barriers and broadcasts of programs that run as several processes.
+"""Start-up, barriers and broadcasts for runs of several processes.
 
-Every process runs the same code on the same global arrays. Files are the exception:
-process 0 writes what all processes share, and the others wait for it.
+Every process runs the same code on the same global arrays. Shared files are the
+exception: process 0 writes them, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from absl import logging
 
-# No public API of JAX has a barrier with a time limit, or the process's index while
-# the devices cannot be asked.
+# JAX has no public barrier with a time limit, and no public process index that works
+# before the devices are initialized.
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
@@ -33,12 +33,12 @@ COORDINATOR, NUMBER, INDEX = (
     "JAX_NUM_PROCESSES",
     "JAX_PROCESS_ID",
 )
-# Other launchers' names for them; Kubernetes numbers the pods of an indexed job.
+# Names that other launchers use; the last is set by Kubernetes for indexed jobs.
 NUMBERS = (NUMBER, "OMPI_COMM_WORLD_SIZE")
 INDICES = (INDEX, "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
 LOCAL_INDEX = "OMPI_COMM_WORLD_LOCAL_RANK"  # index on this machine: picks the GPU
-# Launchers that JAX detects itself: the variable with the number of processes, and the
-# one that JAX reads the coordinator from. Open MPI 5 no longer sets the latter.
+# Launchers that JAX detects: the variable with the number of processes -> the variable
+# that JAX reads the coordinator from, which Open MPI 5 no longer sets.
 LAUNCHERS = {
     "SLURM_STEP_NUM_TASKS": "SLURM_STEP_NODELIST",
     "OMPI_COMM_WORLD_SIZE": "OMPI_MCA_orte_hnp_uri",
@@ -51,24 +51,23 @@ def start(
     process_id: int | None = None,
     cluster: bool = False,
 ) -> None:
-    """Joins the other processes, if any. Call it before anything uses a device.
+    """Connects to the other processes, if any; call it before any use of a device.
 
-    The settings come from the arguments, or else from the environment variables
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (given a
-    coordinator, Open MPI sets the other two and Kubernetes the last), or else from
-    SLURM or Open MPI if they started several processes. Otherwise this process is
-    alone.
+    Settings come from the arguments, else from the environment variables
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (with a
+    coordinator, also from Open MPI's variables and Kubernetes' index), else from SLURM
+    or Open MPI if they started several processes. Otherwise there is one process.
 
     Args:
-      coordinator: host:port of process 0, the same in all processes.
+      coordinator: HOST:PORT of process 0, the same in all processes.
       num_processes: number of processes.
       process_id: index of this process.
       cluster: lets JAX detect the cluster, for example from a TPU pod's metadata;
         required on a pod.
 
     Raises:
-      ConfigError: if some of the three settings are missing or out of range, or no
-        cluster is found.
+      ConfigError: if only some of the three settings are given, one is out of range, or
+        no cluster is found.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     numbers, indices = (NUMBERS, INDICES) if coordinator else ([NUMBER], [INDEX])
@@ -142,10 +141,9 @@ def barrier(name: str) -> None:
 
 
 def barrier_within(name: str, seconds: float) -> bool:
-    """Waits at a barrier for a limited time; usable while a failure is handled.
+    """Returns whether all processes reach a barrier within a number of seconds.
 
-    Returns:
-      Whether all processes reached the barrier within `seconds`.
+    It never raises, so it can be used while an error is handled.
     """
     if not jax.distributed.is_initialized():
         return True
@@ -160,8 +158,8 @@ def barrier_within(name: str, seconds: float) -> bool:
 def exit_now(status: int) -> NoReturn:
     """Ends this process with an exit code, without waiting for other processes.
 
-    A normal exit of JAX waits for the other processes. If they never come it aborts
-    after minutes, and the exit code is lost.
+    At a normal exit JAX waits for the other processes. If one has failed, JAX aborts
+    after minutes and the exit code is lost.
     """
     if jax.distributed.is_initialized():
         if jax_distributed.global_state.process_id == 0:
@@ -181,19 +179,16 @@ def broadcast(values) -> np.ndarray:
 
 
 def run_on_process_0(function: Callable[[], T]) -> T | None:
-    """Runs a function in process 0 alone; the others wait until it has returned.
+    """Returns a function's result in process 0, and None in the others, which wait.
 
-    If it fails, all processes fail, rather than wait for process 0 forever.
+    If the function fails, all processes fail; none waits for process 0 forever.
 
     Args:
-      function: takes no arguments and must not need the other processes.
-
-    Returns:
-      The function's result in process 0, None in the others.
+      function: takes no arguments; must not communicate with other processes.
 
     Raises:
-      Exception: in process 0, whatever the function raises.
-      ConfigError: in the others, when the function failed.
+      Exception: in process 0, any error of the function.
+      ConfigError: in the others, if the function failed.
     """
     result = failed = None
     if is_process_0():
@@ -207,9 +202,9 @@ def run_on_process_0(function: Callable[[], T]) -> T | None:
 
 
 def digest_from_process_0(function: Callable[[], str]) -> str:
-    """Returns in all processes the hexadecimal SHA-256 that process 0 computes.
+    """Returns process 0's result, a hexadecimal SHA-256, in all processes.
 
-    Takes and raises what `run_on_process_0` does.
+    Arguments and errors are those of `run_on_process_0`.
     """
     digest = run_on_process_0(function) or "00" * 32
     values = np.frombuffer(bytes.fromhex(digest), np.uint8)
@@ -218,10 +213,10 @@ def digest_from_process_0(function: Callable[[], str]) -> str:
 
 @contextlib.contextmanager
 def process_0_first(name: str) -> Iterator[None]:
-    """Runs the body in process 0, and only then in the others.
+    """Runs the body in process 0 first, then in the others.
 
     Args:
-      name: of the barrier between the two.
+      name: name of the barrier in between.
     """
     if not is_process_0():
         barrier(name)

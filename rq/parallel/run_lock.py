@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A lock on a run directory, so that two trainings never write to it at once."""
+"""Locks a run directory, so that two training runs never write to it at once."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ FILE = ".lock"
 
 @contextlib.contextmanager
 def lock(directory) -> Iterator[None]:
-    """Holds the lock of a run directory; the operating system frees it on any exit.
+    """Locks a run directory; the operating system unlocks it when the process ends.
 
-    Process 0 holds it for all. Buckets have no locks: there it only logs that.
+    Process 0 holds the lock for all processes. Directories in buckets cannot be locked:
+    this is logged.
 
     Args:
-      directory: of the run; created if need be.
+      directory: the run directory; created if missing.
 
     Raises:
-      ConfigError: if another program holds it.
+      ConfigError: if another program holds the lock.
     """
     directory = epath.Path(directory)
     if "://" in os.fspath(directory) or fcntl is None:
-        logging.info(
-            "%s cannot be locked: start one training in it at a time", directory
-        )
+        logging.info("%s cannot be locked: run one training at a time in it", directory)
         yield
         return
     file = processes.run_on_process_0(lambda: _acquire(directory))

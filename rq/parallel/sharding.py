@@ -1,10 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where arrays live: the mesh of devices, and one table from axis names to its axes.
+"""The mesh of devices, and how arrays are sharded over it.
 
-Everything is a global array: the batch is divided over `data` and `fsdp`, parameters
-and optimizer state over `fsdp` and `tensor`, and the compiler inserts what must be
-communicated. One device is the mesh of 1 x 1 x 1.
+All arrays are global: the batch is sharded over `data` and `fsdp`, parameters and
+optimizer state over `fsdp` and `tensor`. The compiler inserts the communication. A
+single device is a 1 x 1 x 1 mesh.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-# Logical name of an array's axis -> axis, or axes, of the mesh that divide it.
+# Logical name of an array axis -> the mesh axis or axes that it is sharded over.
 RULES = (
     ("batch", BATCH_AXES),
     # transformer
@@ -46,7 +46,7 @@ RULES = (
 
 
 class MeshError(ValueError):
-    """Devices, mesh and batch do not fit together, told in one line."""
+    """Devices, mesh and batch do not fit together; the message is one line."""
 
 
 def make_mesh(
@@ -55,39 +55,40 @@ def make_mesh(
     tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh over all devices, of all processes.
+    """Returns a mesh over the devices of all processes.
+
+    One of the three sizes may be -1: it is computed from the number of devices.
 
     Args:
-      data: copies of the model.
-      fsdp: parts that parameters and optimizer state are divided into; each part works
-        on a batch of its own.
-      tensor: parts that heads, MLP and vocabulary are divided into.
-      devices: `jax.devices()` where None.
-      One of the three may be -1: whatever is left.
+      data: number of copies of the model.
+      fsdp: number of shards of parameters and optimizer state; each shard also
+        processes its own rows of the batch.
+      tensor: number of shards of heads, MLP and vocabulary.
+      devices: `jax.devices()` if None.
 
     Returns:
-      A mesh with axes `AXES`, left to the compiler (`AxisType.Auto`).
+      A mesh with axes `AXES`, of type `AxisType.Auto`.
 
     Raises:
-      MeshError: where the sizes do not multiply to the number of devices.
+      MeshError: if the product of the sizes is not the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-    told = ", ".join(f"mesh.{name}={size}" for name, size in sizes.items())
+    given_sizes = ", ".join(f"mesh.{name}={size}" for name, size in sizes.items())
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise MeshError(f"{told}: sizes are positive, and one of them may be -1")
+        raise MeshError(f"{given_sizes}: sizes are positive; only one may be -1")
     given = math.prod(size for size in sizes.values() if size != -1)
     if free and len(devices) % given == 0:
         sizes[free[0]] = len(devices) // given
     elif given != len(devices) or free:
         verb = "divide" if free else "multiply to"
-        raise MeshError(f"{told} do not {verb} the {len(devices)} devices")
+        raise MeshError(f"{given_sizes} do not {verb} the {len(devices)} devices")
     return Mesh(_grid(sizes, devices), AXES)
 
 
 def _grid(sizes: dict[str, int], devices) -> np.ndarray:
-    """Devices in their places; between slices of TPUs goes `data` alone."""
+    """Returns the array of devices; only `data` may cross slices of TPUs."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     shape = tuple(sizes.values())
     if slices == 1:
@@ -109,32 +110,32 @@ def _grid(sizes: dict[str, int], devices) -> np.ndarray:
 
 @contextlib.contextmanager
 def context(mesh: Mesh) -> Iterator[None]:
-    """Within it, traced functions know the mesh and what axis names mean.
+    """Sets the mesh and the axis rules for functions traced within it.
 
-    `with mesh:` would silently drop every `nn.with_logical_constraint`.
+    `with mesh:` would silently ignore every `nn.with_logical_constraint`.
     """
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding that puts the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis divided over `data` and `fsdp`."""
+    """Returns the sharding of the leading axis over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_parts(mesh: Mesh) -> int:
-    """Into how many parts the devices divide a batch."""
+    """Returns the number of shards of a batch, data x fsdp."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 @functools.cache
 def _parts_by_process(mesh: Mesh) -> dict[int, tuple[int, ...]]:
-    """Which parts of a batch the devices of each process hold."""
+    """Returns the indices of the batch shards that each process's devices hold."""
     held: dict[int, set[int]] = {}
     for part, devices in enumerate(mesh.devices.reshape(batch_parts(mesh), -1)):
         for device in devices:
@@ -142,30 +143,30 @@ def _parts_by_process(mesh: Mesh) -> dict[int, tuple[int, ...]]:
     return {process: tuple(sorted(parts)) for process, parts in held.items()}
 
 
-def batch_share(mesh: Mesh) -> tuple[int, int]:
-    """What this process reads of each batch: (index, count) of equal shares.
+def batch_shard(mesh: Mesh) -> tuple[int, int]:
+    """Returns the rows this process reads of each batch: shard `index` of `count`.
 
-    With `tensor` across processes several of them hold, and read, the same rows.
+    If `tensor` spans processes, several of them hold and read the same rows.
 
     Raises:
-      MeshError: where the processes' devices overlap in the rows of a batch otherwise.
+      MeshError: if the rows that processes hold overlap in part, or differ in number.
     """
     held = _parts_by_process(mesh)
-    shares = sorted(set(held.values()))
-    if sum(map(len, shares)) > batch_parts(mesh) or len(set(map(len, shares))) > 1:
+    shards = sorted(set(held.values()))
+    if sum(map(len, shards)) > batch_parts(mesh) or len(set(map(len, shards))) > 1:
         raise MeshError(
-            f"mesh {dict(mesh.shape)}: the devices of {len(held)} processes do not "
-            "share a batch in equal parts; make mesh.tensor smaller, or a multiple of "
-            "the devices of a process"
+            f"mesh {dict(mesh.shape)} does not split a batch evenly over "
+            f"{len(held)} processes; make mesh.tensor smaller, or a multiple of the "
+            "number of devices per process"
         )
-    return shares.index(held[jax.process_index()]), len(shares)
+    return shards.index(held[jax.process_index()]), len(shards)
 
 
 def rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Returns which rows of a global batch the devices of this process hold, in order.
+    """Returns the indices of a global batch's rows that this process holds, in order.
 
     Raises:
-      MeshError: where the batch does not divide over the devices.
+      MeshError: if the batch does not divide over the devices.
     """
     parts = batch_parts(mesh)
     if batch_size % parts:
@@ -179,13 +180,13 @@ def rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 def partition_spec(
     names: Sequence[str | None], shape: Sequence[int], mesh: Mesh
 ) -> PartitionSpec:
-    """Logical axis names of an array to axes of the mesh, by `RULES`.
+    """Returns the sharding of an array by `RULES`, from its logical axis names.
 
-    An axis stays whole where the mesh does not divide it, so that small models run on
-    any mesh, and where an earlier axis of the array has taken its place in the mesh.
+    An axis is not sharded if its size does not divide over the mesh axes, so that small
+    models run on any mesh, or if an earlier axis of the array uses those mesh axes.
 
     Raises:
-      MeshError: on a name that the table lacks; Flax would leave it whole silently.
+      MeshError: if `RULES` lacks a name; Flax would silently replicate that axis.
     """
     rules = dict(RULES)
     taken: set[str] = set()
@@ -208,10 +209,10 @@ def partition_spec(
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """The array, divided as its axes' logical names say, within `context`.
+    """Constrains an array's sharding by its logical axis names, within `context`.
 
-    Unlike Flax's constraints it leaves an axis whole where the mesh does not divide it,
-    as `partition_spec` does for parameters.
+    Unlike Flax's constraints it replicates axes that do not divide over the mesh, as
+    `partition_spec` does for parameters.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names != AXES:
@@ -224,7 +225,7 @@ def _is_box(x) -> bool:
 
 
 def unbox(tree: Any) -> Any:
-    """The tree without its axis names; leaves may be arrays or abstract."""
+    """Returns the tree without its axis names; leaves may be arrays or abstract."""
 
     def value(x):
         return x.unbox(apply_constraint=False) if _is_box(x) else x
@@ -233,25 +234,25 @@ def unbox(tree: Any) -> Any:
 
 
 def state_shardings(abstract_boxed: Any, mesh: Mesh) -> Any:
-    """Shardings of a tree whose leaves carry axis names.
+    """Returns the shardings of a tree whose leaves carry axis names.
 
     Args:
-      abstract_boxed: what `jax.eval_shape(stage.init, key)` returns; leaves without
-        names are replicated.
+      abstract_boxed: result of `jax.eval_shape(stage.init, key)`; leaves without names
+        are replicated.
       mesh: from `make_mesh`.
 
     Returns:
       A tree of NamedShardings with the structure of `unbox(abstract_boxed)`.
 
     Raises:
-      MeshError: on a name that `RULES` lacks.
+      MeshError: if `RULES` lacks a name.
     """
 
     def one(x):
         if not _is_box(x):
             return replicated(mesh)
         value = x.unbox(apply_constraint=False)
-        if isinstance(value, optax.MaskedNode):  # of another optimizer's part
+        if isinstance(value, optax.MaskedNode):  # belongs to another optimizer
             return value
         if value.ndim != len(x.names):  # Adafactor's sums over rows and columns
             return replicated(mesh)
@@ -261,9 +262,9 @@ def state_shardings(abstract_boxed: Any, mesh: Mesh) -> Any:
 
 
 def abstract_state(abstract_boxed: Any, mesh: Mesh) -> Any:
-    """Shapes, dtypes and shardings: what a checkpoint is restored into.
+    """Returns `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into.
 
-    Takes what `state_shardings` takes; returns a tree of `jax.ShapeDtypeStruct`.
+    The arguments are those of `state_shardings`.
     """
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -276,7 +277,7 @@ def check_batch(size: int, mesh: Mesh, grad_accum_steps: int = 1) -> None:
     """Checks that a global batch divides over devices, processes and microbatches.
 
     Raises:
-      MeshError: where it does not.
+      MeshError: if it does not.
     """
     data, fsdp = (mesh.shape[axis] for axis in BATCH_AXES)
     if size < 1 or size % (data * fsdp * grad_accum_steps):
@@ -284,24 +285,24 @@ def check_batch(size: int, mesh: Mesh, grad_accum_steps: int = 1) -> None:
             f"batch_size={size} does not divide by data x fsdp x grad_accum_steps = "
             f"{data} x {fsdp} x {grad_accum_steps} = {data * fsdp * grad_accum_steps}"
         )
-    batch_share(mesh)
+    batch_shard(mesh)
 
 
 def shard_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, whole: bool = False
 ) -> dict[str, jax.Array]:
-    """Puts this process's rows `[B / shares, ...]` on its devices (`batch_share`).
+    """Returns global arrays, from the rows that each process holds.
 
     Args:
-      batch: arrays by name.
-      mesh: of the devices.
-      whole: every process has all rows `[B, ...]`, and puts there what belongs there.
+      batch: arrays by name: this process's rows `[B / count, ...]` (`batch_shard`).
+      mesh: the devices.
+      whole: `batch` has all rows `[B, ...]` in every process.
 
     Returns:
-      Global arrays `[B, ...]`, divided as `batch_sharding` says.
+      Arrays `[B, ...]`, sharded by `batch_sharding`.
 
     Raises:
-      MeshError: where the rows do not divide over the devices.
+      MeshError: if the rows do not divide over the devices.
     """
     sharding = batch_sharding(mesh)
     parts = batch_parts(mesh)
@@ -325,7 +326,7 @@ def shard_batch(
 
 
 def to_host(tree: Any) -> Any:
-    """Global arrays as NumPy arrays, whole, in every process; all must call it."""
+    """Returns global arrays as whole NumPy arrays; all processes must call it."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
