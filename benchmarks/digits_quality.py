@@ -33,10 +33,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
 from rq import visualize
+from rq.config import SamplingConfig
 from rq.data import sources, stored_codes
 from rq.evaluation import trained_stages
 from rq.experiment import Experiment
-from rq.sampling import likelihood
+from rq.sampling import conditions, likelihood, rejection
 
 NUM_CLASSES = 10
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
@@ -169,8 +170,10 @@ def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
     accuracy = classifier.score(flatten(validation), validation_labels)
 
     start = time.perf_counter()
-    samples, labels, codes = experiment.sample(
-        num_samples=num_samples, classes=tuple(range(NUM_CLASSES)), seed=seed
+    asked = conditions.parse(experiment.config, classes=tuple(range(NUM_CLASSES)))
+    config = SamplingConfig(**experiment.config.sampling).replace(seed=seed)
+    samples, codes, labels, _ = rejection.collect(
+        rejection.draw(experiment.sampler, asked, num_samples, config)
     )
     seconds = time.perf_counter() - start
     agrees = classifier.predict(flatten(samples)) == labels
@@ -199,13 +202,13 @@ def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
 
     source = experiment.code_source(data.eval_split)
     examples = [source[i] for i in range(len(source))]
-    scores = likelihood.rank(
+    scores = likelihood.by_condition(
         experiment.transformer.model,
         experiment.transformer_state.model_variables()["params"],
         experiment.rqvae_variables["codebook"]["state"].embedding,
         np.stack([example["codes"] for example in examples]),
         np.arange(NUM_CLASSES),
-    )
+    ).sum(axis=-1)
     truth = np.stack([example["label"] for example in examples])
 
     evaluation = trained_stages.evaluate(experiment)

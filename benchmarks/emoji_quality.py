@@ -33,9 +33,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import SVC
 
 from rq import visualize
+from rq.config import SamplingConfig
 from rq.data import sources
 from rq.data.emoji import GROUPS
 from rq.experiment import Experiment
+from rq.sampling import conditions, rejection
 
 MIN_TEXT_AGREEMENT = 0.80
 PICTURED_CAPTIONS = 20  # each beside the training image nearest to its sample
@@ -65,8 +67,8 @@ def measure_text(experiment: Experiment, number: int, options: dict) -> dict:
     for split in (data.train_split, data.eval_split):
         captions, groups = captions_of(sources.open_split(data, split), number, rng)
         start = time.perf_counter()
-        samples, order, _ = experiment.sample(
-            len(captions), texts=tuple(captions), **options
+        samples, order = draw(
+            experiment, len(captions), texts=tuple(captions), **options
         )
         seconds[split] = time.perf_counter() - start
         assert (order == np.arange(len(captions))).all()
@@ -80,6 +82,22 @@ def measure_text(experiment: Experiment, number: int, options: dict) -> dict:
     _, indices = nearest(reconstruct(experiment, training[chosen], 20), training)
     results["reconstructions"] = float(np.mean(labels[indices] == labels[chosen]))
     return results | {"sampling_seconds": seconds}
+
+
+def draw(experiment, number: int, texts=(), keep: float = 1.0, **options):
+    """Returns images and labels of samples; `options` are those of sampling."""
+    asked = conditions.parse(experiment.config, experiment.tokenizer, texts=texts)
+    config = SamplingConfig(**experiment.config.sampling).replace(**options)
+    batches = rejection.draw(
+        experiment.sampler,
+        asked,
+        number,
+        config,
+        keep=keep,
+        classifier=None if keep == 1 else experiment.classifier,
+    )
+    images, _, labels, _ = rejection.collect(batches)
+    return images, labels
 
 
 def draw_captions(experiment, captions, samples, neighbours) -> None:
@@ -114,7 +132,7 @@ def measure_classes(
     }
     for name, way in ways.items():
         start = time.perf_counter()
-        samples, labels, _ = experiment.sample(number, **way, **options)
+        samples, labels = draw(experiment, number, **way, **options)
         agreement[name] = {
             "independent": float(np.mean(judge.predict(flatten(samples)) == labels)),
             "own": float(np.mean(own(experiment, samples) == labels)),

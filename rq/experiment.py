@@ -1,15 +1,16 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A trained experiment, restored from its workdir alone: sample, reconstruct, evaluate.
+"""A trained experiment, restored from its run directory: config, models, data.
 
 experiment = Experiment("runs/digits")
-images, labels, codes = experiment.sample(num_samples=20, classes=(3, 7), seed=1)
+asked = conditions.parse(experiment.config, classes=(3, 7))
+for batch in draw(experiment.sampler, asked, 20, SamplingConfig(seed=1)):
+    batch.images, batch.labels, batch.codes
 """
 
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -26,8 +27,8 @@ from rq.models.build import feature_classifier, rqvae_model
 from rq.models.digest import digest
 from rq.models.networks.feature_classifier import FeatureClassifier
 from rq.parallel import processes, sharding
-from rq.sampling import classifier, inpainting, likelihood, sampler
-from rq.sampling.inpainting import Given
+from rq.sampling import classifier
+from rq.sampling.sampler import Sampler
 from rq.training import checkpoint
 from rq.training.stages import TransformerStage
 from rq.training.train_state import TrainState
@@ -298,51 +299,18 @@ class Experiment:
             return None
         return lambda captions, rng: self.tokenizer.choose(captions, dropout, rng)
 
-    def sample(
-        self,
-        num_samples: int,
-        classes: tuple[int, ...] = (),
-        texts: tuple[str, ...] = (),
-        *,
-        seed: int = 0,
-        batch_size: int | None = None,
-        given: Given | None = None,
-        keep: float = 1.0,
-        judge: classifier.Classifier | None = None,
-        **changes,
-    ):
-        """Generates images.
-
-        Args:
-          num_samples: in all.
-          classes: where the model has classes; all of them where empty.
-          texts: where it has text; with classes as well, a class or a text for each.
-          seed: sample i of a seed is the same whatever the batch size.
-          batch_size: the config's where None.
-          given: a code map of which a part stays, see `given`.
-          keep: share of each class that is kept, by how sure a classifier is of the
-            class: rejection sampling, where below 1.
-          judge: that classifier, see `rq.sampling.classifier`; `classifier` where None.
-          **changes: of other fields of the config's section `sampling`: temperature,
-            top_k, top_p, min_p, guidance (a number, or one for each depth) and
-            guidance_schedule; the config's where None.
-
-        Returns:
-          images float32 `[N, R, R, C]` in [-1, 1]; labels int32 `[N]`, the class of
-          each, or the place of its text (zeros without either), in the order given;
-          codes int32 `[N, H, W, D]`.
-
-        Raises:
-          ConfigError: on classes, texts or filters that the model does not have, or a
-            missing classifier.
-        """
-        wanted = sampler.wanted(self, num_samples, classes, texts)
-        options = dict(seed=seed, batch_size=batch_size, given=given, **changes)
-        if keep == 1:
-            images, codes = sampler.sample(self, wanted, **options)
-            return images, wanted.labels, codes
-        judge = judge or self.classifier
-        return sampler.sample_best(self, wanted, judge, keep, **options)[:3]
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        """Draws codes and images with the trained models."""
+        stage = self.transformer
+        return Sampler(
+            stage.model,
+            self.transformer_state.model_variables(),
+            stage.rqvae,
+            self.rqvae_variables,
+            mesh=self.mesh,
+            null_cond=stage.null_cond,
+        )
 
     @functools.cached_property
     def classifier(self) -> classifier.Classifier:
@@ -353,65 +321,3 @@ class Experiment:
                 "(features.objective); name torchvision's with --classifier"
             )
         return classifier.Classifier(*self.feature_classifier())
-
-    def rank(self, images, classes=(), texts=()) -> list[dict]:
-        """Exact likelihoods of image files, under each of several conditions.
-
-        Args:
-          images: a file or folder; cropped at the centre.
-          classes, texts: the conditions, as in `sample`.
-
-        Returns:
-          for each file 'file' and 'conditions', the likeliest first: 'class' and
-          'text' as the model has them, 'log_likelihood' of all codes in nats, and
-          'bits_per_code', by depth.
-
-        Raises:
-          ConfigError: on conditions that the model does not have.
-          DataError: where there is no image that can be read.
-        """
-        source, stage = self._files(images), self.transformer
-        asked = sampler.conditions_of(self, classes, texts)
-        variables = self.transformer_state.model_variables()
-        codes = self.codes_of(images)
-        batch_size = min(self.config.sampling.batch_size, len(codes))
-        found = []
-        for start in range(0, len(codes), batch_size):
-            part = codes[start : start + batch_size]
-            by_condition = sharding.to_host(
-                likelihood.by_condition(
-                    stage.model,
-                    variables["params"],
-                    variables["codebook"]["state"].embedding,
-                    np.resize(part, (batch_size, *part.shape[1:])),  # one shape
-                    asked.cond,
-                )
-            )
-            found.append(by_condition[: len(part)])
-        found = np.concatenate(found)
-        return [
-            {"file": str(path), "conditions": asked.ranked(one, stage.model.positions)}
-            for path, one in zip(source.paths, found, strict=True)
-        ]
-
-    def given(self, path, mask: str = "bottom", keep_depth: int = 0) -> Given:
-        """What `sample` completes: the codes of an image, and which of them stay.
-
-        Args:
-          path: an image file, cropped at the centre; or codes, .npy or .npz.
-          mask: where to draw anew, see `rq.sampling.inpainting.read_mask`.
-          keep_depth: depths that stay there as well.
-
-        Raises:
-          ConfigError: on a mask or codes that do not fit.
-          DataError: where the image cannot be read.
-        """
-        rows, columns, depth = shape = self.rqvae.code_shape
-        keep = inpainting.make_keep(
-            inpainting.read_mask(mask, rows, columns), depth, keep_depth
-        )
-        if pathlib.Path(path).suffix in inpainting.NUMPY:
-            codes = inpainting.read_codes(path, shape, max(self.rqvae.num_codes))
-        else:
-            codes = self.codes_of(path)[0]
-        return Given(codes, keep)

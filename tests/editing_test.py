@@ -67,7 +67,7 @@ def test_codes_of_a_file(tmp_path):
     np.save(tmp_path / "one.npy", codes.astype(np.uint16))
     np.savez(tmp_path / "many.npz", codes=np.stack([codes, codes * 0]))
     for name in ("one.npy", "many.npz"):
-        found = inpainting.read_codes(tmp_path / name, (2, 3, 4), 7)
+        found = inpainting.read_codes(tmp_path / name, (2, 3, 4), [7] * 4)
         np.testing.assert_array_equal(found, codes)
         assert found.dtype == np.int32
 
@@ -77,7 +77,10 @@ def test_codes_of_a_file(tmp_path):
     [
         ("a.npy", np.zeros((2, 3, 3), int), "not codes"),
         ("a.npy", np.zeros((2, 3, 4)), "not codes"),
-        ("a.npy", np.full((2, 3, 4), 7), "the model has 7"),
+        ("a.npy", np.full((2, 3, 4), 7), "depth 1; the model has 7 there"),
+        ("a.npy", np.full((2, 3, 4), -1), "codes -1 to -1 at depth 1"),
+        ("a.npy", np.full((2, 3, 4), [6, 6, 6, 5]), "depth 4; the model has 5 there"),
+        ("a.npy", np.full((2, 3, 4), [6, 7, 6, 4]), "depth 2; the model has 7 there"),
         ("a.npz", None, "no codes can be read"),
         ("missing.npy", None, "no codes can be read"),
     ],
@@ -89,4 +92,4 @@ def test_codes_that_do_not_fit_are_refused(tmp_path, name, array, message):
     elif name == "a.npz":
         np.savez(path, other=np.zeros(3))
     with pytest.raises(ConfigError, match=message):
-        inpainting.read_codes(path, (2, 3, 4), 7)
+        inpainting.read_codes(path, (2, 3, 4), (7, 7, 7, 5))

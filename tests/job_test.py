@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampling jobs outlive crashes; anybody's images are measured, and told how."""
 
+import hashlib
 import json
 import pathlib
 import shutil
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from program import run, start
+from samples import draw
 
 from rq import config as config_lib
 from rq import visualize
 from rq.cli import program
-from rq.config import ConfigError
+from rq.config import ConfigError, SamplingConfig
 from rq.data import DataError
 from rq.evaluation import (
     chunks,
@@ -26,6 +28,7 @@ from rq.evaluation import (
     image_files,
     references,
     report,
+    sample_files,
     sample_job,
 )
 from rq.experiment import Experiment
@@ -66,9 +69,23 @@ class Killed(Exception):
     """Stands for a signal 9: nothing after it runs."""
 
 
+def make_job(experiment, number, *, keep=1.0, classes=(), classifier=None, **options):
+    """A job; `options` are fields of `SamplingConfig`."""
+    config = SamplingConfig(**experiment.config.sampling).replace(**options)
+    return sample_job.Job(
+        experiment,
+        number,
+        config,
+        keep=keep,
+        classes=classes,
+        classifier=classifier,
+        classifier_name="" if classifier is None else "other",
+    )
+
+
 def elsewhere(experiment, tmp_path, number=23, **options):
     """A job in a folder of its own."""
-    task = sample_job.Job(experiment, number, batch_size=4, **options)
+    task = make_job(experiment, number, batch_size=4, **options)
     task.folder = tmp_path / task.folder.name
     return task
 
@@ -148,9 +165,7 @@ def test_parts_of_another_length_are_made_anew(
 ):
     expected = elsewhere(experiment, tmp_path / "a")
     expected.sample()
-    monkeypatch.setattr(
-        sample_job.image_files, "write", None
-    )  # dies before it joins them
+    monkeypatch.setattr(sample_files, "npz", None)  # dies before it joins them
     task = elsewhere(experiment, tmp_path / "b")
     with pytest.raises(TypeError):
         task.sample()
@@ -163,10 +178,10 @@ def test_parts_of_another_length_are_made_anew(
 
 
 def test_samples_of_a_job_are_those_of_the_seed(experiment, tmp_path, small_parts):
-    """Sample i, of class i modulo 10, as `Experiment.sample` draws it."""
+    """Sample i, of class i modulo 10, as the sampler draws it."""
     task = elsewhere(experiment, tmp_path, 10, seed=3)
     task.sample()
-    expected, *_ = experiment.sample(10, seed=3)
+    expected = draw(experiment, 10, seed=3).images
     np.testing.assert_array_equal(samples(task)[0], visualize.to_uint8(expected))
 
 
@@ -174,7 +189,7 @@ def test_the_best_of_a_job_are_those_of_the_seed(experiment, tmp_path, small_par
     """The surest of each class, over all of its candidates, the surest first."""
     task = elsewhere(experiment, tmp_path, 20, seed=3, keep=0.4)
     task.sample()
-    expected, labels, _ = experiment.sample(20, seed=3, keep=0.4)
+    expected, _, labels, _ = draw(experiment, 20, seed=3, keep=0.4)
     np.testing.assert_array_equal(labels, np.repeat(np.arange(10), 2))
     order = np.argsort(np.arange(20) % 10, kind="stable")
     np.testing.assert_array_equal(samples(task)[0][order], visualize.to_uint8(expected))
@@ -211,7 +226,7 @@ def test_damaged_files_are_made_anew(
     """As a power failure leaves them."""
     task, expected = (elsewhere(experiment, tmp_path / x, 25) for x in "ab")
     with monkeypatch.context() as patch:
-        patch.setattr(image_files, "write", None)  # fails once all parts are there
+        patch.setattr(sample_files, "npz", None)  # fails once all parts are there
         with pytest.raises(TypeError):
             task.sample()
     if kind == "features":
@@ -237,7 +252,7 @@ def test_classes_without_their_texts_are_refused():
 
 def test_every_setting_makes_a_job_of_its_own(experiment, with_features, monkeypatch):
     def folder(experiment=experiment, number=5, **options):
-        return sample_job.Job(experiment, number, **options).folder
+        return make_job(experiment, number, **options).folder
 
     changes = [
         {},
@@ -249,7 +264,7 @@ def test_every_setting_makes_a_job_of_its_own(experiment, with_features, monkeyp
         {"min_p": (0.5,)},
         {"classes": (1,)},
         {"keep": 0.5},
-        {"keep": 0.5, "judge_name": "other", "judge": experiment.classifier},
+        {"keep": 0.5, "classifier": experiment.classifier},
         {"experiment": Experiment(with_features, experiment.mesh, dtype="bfloat16")},
     ]
     assert len({folder(**change) for change in changes}) == len(changes)
@@ -283,12 +298,55 @@ def test_settings_say_all_that_samples_and_metrics_come_from(
 
 
 def test_pixels_that_are_not_finite_are_refused(experiment, tmp_path, monkeypatch):
-    def broken(*_, **__):
-        yield np.full((4, 32, 32, 1), np.nan, np.float32), None
-
-    monkeypatch.setattr(sample_job.generate, "draw", broken)
+    broken = jax.tree.map(lambda x: x * np.nan, experiment.rqvae_variables)
+    monkeypatch.setattr(experiment.sampler, "_rqvae_variables", broken)
     with pytest.raises(ConfigError, match="not finite"):
         elsewhere(experiment, tmp_path, 4).sample()
+
+
+def test_a_younger_option_at_its_default_leaves_jobs_as_they_were(
+    experiment, monkeypatch
+):
+    """So results from before an option existed are found after it was added."""
+    known = make_job(experiment, 5).settings
+    assert "seed" not in known["sampling"] and "batch_size" not in known["sampling"]
+    old = {"temperature", "top_k", "top_p", "min_p", "guidance", "guidance_schedule"}
+    assert set(known["sampling"]) == old
+
+
+def test_the_name_of_a_job_is_that_of_earlier_versions(experiment, monkeypatch):
+    """The hash of settings that version 0.1 wrote."""
+    monkeypatch.setattr(type(experiment), "identity", lambda *_: "i")
+    monkeypatch.setattr(type(experiment), "fingerprint", {"rqvae": "r"})
+    job = make_job(experiment, 5, seed=3, classes=(1, 2), temperature=0.5)
+    cond = np.array([1, 2], np.int32).tobytes()
+    settings = {
+        "checkpoints": {"rqvae": 4, "transformer": 4},
+        "weights": {"rqvae": "r", "transformer": "i"},
+        "samples": 5,
+        "seed": 3,
+        "conditions": {
+            "number": 2,
+            "which": [{"class": 1}, {"class": 2}],
+            "sha256": hashlib.sha256(cond).hexdigest(),
+        },
+        "dtype": "as trained",
+        "keep": 1.0,
+        "judge": "",
+        "judge_weights": "",
+        "sampling": {
+            "temperature": [0.5],
+            "top_k": [0],
+            "top_p": [0.95],
+            "min_p": [0.0],
+            "guidance": [1.0],
+            "guidance_schedule": "constant",
+        },
+    }
+    assert job.settings == settings
+    text = json.dumps(settings, sort_keys=True)
+    name = f"4_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    assert job.folder.name == name
 
 
 def test_reference_statistics_are_kept_by_what_they_are_of(
@@ -352,11 +410,11 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_needs(
     assert "samples 500/600" not in run(*flags, f"--workdir={workdir}")
     (found,) = (workdir / "eval").glob("*/samples.npz")
     whole = Experiment(workdir, sharding.make_mesh(devices=jax.devices()[:1]))
-    expected, labels, _ = whole.sample(600, temperature=(0.9,))
+    expected, _, labels, _ = draw(whole, 600, temperature=(0.9,))
     order = np.argsort(np.arange(600) % 10, kind="stable")
     with np.load(found) as file:
         np.testing.assert_array_equal(file["arr_1"][order], labels)
-        images = visualize.to_uint8(whole.sample(10, temperature=(0.9,))[0])
+        images = visualize.to_uint8(draw(whole, 10, temperature=(0.9,)).images)
         np.testing.assert_array_equal(file["arr_0"][:10], images)
 
 

@@ -41,7 +41,8 @@ def test_ranking_finds_the_condition_of_samples():
     model, params, codebook = tiny(scale=6)
     cond = jnp.arange(5).repeat(20)
     codes = program.sample(model, params, codebook, cond, jax.random.key(0))
-    scores = likelihood.rank(model, params, codebook, codes, jnp.arange(5))
+    scores = likelihood.by_condition(model, params, codebook, codes, jnp.arange(5))
+    scores = scores.sum(-1)
     assert scores.shape == (100, 5)
     np.testing.assert_allclose(
         scores[20:40, 1],

@@ -16,13 +16,15 @@ import pytest
 import resnet_test
 from PIL import Image
 from program import LIMIT, TINY, run, start
+from samples import draw
 
-from rq.config import ConfigError
+from rq.config import ConfigError, SamplingConfig
 from rq.convert import resnet_weights
 from rq.evaluation import trained_stages
 from rq.experiment import Experiment
 from rq.parallel import sharding
-from rq.sampling import classifier, likelihood, sampler
+from rq.sampling import classifier, likelihood
+from rq.sampling.sampler import Sampler
 from rq.training import checkpoint
 
 
@@ -87,6 +89,32 @@ def test_sampling_from_the_workdir_alone(trained, tmp_path):
     np.testing.assert_array_equal(split["codes"], first["codes"])
 
 
+@pytest.mark.parametrize("kind", ["folder", "many.npz"])
+def test_samples_are_written_as_files_or_one_archive(trained, tmp_path, kind):
+    out, known = tmp_path / kind, tmp_path / "grid.png"
+    flags = ("--mode=sample", f"--workdir={trained}", "--num_samples=5", "--seed=5")
+    run(*flags, f"--out={known}")
+    run(*flags, f"--out={out}", "--batch_size=2")
+    known = np.load(known.with_suffix(".npz"))
+    if kind == "many.npz":
+        found = np.load(out)
+        for name in ("arr_0", "labels", "codes"):
+            np.testing.assert_array_equal(found[name], known[name])
+        assert [path.name for path in tmp_path.glob("many*")] == ["many.npz"]
+        return
+    files = sorted(path.name for path in out.iterdir())
+    assert files == [f"{i:08d}.png" for i in range(5)] + ["labels.csv"]
+    for i, image in enumerate(known["arr_0"]):
+        found = Image.open(out / f"{i:08d}.png")
+        np.testing.assert_array_equal(np.asarray(found)[..., None], image)
+    rows = [line.split(",") for line in (out / "labels.csv").read_text().splitlines()]
+    assert [int(label) for _, label, _ in rows[1:]] == known["labels"].tolist()
+    codes = np.array([codes.split(" ") for _, _, codes in rows[1:]], int)
+    np.testing.assert_array_equal(codes.reshape(known["codes"].shape), known["codes"])
+    error = run(*flags, f"--out={out}", status=1)
+    assert "is not empty" in error and "Traceback" not in error
+
+
 def test_completing_an_image_and_codes(trained, tmp_path):
     """What the mask leaves stays; of it, the depths that are kept."""
 
@@ -111,16 +139,19 @@ def test_completing_an_image_and_codes(trained, tmp_path):
 def test_samples_do_not_depend_on_devices_or_batches(trained, sizes):
     one = Experiment(trained, sharding.make_mesh(devices=jax.devices()[:1]))
     several = Experiment(trained, sharding.make_mesh(*sizes))
-    wanted = sampler.wanted(one, 13, (1, 8))
-    images, codes = sampler.sample(one, wanted, seed=2)
-    other, other_codes = sampler.sample(several, wanted, seed=2, batch_size=5)
-    np.testing.assert_array_equal(other_codes, codes)
-    np.testing.assert_allclose(other, images, atol=1e-5)
+    samples = draw(one, 13, (1, 8), seed=2)
+    others = draw(several, 13, (1, 8), seed=2, batch_size=5)
+    np.testing.assert_array_equal(others.codes, samples.codes)
+    np.testing.assert_allclose(others.images, samples.images, atol=1e-5)
     place = jax.tree.leaves(several.transformer_state.params)
     divided = any(not leaf.sharding.is_fully_replicated for leaf in place)
     assert divided == (sizes != (8, 1, 1))
-    batch, _ = next(sampler.draw(several, wanted.cond, 13, batch_size=5))
-    assert batch.sharding.is_equivalent_to(sharding.batch_sharding(several.mesh), 4)
+    config = SamplingConfig(batch_size=5)
+    batch = next(several.sampler.on_devices(np.ones(13, np.int32), 13, config))
+    assert len(batch.images) == 8 and batch.rows == range(8)  # fills the devices
+    for array in (batch.images, batch.codes):
+        divided = sharding.batch_sharding(several.mesh)
+        assert array.sharding.is_equivalent_to(divided, array.ndim)
 
 
 def test_weights_of_half_the_size_give_nearly_the_same_distribution(trained):
@@ -133,7 +164,7 @@ def test_weights_of_half_the_size_give_nearly_the_same_distribution(trained):
         trained_stages.evaluate(e)["transformer/bits_per_image"] for e in (whole, half)
     ]
     assert bits[0] != bits[1] == pytest.approx(bits[0], rel=5e-3)
-    images, _ = sampler.sample(half, sampler.wanted(half, 4, (1, 8)))
+    images = draw(half, 4, (1, 8)).images
     assert images.shape == (4, 32, 32, 1) and np.abs(images).max() <= 1
 
 
@@ -146,22 +177,60 @@ def test_rejection_keeps_the_best_of_each_class(trained):
 
     experiment = Experiment(trained)
     options = dict(seed=5, batch_size=4)
-    wanted = sampler.wanted(experiment, 5, (7, 3))
-    images, kept, codes, probabilities = sampler.sample_best(
-        experiment, wanted, classifier, 0.3, **options
-    )
-    np.testing.assert_array_equal(kept, [7, 7, 7, 3, 3])
+    found = draw(experiment, 5, (7, 3), keep=0.3, classifier=classifier, **options)
+    np.testing.assert_array_equal(found.labels, [7, 7, 7, 3, 3])
     candidates = np.repeat([7, 3], [10, 7]).astype(np.int32)
-    candidates = sampler.Wanted(candidates, candidates)
-    every, every_codes = sampler.sample(experiment, candidates, **options)
-    brightness = every.mean((1, 2, 3))
+    every = experiment.sampler.sample(
+        candidates,
+        17,
+        SamplingConfig(**experiment.config.sampling).replace(**options),
+    )
+    brightness = every.images.mean((1, 2, 3))
     best = [*np.argsort(-brightness[:10])[:3], *(10 + np.argsort(brightness[10:])[:2])]
-    np.testing.assert_array_equal(codes, every_codes[best])
-    np.testing.assert_allclose(images, every[best], atol=1e-5)
-    expected = np.exp(classifier(images))[np.arange(5), kept]
-    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
-    with pytest.raises(ConfigError, match="--keep"):
-        sampler.sample_best(experiment, wanted, classifier, 0.0)
+    np.testing.assert_array_equal(found.codes, every.codes[best])
+    np.testing.assert_allclose(found.images, every.images[best], atol=1e-5)
+    expected = np.exp(classifier(found.images))[np.arange(5), found.labels]
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-4)
+    for wrong in (0.0, -1, 1.5):
+        with pytest.raises(ConfigError, match="--keep"):
+            draw(experiment, 5, (7, 3), keep=wrong, classifier=classifier)
+    # One of one: fewer kept than there are samples asked of a condition at once.
+    one = draw(experiment, 1, (7,), keep=0.3, classifier=classifier, **options)
+    assert len(one.images) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_what_is_kept_does_not_depend_on_batches(trained, batch_size):
+    def classifier(images):
+        return jax.nn.log_softmax(images.mean((1, 2, 3))[:, None] * np.arange(10))
+
+    experiment = Experiment(trained)
+    options = dict(keep=0.4, classifier=classifier)
+    whole = draw(experiment, 11, (1, 4, 8), batch_size=40, **options)
+    parts = draw(experiment, 11, (1, 4, 8), batch_size=batch_size, **options)
+    np.testing.assert_array_equal(parts.codes, whole.codes)
+    np.testing.assert_array_equal(parts.labels, whole.labels)
+
+
+def test_weights_that_are_not_finite_are_reported(trained):
+    """With the place of the first fault; images of an RQ-VAE likewise."""
+    experiment = Experiment(trained)
+    stage, variables = experiment.transformer, experiment.transformer_state
+    variables = variables.model_variables()
+    bad = jax.tree.map(lambda x: x * np.nan, variables["params"])
+    broken = [variables | {"params": bad}, experiment.rqvae_variables]
+    for message in (
+        "sample 3: .*logits are not finite at row 0, column 0, depth 1",
+        "sample 3: pixels that are not finite",
+    ):
+        sampler = Sampler(
+            stage.model, broken[0], stage.rqvae, broken[1], mesh=experiment.mesh
+        )
+        with pytest.raises(ConfigError, match=message) as error:
+            sampler.sample(np.arange(2), 2, SamplingConfig(), first=3)
+        assert "\n" not in str(error.value)
+        bad = jax.tree.map(lambda x: x * np.nan, broken[1]["params"])
+        broken = [variables, broken[1] | {"params": bad}]
 
 
 def test_rejection_by_a_named_resnet(trained, tmp_path):
@@ -174,9 +243,9 @@ def test_rejection_by_a_named_resnet(trained, tmp_path):
     run("--mode=sample", "--num_samples=4", *flags, f"--out={tmp_path}/best.png")
     with np.load(tmp_path / "best.npz") as found:
         judge = classifier.from_file(file, 10)
-        images, labels, codes = Experiment(trained).sample(4, keep=0.5, judge=judge)
-        np.testing.assert_array_equal(found["codes"], codes)
-        np.testing.assert_array_equal(found["labels"], labels)
+        samples = draw(Experiment(trained), 4, keep=0.5, classifier=judge)
+        np.testing.assert_array_equal(found["codes"], samples.codes)
+        np.testing.assert_array_equal(found["labels"], samples.labels)
     with pytest.raises(ConfigError, match="knows 10 classes"):
         classifier.from_file(file, 1000)
 
@@ -192,7 +261,7 @@ def test_classes_are_ranked_by_exact_likelihood(trained, tmp_path):
     assert [pathlib.Path(one["file"]).name for one in ranking] == ["a.png", "b.png"]
 
     experiment = Experiment(trained)
-    codes = experiment.given(tmp_path / "b.png", "all").codes[None]
+    codes = experiment.codes_of(tmp_path / "b.png")
     variables = experiment.transformer_state.model_variables()
     expected = {
         label: likelihood.log_likelihood(

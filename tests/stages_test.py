@@ -13,11 +13,12 @@ import optax
 import optax.contrib
 import pytest
 
-from rq.config import ConfigError
+from rq.config import ConfigError, SamplingConfig
 from rq.data.pixels import to_float
 from rq.models.build import condition_sizes
 from rq.parallel import sharding
 from rq.sampling import conditions
+from rq.sampling.sampler import Sampler
 from rq.training import loop
 from rq.training import optimizer as optim
 from rq.training.stages import RQVAEStage, TransformerStage
@@ -361,19 +362,29 @@ def test_conditions_are_left_out_for_guidance(share):
     assert moved[10:].all() and moved[:10].sum() <= BATCH * (1 - share / 2)
 
 
+def make_sampler(stage, state=None):
+    if state is None:
+        state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    return Sampler(
+        stage.model,
+        state.model_variables(),
+        stage.rqvae,
+        stage.rqvae_variables,
+        mesh=stage.mesh,
+        null_cond=stage.null_cond,
+    )
+
+
 def test_guidance_needs_a_model_that_was_trained_for_it():
     config = tiny()
     stage, _ = make_stage("transformer", config, one_device())
-    assert stage.sampling_options()[1] is None
+    assert make_sampler(stage).options(SamplingConfig())[1] is None
     with pytest.raises(ConfigError, match="condition_dropout"):
-        stage.sampling_options(guidance=2.0)
+        make_sampler(stage).options(SamplingConfig(guidance=2.0))
     config.transformer.condition_dropout = 0.1
     stage, _ = make_stage("transformer", config, one_device())
-    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
-    options = stage.sampling_options(guidance=(2.0, 3.0), guidance_schedule="linear")
-    images, codes = stage.sample(
-        state.model_variables(), jnp.arange(2), jax.random.key(1), options=options
-    )
+    options = SamplingConfig(guidance=(2.0, 3.0), guidance_schedule="linear", seed=1)
+    images, codes = make_sampler(stage).sample(np.arange(2), 2, options)
     assert images.shape == (2, 32, 32, 1) and codes.shape == (2, 4, 4, 2)
     assert np.isfinite(images).all()
 
@@ -429,11 +440,9 @@ def test_text_trains_and_samples_with_guidance(condition):
     state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
     state, metrics = jax.jit(stage.train_step)(state, batch)
     assert np.isfinite(metrics["loss/text"])
-    cond = conditions.make(config, batch)[:2]
-    options = stage.sampling_options(guidance=2.0)
-    _, codes = stage.sample(
-        state.model_variables(), cond, jax.random.key(1), options=options
-    )
+    cond = np.asarray(conditions.make(config, batch))[:2]
+    sampler = make_sampler(stage, state)
+    _, codes = sampler.sample(cond, 2, SamplingConfig(guidance=2.0, seed=1))
     assert codes.shape == (2, 4, 4, 2)
 
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rq import flops
-from rq.config import ConfigError
+from rq.config import ConfigError, SamplingConfig
 from rq.models.build import rqvae_model
 from rq.models.networks.lpips import PerceptualDistance, own_distance
 from rq.models.transformer import unroll
 from rq.parallel import sharding
 from rq.sampling import conditions, program
+from rq.sampling.sampler import compile_options
 from rq.training import loop
 from rq.training.stages import FeaturesStage, RQVAEStage, TransformerStage
 
@@ -138,7 +139,9 @@ def sampler(config, mesh) -> jax.stages.Traced:
     boxed = jax.eval_shape(stage.init, jax.random.key(0))
     params = _unrolled(stage.model, sharding.abstract_state(boxed, mesh).params)
     # As arguments: of constants the compiler would leave out filters that are off.
-    options = jax.eval_shape(lambda options: options, stage.sampling_options())
+    options = SamplingConfig(**config.sampling)
+    options = compile_options(options, stage.model, stage.null_cond)
+    options = jax.eval_shape(lambda options: options, options)
     place, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     fields = {
         name: jax.ShapeDtypeStruct((number, *shape), dtype)

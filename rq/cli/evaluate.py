@@ -123,10 +123,9 @@ def _evaluate_samples(values) -> None:
     task = sample_job.Job(
         experiment,
         values.num_samples,
-        seed=experiment.config.sampling.seed,
         keep=values.keep,
-        judge=classifier_of(values, experiment),
-        judge_name=values.classifier or "",
+        classifier=classifier_of(values, experiment),
+        classifier_name=values.classifier or "",
         **run_flags.conditions(values),
     )
     network = None

@@ -14,6 +14,7 @@ from absl import flags
 
 from rq.cli import run_flags
 from rq.config import ConfigError
+from rq.evaluation import ranking
 
 CONFIG, POSITIONAL = "directory", "workdir"
 
@@ -36,4 +37,4 @@ def run(values) -> None:
     conditions = run_flags.conditions(values)
     experiment = run_flags.open_run(values, "rank")
     out = run_flags.output(values, "ranking.json", ".json")
-    run_flags.write_json(out, experiment.rank(values.images, **conditions))
+    run_flags.write_json(out, ranking.rank(experiment, values.images, **conditions))

@@ -28,13 +28,11 @@ from rq.evaluation import trained_stages, training_pictures
 from rq.evaluation.reconstruction import make_reconstructor
 from rq.models.networks.lpips import own_distance
 from rq.parallel import atomic_files, preemption, processes, run_lock, sharding
-from rq.sampling import sampler
 from rq.training import checkpoint, loop
 from rq.training.encode import Encoder, encode_split
 from rq.training.stages import FeaturesStage, RQVAEStage
 
 CONFIG, POSITIONAL = "file", "workdir"
-ROWS, SAMPLES_A_ROW = 10, 10  # of the picture of samples, at most
 COUNTED = 10_000  # captions of which it is counted how many are cut
 
 
@@ -184,7 +182,8 @@ def train_transformer(config, path, mesh) -> None:
     stage = experiment.transformer_stage(config.log.eval_batches)
     source = experiment.code_source(config.data.train_split)
     tokens = experiment.tokens(config.transformer.text.dropout)
-    _fit(stage, source, config, path, stage.pictures, tokens)
+    pictures = functools.partial(training_pictures.samples, stage)
+    _fit(stage, source, config, path, pictures, tokens)
 
 
 def make_tokenizer(config, path) -> None:
@@ -254,7 +253,7 @@ def write_pictures(experiment, directory: epath.Path) -> None:
         makers["reconstructions.png"] = rqvae.reconstructions
         makers["code_usage.png"] = rqvae.code_usage
     if experiment.finished("transformer"):
-        makers["samples.png"] = functools.partial(_samples, experiment)
+        makers["samples.png"] = functools.partial(trained_stages.samples, experiment)
     # Process 0 decides what is missing, before it writes anything.
     evaluation = directory / "evaluation.json"
     missing = [not (directory / name).exists() for name in makers]
@@ -272,15 +271,6 @@ def write_pictures(experiment, directory: epath.Path) -> None:
         if processes.is_process_0():
             atomic_files.write_json(evaluation, results)
     logging.info("pictures are in %s", directory)
-
-
-def _samples(experiment):
-    """A grid of samples, a named row for each of the first conditions."""
-    classes, texts, names = sampler.shown(experiment, ROWS)
-    samples, _, _ = experiment.sample(
-        max(len(names), 1) * SAMPLES_A_ROW, classes, texts, seed=experiment.config.seed
-    )
-    return visualize.sample_grid(samples, SAMPLES_A_ROW, names or None)
 
 
 def _is_evaluated(experiment, file: epath.Path) -> bool:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.lib import format as npy
 
 from rq.data import DataError, loader
 from rq.data.file_source import FileSource
-from rq.parallel import atomic_files, sharding
+from rq.parallel import sharding
 
 CHUNK = 1 << 24  # bytes read at once
 MEMBER = "arr_0.npy"  # of images
@@ -143,39 +142,3 @@ class ImageSet:
                 while data := stream.read(CHUNK):
                     digest.update(data)
         return digest.hexdigest()
-
-
-def write(path, shape, batches: Iterable[np.ndarray], labels=None) -> None:
-    """Writes what ADM's evaluator reads: 'arr_0' of images, 'arr_1' of labels.
-
-    Args:
-      path: the `.npz`; it appears when it is whole.
-      shape: `(N, H, W, C)` of all images.
-      batches: uint8 `[n, H, W, C]` that make them up.
-      labels: `[N]`, or None.
-
-    Raises:
-      ValueError: where the batches are not of that shape.
-    """
-    written = 0
-    with (
-        atomic_files.atomic_write(path, os.getpid()) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
-    ):
-        with archive.open(MEMBER, "w", force_zip64=True) as stream:
-            header = {
-                "descr": npy.dtype_to_descr(np.dtype(np.uint8)),
-                "fortran_order": False,
-                "shape": tuple(shape),
-            }
-            npy.write_array_header_1_0(stream, header)
-            for images in batches:
-                if images.shape[1:] != tuple(shape[1:]) or images.dtype != np.uint8:
-                    raise ValueError(f"images {images.dtype} {images.shape} in {shape}")
-                stream.write(np.ascontiguousarray(images).data)
-                written += len(images)
-        if written != shape[0]:
-            raise ValueError(f"{written} images of {shape[0]}")
-        if labels is not None:
-            with archive.open("arr_1.npy", "w") as stream:
-                npy.write_array(stream, np.asarray(labels))

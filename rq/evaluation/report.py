@@ -16,6 +16,7 @@ import re
 import numpy as np
 
 from rq import visualize
+from rq.config.sampling import OPTIONS
 from rq.data import loader, sources
 from rq.evaluation import feature_sets, references, sample_job, trained_stages
 from rq.evaluation.extractors import Extractor
@@ -52,19 +53,15 @@ def results(folder: pathlib.Path) -> dict[tuple[str, ...], list[dict]]:
 
 
 # Settings that change nothing, which descriptions leave out.
-NEUTRAL = {
-    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
-    "guidance": 1.0, "guidance_schedule": "constant",
-}  # fmt: skip
 
 
 def describe(settings: dict) -> str:
     """Returns in a line what distinguishes a job from others."""
     parts = [f"{settings['samples']:,} samples", f"seed {settings['seed']}"]
-    for name, neutral in NEUTRAL.items():
-        values = settings["sampling"].get(name, neutral)
-        values = values if isinstance(values, list) else [values]
-        if set(values) != {neutral}:
+    for name, value in settings["sampling"].items():
+        values = value if isinstance(value, list) else [value]
+        default = OPTIONS[name].default
+        if set(values) != set(default if isinstance(default, tuple) else [default]):
             parts.append(f"{name} {', '.join(map(str, values))}")
     if settings["keep"] < 1:
         parts.append(f"best {100 * settings['keep']:g} % by {settings['judge']}")

@@ -21,31 +21,24 @@ import hashlib
 import json
 import pathlib
 import re
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import rq
-from rq.config import ConfigError
-from rq.data import pixels
-from rq.evaluation import clip, feature_sets, image_files
+from rq.config import ConfigError, SamplingConfig
+from rq.evaluation import clip, feature_sets, image_files, sample_files
 from rq.evaluation.chunks import Parts
 from rq.evaluation.extractors import Extractor, Found
 from rq.metrics.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS
-from rq.parallel import atomic_files, processes, sharding
-from rq.sampling import conditions, sampler
+from rq.parallel import atomic_files, processes
+from rq.sampling import conditions, rejection
+from rq.sampling.classifier import Classifier
+from rq.sampling.sampler import compile_options
 
 MANY = 16  # conditions that settings list
 EVALUATIONS = "eval"  # folder of a workdir
 SAMPLES, SETTINGS = "samples.npz", "settings.json"
-
-
-@jax.jit
-def _to_uint8(images):
-    """As `rq.visualize.to_uint8`, on the devices; and whether all were finite."""
-    return pixels.to_uint8(images), jnp.isfinite(images).all()
 
 
 class Job:
@@ -61,39 +54,40 @@ class Job:
         self,
         experiment,
         number: int,
+        config: SamplingConfig | None = None,
         *,
         classes=(),
         texts=(),
-        seed: int = 0,
-        batch_size: int | None = None,
         keep: float = 1.0,
-        judge=None,
-        judge_name: str = "",
-        **changes: Any,
+        classifier: Classifier | None = None,
+        classifier_name: str = "",
     ):
-        """Plans it; arguments are those of `Experiment.sample`.
+        """Plans it.
 
-        Texts are the evaluation split's captions where none are given. `judge_name`
-        tells the judge in the settings. Its weights are part of the job's name.
+        Args:
+          experiment: a `rq.experiment.Experiment` with both stages.
+          number: of samples.
+          config: how they are drawn; the experiment's where None.
+          classes, texts: see `conditions.parse`; the evaluation split's captions where
+            the model has text and none are given.
+          keep: fraction of each class that the classifier keeps; 1: all.
+          classifier: the experiment's own where None. Its weights are part of the job's
+            name.
+          classifier_name: what the settings call it.
 
         Raises:
-          ConfigError: on classes, texts, filters or a share to keep that the model does
-            not have or that cannot be.
+          ConfigError: on classes, texts, options or a fraction that the model does not
+            have or that cannot be.
         """
         if "://" in str(experiment.path):
             raise ConfigError(
                 f"samples are kept on a disk, not in {experiment.path}: copy the "
                 "workdir there"
             )
-        if keep != 1 and judge is None:
-            judge, judge_name = experiment.classifier, "own"
         self._experiment, self._number = experiment, number
-        self._seed, self._batch_size = seed, batch_size
-        changes = {
-            name: (x,) if isinstance(x, int | float) else x
-            for name, x in changes.items()
-        }
-        self._judge, self._changes = judge, changes
+        if config is None:
+            config = SamplingConfig(**experiment.config.sampling)
+        self._config, options = config, config
         config = experiment.config
         if "text" in conditions.NEEDS[config.transformer.condition] and not texts:
             if classes:
@@ -102,18 +96,19 @@ class Job:
                     f"{config.data.eval_split}"
                 )
             classes, texts = self._captions()
-        self._asked = sampler.conditions_of(experiment, classes, texts)
+        tokenizer = experiment.tokenizer
+        self._asked = conditions.parse(config, tokenizer, classes, texts)
         which = list(self._asked.names) if classes or texts else "all"
         self.texts = tuple(texts)
         self._among = None
         if keep != 1:
             rows = np.sort(self._rows(range(number)))
-            wanted = sampler.Wanted(self._asked.labels[rows], self._cond(rows))
-            self._among = sampler.candidates(experiment, wanted, keep)
-        experiment.transformer.sampling_options(**changes)  # bad ones are told now
-        changed = {name: x for name, x in changes.items() if x is not None}
-        sampling = dict(config.sampling) | changed
-        del sampling["batch_size"], sampling["seed"]
+            self._among = rejection.make_candidates(self._asked, rows, keep)
+            if classifier is None:
+                classifier, classifier_name = experiment.classifier, "own"
+        self._classifier = classifier
+        stage = experiment.transformer
+        compile_options(options, stage.model, stage.null_cond)  # refuses bad ones now
         self.settings = json.loads(
             json.dumps(
                 {
@@ -124,13 +119,13 @@ class Job:
                     "weights": experiment.fingerprint
                     | {"transformer": experiment.identity("transformer")},
                     "samples": number,
-                    "seed": seed,
-                    "conditions": self._told_conditions(which),
+                    "seed": options.seed,
+                    "conditions": self._condition_settings(which),
                     "dtype": experiment.dtype or "as trained",
                     "keep": keep,
-                    "judge": judge_name,
-                    "judge_weights": "" if keep == 1 else judge.fingerprint,
-                    "sampling": sampling,
+                    "judge": classifier_name,
+                    "judge_weights": "" if keep == 1 else classifier.fingerprint,
+                    "sampling": options.settings(),
                 }
             )
         )
@@ -151,8 +146,8 @@ class Job:
         labelled = "label" in conditions.NEEDS[config.transformer.condition]
         return tuple(labels) if labelled else (), tuple(texts)
 
-    def _told_conditions(self, which) -> dict:
-        """Of what samples are drawn, in turn: of many the first, and a hash of all."""
+    def _condition_settings(self, which) -> dict:
+        """Returns what samples are of: the first of many, and a hash of all."""
         if self._asked.cond is None:
             return {"number": 1, "which": "all"}
         cond = np.ascontiguousarray(self._asked.cond)
@@ -163,14 +158,11 @@ class Job:
         }
 
     def _rows(self, rows: range) -> np.ndarray:
-        """Which condition each sample has."""
+        """Returns which condition each sample has."""
         return np.asarray(rows) % len(self._asked.labels)
 
-    def _cond(self, rows: np.ndarray) -> np.ndarray | None:
-        return None if self._asked.cond is None else self._asked.cond[rows]
-
     def sample(self) -> image_files.ImageSet:
-        """Draws what is missing; the images."""
+        """Draws what is missing; returns the images."""
         path = self.folder / SAMPLES
         parts = Parts(self.folder, "samples", self._number, self._text)
         if processes.broadcast(path.exists()):
@@ -184,19 +176,22 @@ class Job:
 
             def decode(rows):
                 part = codes[rows.start : rows.stop]
-                drawn = sampler.decode(self._experiment, part, self._batch_size)
-                return self._as_part(drawn, rows)
+                images = self._experiment.sampler.decode(part, self._config, np.uint8)
+                return self._as_part(images, rows)
 
             parts.make(decode)
 
         def join():
             shape = next(parts.each())["images"].shape[1:]
-            image_files.write(
-                path,
-                (self._number, *shape),
-                (part["images"] for part in parts.each()),
-                self._asked.labels[self._rows(range(self._number))],
-            )
+            labels, _ = self._asked.at(self._rows(range(self._number)))
+            first = 0
+            with sample_files.npz(
+                path, self._number, shape, labels_name="arr_1"
+            ) as add:
+                for part in parts.each():
+                    images = part["images"]
+                    add(images, labels[first : first + len(images)])
+                    first += len(images)
 
         processes.run_on_process_0(join)
         self._remove_parts(parts)
@@ -214,25 +209,14 @@ class Job:
         (self.folder / SETTINGS).write_text(text)
 
     def _draw(self, rows: range) -> dict[str, np.ndarray]:
-        drawn = sampler.draw(
-            self._experiment,
-            self._cond(self._rows(rows)),
-            len(rows),
-            first=rows.start,
-            seed=self._seed,
-            batch_size=self._batch_size,
-            **self._changes,
+        _, cond = self._asked.at(self._rows(rows))
+        drawn = self._experiment.sampler.batches(
+            cond, len(rows), self._config, first=rows.start, dtype=np.uint8
         )
         return self._as_part((images for images, _ in drawn), rows)
 
     def _as_part(self, batches, rows: range) -> dict[str, np.ndarray]:
-        images = []
-        for batch in batches:
-            drawn, finite = sharding.to_host(_to_uint8(batch))
-            if not np.all(finite):
-                raise ConfigError(f"samples {rows}: pixels that are not finite")
-            images.append(drawn)
-        return {"images": np.concatenate(images)[: len(rows)]}
+        return {"images": np.concatenate(list(batches))}
 
     def _candidates(self) -> Parts:
         number = len(self._among.labels)
@@ -246,20 +230,20 @@ class Job:
         parts = self._candidates()
 
         def score(rows):
-            codes, scores = sampler.draw_scored(
-                self._experiment,
+            found = rejection.scored(
+                self._experiment.sampler,
                 self._among,
                 rows,
-                self._judge,
-                seed=self._seed,
-                batch_size=self._batch_size,
-                **self._changes,
+                self._classifier,
+                self._config,
             )
-            return {"codes": codes.astype(np.uint16), "scores": scores}
+            codes, scores = map(np.concatenate, zip(*found, strict=True))
+            small = np.min_scalar_type(max(self._experiment.sampler.model.sizes) - 1)
+            return {"codes": codes.astype(small), "scores": scores}
 
         parts.make(score)
         scores = np.concatenate([part["scores"] for part in parts.each()])
-        places = sampler.best(self._among, scores)
+        places = rejection.best(self._among, scores)
         # They are by class; sample i is the next best of its class.
         order = np.argsort(self._rows(range(self._number)), kind="stable")
         of_sample = np.empty_like(places)

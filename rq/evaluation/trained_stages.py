@@ -9,10 +9,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from rq import visualize
+from rq.config import SamplingConfig
 from rq.evaluation import reconstruction
 from rq.metrics import code_usage as code_metrics
 from rq.parallel import preemption
+from rq.sampling import conditions
 from rq.training import checkpoint
+
+ROWS, COLUMNS = 10, 10  # conditions shown at most, samples of each
 
 
 class TrainedRQVAE:
@@ -87,3 +91,28 @@ def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, f
         found = stage.evaluate(experiment.transformer_state)
         metrics |= {f"transformer/{name}": value for name, value in found.items()}
     return metrics
+
+
+def samples(experiment) -> np.ndarray:
+    """Returns a picture of samples, a named row for each of the first conditions.
+
+    These are the first classes; of a model with text, the first captions of the
+    evaluation split, with their classes.
+    """
+    config, classes, texts = experiment.config, (), ()
+    needs = conditions.NEEDS[config.transformer.condition]
+    if "text" in needs:
+        source = experiment.code_source(config.data.eval_split)
+        read = [source.read(i) for i in range(min(ROWS, len(source)))]
+        texts = tuple(captions[0] for _, captions in read if captions)
+        classes = tuple(int(example["label"]) for example, lines in read if lines)
+        classes = classes if "label" in needs else ()
+    elif needs:
+        classes = tuple(range(min(config.data.num_classes, ROWS)))
+    names = texts or [str(label) for label in classes]
+    asked = conditions.parse(config, experiment.tokenizer, classes, texts)
+    number = max(len(names), 1) * COLUMNS
+    _, cond = asked.at(asked.spread(number))
+    options = SamplingConfig(**config.sampling).replace(seed=config.seed)
+    images = experiment.sampler.sample(cond, number, options).images
+    return visualize.sample_grid(images, COLUMNS, names or None)

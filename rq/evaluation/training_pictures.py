@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq import visualize
+from rq.config import SamplingConfig
 from rq.evaluation.reconstruction import Reconstructor
 from rq.models.build import ROTATIONS
-from rq.training.stages import FeaturesStage, RQVAEStage
+from rq.sampling import conditions
+from rq.sampling.sampler import Sampler
+from rq.training.stages import FeaturesStage, RQVAEStage, TransformerStage
 from rq.training.train_state import TrainState
 
 NUMBER = 8  # images shown
+ROWS = 10  # conditions shown, at most, with NUMBER samples of each
 
 
 def inputs(stage: FeaturesStage) -> dict[str, np.ndarray]:
@@ -32,3 +36,26 @@ def reconstructions(
     variables = nn.unbox(state.model_variables())
     outputs = reconstructor.outputs(variables, stage.eval_batches(), NUMBER)
     return {"reconstructions": visualize.reconstructions(*outputs)}
+
+
+def samples(stage: TransformerStage, state: TrainState) -> dict[str, np.ndarray]:
+    """Returns a picture of samples, a row for each class or evaluation caption."""
+    config = stage.config
+    kind, cond, rows = config.transformer.condition, None, 1
+    if kind == "class":
+        cond = np.arange(min(config.data.num_classes, ROWS), dtype=np.int32)
+    elif kind != "none":
+        cond = np.asarray(conditions.make(config, stage.first_eval_batch()))[:ROWS]
+    if cond is not None:
+        rows, cond = len(cond), np.repeat(cond, NUMBER, axis=0)
+    sampler = Sampler(
+        stage.model,
+        state.model_variables(),
+        stage.rqvae,
+        stage.rqvae_variables,
+        mesh=stage.mesh,
+        null_cond=stage.null_cond,
+    )
+    options = SamplingConfig(**config.sampling).replace(seed=config.seed)
+    found = sampler.sample(cond, rows * NUMBER, options)
+    return {"samples": visualize.grid(found.images, columns=NUMBER)}

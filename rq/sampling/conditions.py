@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What images are conditioned on, as the transformer reads it.
+"""What images are conditioned on, as the transformer reads it, and as users give it.
 
     transformer.condition   condition, int32                   without condition
     none                    None: the start token              -
@@ -15,9 +15,14 @@ guidance; classes have one more for it only then.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from rq.config import ConfigError
 
 NEEDS = {"none": (), "class": ("label",), "text": ("text",)}
 NEEDS["class_text"] = NEEDS["class"] + NEEDS["text"]
@@ -25,7 +30,7 @@ FIELDS = {"classes": "label", "texts": "text"}  # of a batch, by what they are
 
 
 def make(config, batch) -> jax.Array | None:
-    """The condition of a batch that has 'label' `[B]` and 'text' `[B, S]`, as needed.
+    """Returns the condition of a batch with 'label' `[B]` and 'text' `[B, S]`.
 
     Raises:
       ValueError: where the batch lacks one of them.
@@ -47,7 +52,7 @@ def make(config, batch) -> jax.Array | None:
 
 
 def null(config, null_text=None) -> np.ndarray | None:
-    """What stands for no condition, of one image; None where none is ever left out.
+    """Returns what stands for no condition of an image; None without dropout of it.
 
     Args:
       config: of the experiment.
@@ -65,8 +70,88 @@ def null(config, null_text=None) -> np.ndarray | None:
     }[part.condition].astype(np.int32)
 
 
-def leave_out(cond: jax.Array, null_cond, share: float, key) -> jax.Array:
-    """Conditions `[B, ...]` of which a share, drawn, is replaced by `null_cond`."""
-    left_out = jax.random.bernoulli(key, share, cond.shape[:1])
+def leave_out(cond: jax.Array, null_cond, fraction: float, key) -> jax.Array:
+    """Returns conditions `[B, ...]`, a random fraction replaced by `null_cond`."""
+    left_out = jax.random.bernoulli(key, fraction, cond.shape[:1])
     left_out = left_out.reshape(-1, *[1] * (cond.ndim - 1))
     return jnp.where(left_out, null_cond, cond)
+
+
+class Conditions(NamedTuple):
+    """N different conditions.
+
+    Attributes:
+      cond: int32 `[N]` classes or `[N, S]`; None of an unconditional model (N = 1).
+      labels: int32 `[N]`, the class of each, or its index where there are no classes.
+      names: of each, 'class' and 'text' as the model has them.
+    """
+
+    cond: np.ndarray | None
+    labels: np.ndarray
+    names: list[dict]
+
+    def at(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns labels and conditions of samples, given which condition each has."""
+        return self.labels[rows], None if self.cond is None else self.cond[rows]
+
+    def spread(self, number: int) -> np.ndarray:
+        """Returns which condition each of some samples has, evenly, in order."""
+        return np.sort(np.resize(np.arange(len(self.labels)), number))
+
+    def ranked(self, by_depth: np.ndarray, positions: int) -> list[dict]:
+        """Returns the conditions of one image, the likeliest first.
+
+        Args:
+          by_depth: log p of the image by condition and depth `[N, D]`, in nats.
+          positions: T.
+        """
+        total = by_depth.sum(axis=1)
+        bits = -by_depth / (positions * math.log(2))
+        return [
+            self.names[i]
+            | {"log_likelihood": float(total[i]), "bits_per_code": bits[i].tolist()}
+            for i in np.argsort(-total, kind="stable")
+        ]
+
+
+def parse(config, tokenizer=None, classes=(), texts=()) -> Conditions:
+    """Returns classes and texts, as users give them, as the model reads them.
+
+    Args:
+      config: of the experiment.
+      tokenizer: of a model that has text.
+      classes: of a model that has them; all where empty.
+      texts: of a model that has text; with classes, as many as those, or one of either.
+
+    Raises:
+      ConfigError: on what the model does not have, or lacks.
+    """
+    kind = config.transformer.condition
+    for name, given in (("classes", classes), ("texts", texts)):
+        if given and FIELDS[name] not in NEEDS[kind]:
+            raise ConfigError(f"{name} {given} of a model whose condition is {kind!r}")
+    if kind == "none":
+        return Conditions(None, np.zeros(1, np.int32), [{}])
+    batch, number, names = {}, len(texts), {}
+    if "text" in NEEDS[kind]:
+        if not texts:
+            raise ConfigError("this model is conditioned on text: give --text=...")
+        batch["text"] = np.stack([tokenizer(line) for line in texts])
+        names["text"] = list(texts)
+    if "label" in NEEDS[kind]:
+        known = config.data.num_classes
+        classes = tuple(classes) or tuple(range(known))
+        if wrong := [label for label in classes if not 0 <= label < known]:
+            raise ConfigError(f"classes {wrong}: the model has 0..{known - 1}")
+        if texts and len(classes) > 1 < len(texts) != len(classes):
+            raise ConfigError(f"{len(classes)} classes for {len(texts)} texts")
+        number = max(len(classes), number)
+        batch["label"] = np.asarray(classes, np.int32)
+        names["class"] = list(classes)
+    labels = batch.get("label", np.arange(number, dtype=np.int32))
+    batch = {name: np.resize(x, (number, *x.shape[1:])) for name, x in batch.items()}
+    return Conditions(
+        np.asarray(make(config, batch)),
+        np.resize(labels, number),
+        [{name: x[i % len(x)] for name, x in names.items()} for i in range(number)],
+    )

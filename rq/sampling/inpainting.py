@@ -10,6 +10,7 @@ left, and meets the rest without having seen it.
 from __future__ import annotations
 
 import pathlib
+import zipfile
 from typing import NamedTuple
 
 import cv2
@@ -22,7 +23,7 @@ NUMPY = (".npy", ".npz")  # files of codes
 
 
 class Given(NamedTuple):
-    """A code map and what stays of it.
+    """A code map of which a part is kept.
 
     Attributes:
       codes: int32 `[H, W, D]`.
@@ -34,7 +35,7 @@ class Given(NamedTuple):
 
 
 def read_mask(mask: str, rows: int, columns: int) -> np.ndarray:
-    """Positions to draw anew, bool `[rows, columns]`.
+    """Returns the positions to draw anew, bool `[rows, columns]`.
 
     Args:
       mask: 'all'; a half, 'bottom', 'top', 'right' or 'left'; the 'center', half as
@@ -76,12 +77,12 @@ def read_mask(mask: str, rows: int, columns: int) -> np.ndarray:
 
 
 def make_keep(redo: np.ndarray, depth: int, keep_depth: int = 0) -> np.ndarray:
-    """What stays, bool `[H, W, D]`: outside `redo` all, inside the first depths.
+    """Returns what is kept, bool `[H, W, D]`: outside `redo` all, inside some depths.
 
     Args:
       redo: bool `[H, W]`, positions to draw anew.
       depth: D.
-      keep_depth: depths that stay there too: the coarse picture with other details.
+      keep_depth: first depths that are kept there too: the coarse picture stays.
 
     Raises:
       ConfigError: where nothing would be drawn.
@@ -96,13 +97,28 @@ def make_keep(redo: np.ndarray, depth: int, keep_depth: int = 0) -> np.ndarray:
     return keep
 
 
-def read_codes(path, code_shape: tuple[int, int, int], num_codes: int) -> np.ndarray:
-    """A code map from a file: an array `[H, W, D]`, or the first of `[N, H, W, D]`.
+def make_given(codes: np.ndarray, mask: str, keep_depth: int = 0) -> Given:
+    """Returns what sampling completes: codes `[H, W, D]`, and which of them are kept.
 
     Args:
-      path: .npy, or .npz with the name 'codes', as sampling writes it.
+      codes: of an image.
+      mask, keep_depth: where to draw anew, see `read_mask` and `make_keep`.
+
+    Raises:
+      ConfigError: on a mask that does not fit.
+    """
+    rows, columns, depth = codes.shape
+    return Given(codes, make_keep(read_mask(mask, rows, columns), depth, keep_depth))
+
+
+def read_codes(path, code_shape: tuple[int, int, int], sizes) -> np.ndarray:
+    """Returns a code map from a file, int32 `[H, W, D]`, checked by `check_codes`.
+
+    Args:
+      path: .npy, or .npz with the name 'codes', as sampling writes it; an array
+        `[H, W, D]`, or the first of `[N, H, W, D]`.
       code_shape: the model's.
-      num_codes: K, of the largest codebook.
+      sizes: codes in the codebook of each depth, `[D]`.
 
     Raises:
       ConfigError: on another shape, or codes that the model does not have.
@@ -111,16 +127,27 @@ def read_codes(path, code_shape: tuple[int, int, int], num_codes: int) -> np.nda
         codes = np.load(path, allow_pickle=False)
         if pathlib.Path(path).suffix == ".npz":
             codes = codes["codes"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path}: no codes can be read ({error})") from None
     codes = codes[0] if codes.ndim == 4 and len(codes) else codes
+    check_codes(codes, code_shape, sizes, str(path))
+    return codes.astype(np.int32)
+
+
+def check_codes(codes: np.ndarray, code_shape, sizes, name: str) -> None:
+    """Checks a code map `[H, W, D]` against the codebook of each depth.
+
+    Raises:
+      ConfigError: on another shape or type, or codes that the model does not have.
+    """
     if codes.shape != tuple(code_shape) or not np.issubdtype(codes.dtype, np.integer):
         raise ConfigError(
-            f"{path} has {codes.dtype} {codes.shape}, not codes {tuple(code_shape)}"
+            f"{name} has {codes.dtype} {codes.shape}, not codes {tuple(code_shape)}"
         )
-    if codes.min() < 0 or codes.max() >= num_codes:
-        raise ConfigError(
-            f"{path} has codes {codes.min()} to {codes.max()}; the model has "
-            f"{num_codes}"
-        )
-    return codes.astype(np.int32)
+    for d, size in enumerate(sizes):
+        lowest, highest = codes[..., d].min(), codes[..., d].max()
+        if lowest < 0 or highest >= size:
+            raise ConfigError(
+                f"{name} has codes {lowest} to {highest} at depth {d + 1}; the model "
+                f"has {size} there, 0 to {size - 1}"
+            )

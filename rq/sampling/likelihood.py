@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How probable the model finds given codes, exactly: log-likelihoods, and rankings."""
+"""Exact log-likelihoods of given codes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,25 @@ from rq.models.transformer import RQTransformer
 def log_likelihood(
     model: RQTransformer, params, codebook, codes: jax.Array, cond=None
 ) -> jax.Array:
-    """log p of every code given those before it, in nats, float32 `[B, H, W, D]`.
+    """Returns log p of every code given those before it, nats, float32 `[B, H, W, D]`.
 
     The sum over an image is its log-likelihood (the chain rule of paper section 3.2).
 
     Args:
-      model, params, codebook: as `rq.sampling.program.sample` takes them.
+      model, params, codebook: as `rq.sampling.sample` takes them.
       codes: int32 `[B, H, W, D]`.
-      cond: int32 `[B]` classes or `[B, S]` text; None: the start token.
+      cond: int32 `[B]` classes or `[B, S]` tokens; None: the start token.
     """
     logits = model.apply({"params": params}, codes, cond, codebook)
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]
 
 
-def rank(model, params, codebook, codes: jax.Array, conds) -> jax.Array:
-    """log p of each image under each of several conditions, float32 `[B, N]`.
-
-    With equal priors `argmax` over them is Bayes' choice of the condition: a classifier
-    that was never trained as one.
-
-    Args:
-      model, params, codebook, codes, conds: as in `by_condition`.
-    """
-    return jnp.sum(by_condition(model, params, codebook, codes, conds), axis=-1)
-
-
 def by_condition(model, params, codebook, codes: jax.Array, conds) -> jax.Array:
-    """log p of each image's codes by condition and depth, float32 `[B, N, D]`.
+    """Returns log p of each image's codes by condition and depth, float32 `[B, N, D]`.
+
+    With equal priors the condition of the largest sum over depth is Bayes' choice: a
+    classifier that was never trained as one.
 
     Args:
       model, params, codebook: as in `log_likelihood`.

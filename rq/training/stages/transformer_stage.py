@@ -11,21 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq import visualize
-from rq.config import ConfigError, SamplingConfig
 from rq.data.pixels import to_float
 from rq.models import quantizer
 from rq.models.build import rqvae_model, transformer_model
-from rq.models.transformer import unroll
 from rq.parallel import sharding
-from rq.sampling import conditions, program
-from rq.sampling.filters import make_filters
-from rq.sampling.guidance import make_guidance
+from rq.sampling import conditions
 from rq.training import losses
 from rq.training.stages.stage import Stage
 from rq.training.train_state import TrainState
-
-ROWS, PICTURED = 10, 8  # conditions that are shown at most, samples of each
 
 
 class TransformerStage(Stage):
@@ -58,11 +51,6 @@ class TransformerStage(Stage):
         if config.transformer.online:  # to encode images in each step
             self._frozen = {"rqvae": rqvae_variables}
         self._eval_step = jax.jit(self._cross_entropy)
-        self._decode = jax.jit(
-            lambda variables, codes: self.rqvae.apply(
-                variables, codes, method="decode_codes"
-            )
-        )
 
     def without_recomputation(self) -> TransformerStage:
         """See `Stage`: without remat, and with the loss of all positions at once."""
@@ -266,87 +254,3 @@ class TransformerStage(Stage):
         bits = np.sum(total) * self.model.positions / math.log(2)
         metrics["bits_per_image"] = float(bits)
         return metrics
-
-    def sampling_options(self, **changes):
-        """Filters and guidance (None: without) of the config's section `sampling`.
-
-        Args:
-          **changes: fields of that section with other values; None: the config's.
-
-        Raises:
-          ConfigError: on values that the model does not have, or out of range.
-        """
-        options = SamplingConfig(**self.config.sampling).replace(**changes)
-        filters = make_filters(options, self.model.depth)
-        guidance = make_guidance(options, self.model.code_shape)
-        if guidance is not None and self.null_cond is None:
-            raise ConfigError(
-                f"guidance {options.guidance} needs a model that was trained with "
-                "transformer.condition_dropout above 0"
-            )
-        return filters, guidance
-
-    def sample(
-        self,
-        variables,
-        cond,
-        key,
-        first_index=0,
-        options=None,
-        batch=None,
-        codes=None,
-        keep=None,
-    ):
-        """Images of conditions: (float32 `[B, R, R, C]` in [-1, 1], codes), devices'.
-
-        Args:
-          variables: `params` (stacked, or unrolled by `unroll`) and `codebook`.
-          cond: `[B]` classes, or None with `batch`.
-          key, first_index: see `rq.sampling.program.sample`.
-          options: what `sampling_options` returns; the config's where None.
-          batch: number of samples where `cond` is None.
-          codes, keep: given codes and which of them stay, see
-            `rq.sampling.program.sample`.
-        """
-        filters, guidance = options or self.sampling_options()
-        model, params = self.model, variables["params"]
-        if "blocks" not in params["body_stack"]:
-            model = model.clone(scan_layers=False)
-        codes = program.sample(
-            model,
-            params,
-            variables["codebook"]["state"].embedding,
-            cond,
-            key,
-            batch=batch,
-            filters=filters,
-            guidance=guidance,
-            null_cond=self.null_cond,
-            first_index=first_index,
-            codes=codes,
-            keep=keep,
-        )
-        return self.decode(codes), codes
-
-    def decode(self, codes) -> jax.Array:
-        """Codes int32 `[B, H, W, D]` to images `[B, R, R, C]` in [-1, 1]."""
-        return jnp.clip(self._decode(self.rqvae_variables, codes), -1, 1)
-
-    def unrolled(self, variables):
-        """The variables with layers as `sample` reads them fastest."""
-        return {**variables, "params": unroll(self.model, variables["params"])[1]}
-
-    def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
-        """A grid of samples, a row for each class or evaluation caption."""
-        cond, rows = None, 1
-        if self.config.transformer.condition == "class":
-            cond = np.arange(min(self.config.data.num_classes, ROWS), dtype=np.int32)
-        elif self.config.transformer.condition != "none":
-            cond = conditions.make(self.config, self.first_eval_batch())[:ROWS]
-        if cond is not None:
-            rows, cond = len(cond), np.repeat(np.asarray(cond), PICTURED, axis=0)
-        variables, key = state.model_variables(), jax.random.key(self.config.seed)
-        with sharding.context(self.mesh):
-            images, _ = self.sample(variables, cond, key, batch=rows * PICTURED)
-        images = sharding.to_host(images)
-        return {"samples": visualize.grid(images, columns=PICTURED)}
