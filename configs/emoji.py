@@ -1,21 +1,22 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Emoji, 64 x 64 in colour, drawn from an installed font: good models on two cores.
+"""Emoji, 64 x 64 in colour, rendered from an installed font: trains well on two cores.
 
-    python -m rq.main --config=configs/emoji.py --workdir=runs/emoji
-    python -m rq.main --config=configs/emoji.py:class --workdir=runs/emoji_class
-    python -m rq.main --config=configs/emoji.py:text --workdir=runs/emoji_text
+    rq train --config=configs/emoji.py --workdir=runs/emoji
+    rq train --config=configs/emoji.py:class --workdir=runs/emoji_class
+    rq train --config=configs/emoji.py:text --workdir=runs/emoji_text
 
 Needs the Debian packages fonts-noto-color-emoji and unicode-data. First a small network
-learns to tell the nine classes apart; then stage 1 trains with the paper's losses,
-reconstruction, commitment, perceptual (on that network's features) and adversarial.
-`nogan` leaves out the discriminator. Codes: 8 x 8 x 4 of 1,024.
+learns to classify the nine groups of emoji. Then stage 1 trains with the paper's
+losses: reconstruction, commitment, perceptual (on the features of that network) and
+adversarial. Variant `nogan` has no discriminator. Codes: 8 x 8 x 4 from 1,024.
 
-`class` and `text` go on from stage 1 of `nogan` with stage 2: its 3,300 images in
-batches of 8, 15 and 20 epochs. As far as two cores get in an hour its models are small
-(192 wide, 6 layers over positions, 1 over depth) and without dropout. At temperature
-0.02 the nearest code of depth 1 has 0.97 of the mass, that of depth 4 a tenth. Most
-captions are of one image, in words that no other has: hence Muon, and whole words.
+Variants `class` and `text` are `nogan` followed by stage 2: 3,300 images in batches of
+8, for 15 and 20 epochs. So that it trains in an hour on two cores, its models are small
+(width 192, 6 body layers, 1 head layer) and have no dropout. At temperature 0.02 the
+nearest code has 0.97 of the probability at depth 1 and a tenth at depth 4. Most
+captions occur once and contain words that no other caption has, so `text` uses Muon and
+whole words as tokens.
 """
 
 from rq.config import choose_variant, default
@@ -30,7 +31,7 @@ VARIANTS = {  # weight of the adversarial loss, condition and epochs of stage 2
 
 
 def get_config(variant=""):
-    """One of `VARIANTS`."""
+    """Returns the config of one of `VARIANTS`."""
     weight, condition, epochs = choose_variant(variant, VARIANTS)
 
     config = default()

@@ -1,29 +1,29 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""FFHQ 256 x 256, faces without condition (paper section 4.1).
+"""FFHQ 256 x 256, unconditional faces (paper section 4.1).
 
-    python -m rq.main --mode=prepare --config=configs/ffhq.py --config.data.path=DIR
-    python -m rq.main --config=configs/ffhq.py --config.data.path=DIR --workdir=DIR \\
+    rq prepare --config=configs/ffhq.py --config.data.path=DIR
+    rq train --config=configs/ffhq.py --config.data.path=DIR --workdir=RUN \\
         --config.rqvae.lpips_weights=lpips.npz
 
-Hardware: made for 8 GPUs or 8 TPU chips; not run yet. Data: the folder with the 70,000
-images, of which 60,000 to train on and 10,000 to validate with, drawn once for all; to
-take another division, put its file names into `train.txt` and `validation.txt` there.
-Codes: 8 x 8 x 4 of 2,048.
+Hardware: written for 8 GPUs or 8 TPU chips; not run yet. Data: a folder with the 70,000
+images. 60,000 are for training and 10,000 for validation, chosen at random with a fixed
+seed. For another split, list its file names in `train.txt` and `validation.txt` in that
+folder. Codes: 8 x 8 x 4 from 2,048.
 
 Stage 1, 100,732,035 parameters with the codebook: batch 128, 150 epochs = 70,312 steps,
-warm-up of 5 epochs.
-Stage 2, 355,393,536 parameters: batch 128, 200 epochs = 93,750 steps, cosine to 0
-without warm-up.
+5 epochs of warmup.
+Stage 2, 355,393,536 parameters: batch 128, 200 epochs = 93,750 steps, cosine decay to 0
+without warmup.
 
-Expected on 8 A100 (counted by benchmarks/training_cost.py, not measured): 5 hours for
-stage 1 at 25 % of their bfloat16 peak, 1 hour for stage 2 at 40 %.
+Expected on 8 A100 (computed by benchmarks/training_cost.py, not measured): 5 hours for
+stage 1 at 25 % of peak bfloat16 FLOPs, 1 hour for stage 2 at 40 %.
 
-FID of the paper: 10.38, with top-k 250 and top-p 1.
+FID in the paper: 10.38, with top-k 250 and top-p 1.
 
-Variant `celeba_hq`, not of the paper: the same with TFDS `celeb_a_hq/256`, 30,000
-images in one split, of which the last 1,000 are kept to validate with; TFDS says on
-`--mode=prepare` which files must be put in place by hand.
+Variant `celeba_hq`, not in the paper: the same settings on TFDS `celeb_a_hq/256`, whose
+one split has 30,000 images; the last 1,000 are for validation. Some files must be
+downloaded by hand; `rq prepare` names them.
 """
 
 from rq.config import choose_variant, default
@@ -32,7 +32,7 @@ NUM_EXAMPLES = {"": 60_000, "celeba_hq": 29_000}
 
 
 def get_config(variant=""):
-    """The paper's FFHQ model, or its settings on CelebA-HQ."""
+    """Returns the config of the paper's FFHQ model, or of `celeba_hq`."""
     num_examples = choose_variant(variant, NUM_EXAMPLES)
     config = default()
 

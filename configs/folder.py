@@ -1,27 +1,27 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images of one's own, 256 x 256: any folder, tar shards or table of files.
+"""Your own images, 256 x 256: a folder, tar shards or a table of files.
 
-    python -m rq.main --mode=prepare --config=configs/folder.py --config.data.path=DIR
-    python -m rq.main --config=configs/folder.py --config.data.path=DIR --workdir=DIR
+    rq prepare --config=configs/folder.py --config.data.path=DIR
+    rq train --config=configs/folder.py --config.data.path=DIR --workdir=RUN
 
-Folders `train` and `validation`, or lists `train.txt` and `validation.txt`, are the
-splits; without them `data.holdout` images are kept to validate with. Sub-folders are
+Folders `train` and `validation`, or lists `train.txt` and `validation.txt`, define the
+splits. Without them `data.holdout` images are set aside for validation. Subfolders are
 classes: `--config.data.num_classes=N` checks their number, and
 `--config.transformer.condition=class` uses them. For tar shards or a table of files and
-captions: `--config.data.name=tar` or `tsv`.
+captions set `--config.data.name=tar` or `tsv`.
 
-Stage 1 is the paper's. Its perceptual loss is on features of a network that learns by
-how many quarter turns an image was rotated, since there may be no classes; variant
-`lpips` takes VGG16's (`--config.rqvae.lpips_weights=FILE`). Steps and sizes are for
-some 10,000 to 100,000 images and 8 accelerators.
+Stage 1 is the paper's, except for its perceptual loss: because there may be no classes,
+its features come from a network that predicts by how many quarter turns an image was
+rotated. Variant `lpips` uses VGG16 instead (`--config.rqvae.lpips_weights=FILE`). Steps
+and model sizes suit 10,000 to 100,000 images and 8 accelerators.
 """
 
 from rq.config import choose_variant, default
 
 
 def get_config(variant=""):
-    """Features, stage 1, codes and stage 2; variants '' and 'lpips'."""
+    """Returns the config of variant '' (features of its own network) or 'lpips'."""
     perceptual = choose_variant(variant, {"": "features", "lpips": "lpips"})
     config = default()
 

@@ -1,21 +1,22 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""LSUN 256 x 256, one category without condition (paper section 4.1).
+"""LSUN 256 x 256, unconditional models of one category each (paper section 4.1).
 
-    python -m rq.main --config=configs/lsun.py:church --workdir=DIR
+    rq train --config=configs/lsun.py:church --workdir=RUN \\
+        --config.rqvae.lpips_weights=lpips.npz
 
-Hardware: made for 8 GPUs (church) or 64 TPU v5e chips with `--config.mesh.fsdp=64`
-(cat, bedroom); not run yet. Data: TFDS `lsun`, whose generator needs tensorflow_io;
-or the images that LSUN's own script exports, with `--config.data.name=folder
+Hardware: written for 8 GPUs (church) or 64 TPU v5e chips with `--config.mesh.fsdp=64`
+(cat, bedroom); not run yet. Data: TFDS `lsun`, whose generator needs tensorflow_io; or
+the images that LSUN's own script exports, with `--config.data.name=folder
 --config.data.path=DIR --config.data.holdout=300`.
-Codes: 8 x 8 x 4 of 16,384.
+Codes: 8 x 8 x 4 from 16,384.
 
 Stage 1, 104,402,051 parameters with the codebook: batch 128, 1 epoch. The authors start
-from the weights of ImageNet; from scratch one epoch of church is far too short. Needs
-`--config.rqvae.lpips_weights=FILE`.
-Stage 2: cosine to 0 without warm-up; steps = epochs * images // batch.
-Expected (counted by benchmarks/training_cost.py, not measured): church 2.4 hours on 8
-A100, cat 4 and bedroom 7.5 hours on 64 v5e chips, at 25 % of the bfloat16 peak in
+from the weights trained on ImageNet; from scratch, one epoch of church is far too
+short.
+Stage 2: cosine decay to 0 without warmup; steps = epochs * images // batch.
+Expected (computed by benchmarks/training_cost.py, not measured): church 2.4 hours on 8
+A100, cat 4 and bedroom 7.5 hours on 64 v5e chips, at 25 % of peak bfloat16 FLOPs in
 stage 1 and 40 % in stage 2.
 
 | variant | images    | width | body | parameters  | batch | epochs | steps   | FID  |
@@ -24,7 +25,7 @@ stage 1 and 40 % in stage 2.
 | cat     | 1,657,266 | 1280  | 26   | 612,061,184 | 2048  | 100    | 80,921  | 8.64 |
 | bedroom | 3,033,042 | 1280  | 26   | 612,061,184 | 2048  | 100    | 148,097 | 3.04 |
 
-FID of the paper, with top-k 250 and top-p 1. There is no default variant.
+FID in the paper, with top-k 250 and top-p 1. There is no default variant.
 """
 
 from rq.config import choose_variant, default
@@ -37,7 +38,7 @@ VARIANTS = {  # TFDS config, images, width, heads, layers of the body, batch, ep
 
 
 def get_config(variant=""):
-    """One of `VARIANTS`."""
+    """Returns the config of one of `VARIANTS`."""
     name, num_examples, width, heads, body, batch_size, epochs = choose_variant(
         variant, VARIANTS
     )

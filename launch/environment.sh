@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# Sourced by the other scripts: use_environment EXTRA leaves a virtual environment with
-# rq and the given extra of setup.py in $VENV, and the clone as working directory.
+# Sourced by the other scripts. use_environment EXTRA installs rq, with an extra from
+# setup.py, into the virtual environment $VENV and changes to the root of the clone.
 #
-#   PYTHON  the interpreter to make it with (default: the newest one of 3.11 to 3.13)
-#   VENV    where it is (default: .venv in the clone)
+#   PYTHON  interpreter that creates the environment (default: newest of 3.11 to 3.13)
+#   VENV    folder of the environment (default: .venv in the clone)
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$ROOT/.venv}
@@ -20,8 +20,8 @@ fail() {
   exit 1
 }
 
-# Whether a command is a Python that can be used. A command may exist and still not run:
-# version managers leave one for every version that they know of.
+# Checks that a command is a Python that runs and is recent enough. Version managers
+# install commands for versions that are not there, so existing is not enough.
 is_recent() {
   "$1" -c 'import sys
 sys.exit(sys.version_info[:2] < tuple(map(int, sys.argv[1].split("."))))' "$OLDEST" \
@@ -37,10 +37,10 @@ find_python() {
     if is_recent "$PYTHON"; then return; fi
   done
   fail "no Python $OLDEST or newer among: $CANDIDATES." \
-    "Install one, or name it: PYTHON=/path/to/python $0"
+    "Install one, or set PYTHON: PYTHON=/path/to/python $0"
 }
 
-# Paths that the caller gives are relative to where the caller is.
+# Prints a path as an absolute one; relative paths start at the current directory.
 absolute() {
   case $1 in
     /*) echo "$1" ;;
@@ -53,18 +53,18 @@ use_environment() {
   VENV=$(absolute "$VENV")
   cd "$ROOT" || fail "no $ROOT"
 
-  # pip comes last when an environment is made, so one without it is unfinished.
+  # pip is installed last, so an environment without it is incomplete.
   if ! "$VENV/bin/python" -c 'import pip' >/dev/null 2>&1; then
     find_python
     "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
-      fail "$PYTHON cannot make virtual environments" \
+      fail "$PYTHON cannot create virtual environments" \
         "(Debian and Ubuntu: apt-get install python3-venv)"
-    echo "Making a virtual environment in $VENV with $("$PYTHON" --version)"
+    echo "Creating a virtual environment in $VENV with $("$PYTHON" --version)"
     "$PYTHON" -m venv --clear "$VENV"
   fi
-  is_recent "$VENV/bin/python" || fail "$VENV is older than Python $OLDEST: remove it"
+  is_recent "$VENV/bin/python" || fail "$VENV has a Python older than $OLDEST: remove it"
 
-  # Installed already, from this clone and this setup.py?
+  # The stamp records which clone and which setup.py were installed.
   stamp=$VENV/.rq-$extra
   key="$ROOT $(cksum <"$ROOT/setup.py")"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then

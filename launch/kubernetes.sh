@@ -5,23 +5,23 @@
 # Trains on a TPU slice of GKE as a JobSet:
 #
 #   IMAGE=REGISTRY/rq:1 NAME=imagenet launch/kubernetes.sh
-#   IMAGE=REGISTRY/rq:1 launch/kubernetes.sh --dry-run    # prints what it would apply
+#   IMAGE=REGISTRY/rq:1 launch/kubernetes.sh --dry-run    # prints the manifest
 #
 # Variables:
 #
-#   IMAGE         container image with rq, its extra `tpu` and configs/ (needed)
-#   NAME          of the set, and of the workdir in the volume
+#   IMAGE         container image with rq, its extra `tpu` and configs/ (required)
+#   NAME          name of the JobSet, and of the run directory in the volume
 #   CONFIG        config file, with a variant after a colon
 #   FLAGS         more flags of rq.main, separated by spaces: for stage 1 with LPIPS
 #                 --config.rqvae.lpips_weights=FILE
-#   CLAIM         volume claim for workdirs and data that all hosts can write, mounted
-#                 as /runs; prepared data sets are in its folder `data`
-#   ACCELERATOR, TOPOLOGY, HOSTS, CHIPS_A_HOST    of the slice
-#   MAX_RESTARTS  after preemptions and lost hosts; a mistake in the config ends it
+#   CLAIM         volume claim for run directories and data, mounted as /runs and
+#                 writable by all hosts; prepared data sets are in its folder `data`
+#   ACCELERATOR, TOPOLOGY, HOSTS, CHIPS_A_HOST    describe the slice
+#   MAX_RESTARTS  restarts after preemptions and lost hosts; errors are not retried
 
 set -euo pipefail
 
-export IMAGE=${IMAGE:?name a container image: IMAGE=...}
+export IMAGE=${IMAGE:?set it to a container image}
 export NAME=${NAME:-rq}
 export CONFIG=${CONFIG:-configs/imagenet.py:1.4B}
 export CLAIM=${CLAIM:-rq-runs}

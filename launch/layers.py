@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the table of packages in docs/design.md, from the import contract.
+"""Writes the table of packages in docs/design.md from the import contract.
 
     python launch/layers.py
 
@@ -26,7 +26,7 @@ def purpose(package: str) -> str:
 
 
 def table() -> str:
-    """Returns the packages from the top down in Markdown, with what each may import."""
+    """Returns a Markdown table of the packages, top layer first, and their imports."""
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     contracts = tool["importlinter"]["contracts"]
     layers = next(c["layers"] for c in contracts if c["type"] == "layers")
@@ -42,7 +42,7 @@ def table() -> str:
 
 
 def updated(text: str) -> str:
-    """Returns the document with the table between its marks."""
+    """Returns the document with a new table between its markers."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     return f"{before}{START}{table()}{END}{after}"

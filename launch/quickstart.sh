@@ -2,16 +2,17 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Trains both stages on 5,000 real digits, from nothing but Python, and leaves pictures.
+# Installs rq, trains both stages on 5,000 MNIST digits and writes pictures. Needs only
+# Python.
 #
 #   ./launch/quickstart.sh [WORKDIR] [--config.FIELD=VALUE ...]
 #
-# Takes about a quarter of an hour on two CPU cores. Run it again after an interruption:
-# it goes on where it was, and does nothing twice. PYTHON and VENV: see environment.sh.
+# Takes about a quarter of an hour on two CPU cores. If it is interrupted, run it again:
+# it resumes where it stopped. environment.sh describes PYTHON and VENV.
 set -euo pipefail
 
 CONFIG=configs/digits.py
-WORKDIR=runs/digits # in the clone, unless the first argument names another
+WORKDIR=runs/digits # in the clone; the first argument replaces it
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -24,7 +25,7 @@ fi
 
 use_environment digits
 
-echo "Training on digits: $CONFIG, all results in $WORKDIR"
+echo "Training $CONFIG in $WORKDIR"
 "$VENV/bin/python" -m rq.main --config="$CONFIG" --workdir="$WORKDIR" "$@"
 
 echo
@@ -33,5 +34,4 @@ for picture in "$WORKDIR"/samples/*.png; do
   echo "  $picture"
 done
 printf 'Curves:       %q --logdir=%q\n' "$VENV/bin/tensorboard" "$WORKDIR"
-printf 'More samples: %q -m rq.main --mode=sample --workdir=%q --classes=3,7\n' \
-  "$VENV/bin/python" "$WORKDIR"
+printf 'More samples: %q sample %q --classes=3,7\n' "$VENV/bin/rq" "$WORKDIR"

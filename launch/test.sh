@@ -2,18 +2,18 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Lints and tests, from nothing but Python.
+# Installs rq, then runs the linters and the tests. Needs only Python.
 #
-#   ./launch/test.sh             all but the slow tests
-#   ./launch/test.sh -m slow     the slow ones (a later -m replaces ours)
+#   ./launch/test.sh             all tests except the slow ones
+#   ./launch/test.sh -m slow     the slow tests (the last -m takes effect)
 #   ./launch/test.sh -k sampling tests/sampling_test.py
 #
-# Arguments go to pytest. PYTHON and VENV: see environment.sh.
+# Passes its arguments to pytest. environment.sh describes PYTHON and VENV.
 set -euo pipefail
 
-# Most of a test is compilation, on one core: one process a core, up to a few, because
-# each needs about 2 GB. Neighbouring tests stay together, so that what a file compiles
-# is mostly compiled once.
+# Tests mostly compile, which uses one core, so there is one worker per core. Each needs
+# about 2 GB, hence the maximum. `worksteal` keeps neighbouring tests in one worker, which
+# then compiles most programs once.
 WORKERS=${WORKERS:-logical}
 MAX_WORKERS=${MAX_WORKERS:-4}
 

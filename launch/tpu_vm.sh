@@ -2,32 +2,34 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Trains on a TPU slice of Cloud TPU VMs, through preemptions, to the end:
+# Trains on a slice of Cloud TPU VMs and restarts after preemptions until done:
 #
 #   PROJECT=my-project WORKDIR=/mnt/runs/imagenet launch/tpu_vm.sh
 #   ... launch/tpu_vm.sh --dry-run     # prints the commands
-#   ... launch/tpu_vm.sh delete        # the slice and its request
+#   ... launch/tpu_vm.sh delete        # deletes the slice and its request
 #
-# Asks for the slice as a queued resource, waits until it is there, copies this clone to
-# all of its hosts, installs, and starts the same command on each, as a service that
-# does not need this script: started again, it goes on watching. When the slice is
-# preempted it asks for another one, and training goes on where it was saved. Variables:
+# Requests the slice as a queued resource, waits for it, copies this clone to all hosts,
+# installs rq and starts training on each host as a systemd service. The service does not
+# depend on this script, which can be stopped and started again. If the slice is
+# preempted, the script requests another one and training resumes. Variables:
 #
-#   PROJECT      of Google Cloud (needed)
-#   WORKDIR      on a file system that all hosts mount, such as Filestore (needed)
-#   DATA         folder of prepared data sets there; else ~/tensorflow_datasets
-#   MOUNT        command that mounts it, run on each host
+#   PROJECT      Google Cloud project (required)
+#   WORKDIR      run directory on a file system that all hosts mount, such as Filestore
+#                (required)
+#   DATA         folder of prepared data sets on it (default: ~/tensorflow_datasets)
+#   MOUNT        command that mounts the file system, run on each host
 #   CONFIG       config file, with a variant after a colon
-#   FLAGS        more flags of rq.main, separated by spaces: for stage 1 with LPIPS
+#   FLAGS        more flags of rq.main, separated by spaces; for stage 1 with LPIPS
 #                --config.rqvae.lpips_weights=FILE
-#   NAME, ZONE, ACCELERATOR, RUNTIME    of the slice
-#   PROVISIONING --spot, --reserved or nothing
-#   PYTHON       of the hosts, 3.11 or newer, installed by apt-get
+#   NAME, ZONE, ACCELERATOR, RUNTIME    describe the slice
+#   PROVISIONING --spot (default), --reserved or empty
+#   PYTHON       Python for the hosts, 3.11 or newer, installed with apt-get
+#   POLL         seconds between checks of the service (default: 60)
 
 set -euo pipefail
 
-PROJECT=${PROJECT:?name a project of Google Cloud: PROJECT=...}
-WORKDIR=${WORKDIR:?name a folder that all hosts mount: WORKDIR=...}
+PROJECT=${PROJECT:?set it to a Google Cloud project}
+WORKDIR=${WORKDIR:?set it to a folder that all hosts mount}
 DATA=${DATA:-}
 MOUNT=${MOUNT:-true}
 CONFIG=${CONFIG:-configs/imagenet.py:1.4B}
@@ -38,15 +40,15 @@ ACCELERATOR=${ACCELERATOR:-v5litepod-64}
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 PROVISIONING=${PROVISIONING---spot}
 PYTHON=${PYTHON:-python3.11}
-POLL=${POLL:-60} # seconds between looks
+POLL=${POLL:-60}
 
-UNIT=rq # the service's name on the hosts
+UNIT=rq # name of the systemd service
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PLACE=(--project="$PROJECT" --zone="$ZONE")
 TPU=(gcloud compute tpus)
 DRY=
 
-# Runs a command, or prints it.
+# Runs a command; in a dry run, prints it.
 do_it() {
   if [ -n "$DRY" ]; then
     printf '%q ' "$@"
@@ -56,8 +58,8 @@ do_it() {
   fi
 }
 
-# The request's state: ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED, ...; MISSING, also where
-# it could not be asked.
+# Prints the state of the request: ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED, ..., or
+# MISSING if there is none or the query failed.
 state() {
   "${TPU[@]}" queued-resources describe "$NAME" "${PLACE[@]}" \
     --format='value(state.state)' 2>/dev/null || echo MISSING
@@ -73,7 +75,7 @@ request() {
     ${PROVISIONING:+"$PROVISIONING"}
 }
 
-# Returns when the slice is there; asks anew where the request has failed.
+# Waits until the slice is active; replaces a failed request.
 wait_for_slice() {
   if [ -n "$DRY" ]; then
     request
@@ -82,21 +84,21 @@ wait_for_slice() {
   while true; do
     case $(state) in
       ACTIVE) return ;;
-      MISSING) request || true ;; # there already, if only the question failed
+      MISSING) request || true ;; # fails harmlessly if only the query had failed
       FAILED | SUSPENDED | SUSPENDING) delete || true ;;
     esac
     sleep "$POLL"
   done
 }
 
-# Runs a command on a host by its number, or on all of them.
+# Runs a command on one host, given its number, or on `all`.
 on_host() {
   do_it "${TPU[@]}" tpu-vm ssh "$NAME" "${PLACE[@]}" --worker="$1" --command="$2"
 }
 
 set_up() {
   local archive commit
-  # What is not committed goes along, but for files that git does not know.
+  # Includes uncommitted changes, but not untracked files.
   commit=$(git -C "$ROOT" stash create)
   archive=$(mktemp -t rq.XXXXXX.tgz)
   do_it git -C "$ROOT" archive --format=tgz --prefix=rq/ --output="$archive" \
@@ -112,7 +114,8 @@ clear() {
   on_host all "sudo systemctl stop $UNIT; sudo systemctl reset-failed $UNIT; true"
 }
 
-# As a service it outlives the connection, and hears SIGTERM when its host is stopped.
+# Starts training as a service: it survives the end of the connection, and receives
+# SIGTERM when its host is stopped.
 start() {
   local command=".venv/bin/python -m rq.main --distributed --config=$CONFIG"
   command+=" --workdir=$WORKDIR ${DATA:+--config.data.dir=$DATA }$FLAGS"
@@ -122,15 +125,15 @@ start() {
     -p TimeoutStopSec=120 $command"
 }
 
-# Of the first host's service: running, exited, failed or dead, with its exit status;
-# and the last line of its log.
+# Prints the state of the service on host 0 (running, exited, failed or dead) with its
+# exit code, then the last line of its log.
 progress() {
   on_host 0 "systemctl show $UNIT -p SubState -p ExecMainStatus --value | xargs
     sudo journalctl -u $UNIT -n 1 -o cat --no-pager" 2>/dev/null
 }
 
-# Watches the service, and starts it where there is none: its exit status, or 255 where
-# the slice is gone.
+# Starts the service if there is none and waits for it to end. Returns its exit code, or
+# 255 if the slice is gone.
 train() {
   local found service
   while true; do
@@ -170,13 +173,13 @@ while true; do
   train || status=$?
   case $status in
     0) break ;;
-    1 | 2) # the program's own word for a mistake, which would come again
-      echo "error: training ended with status $status" >&2
+    1 | 2) # an error that a retry would repeat
+      echo "error: training ended with exit code $status" >&2
       exit "$status"
       ;;
   esac
-  echo "status $status: going on, on another slice if this one is gone" >&2
-  # Where only the connection was gone the service still runs, and is watched again.
+  echo "exit code $status: resuming, on a new slice if this one is gone" >&2
+  # After 255 the service may still run: only the connection may have been lost.
   [ "$status" = 255 ] || clear || true
   wait_for_slice
 done

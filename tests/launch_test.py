@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Launch scripts: sound shell, a truthful dry run, and a job of two processes."""
+"""Tests the launch scripts: shell syntax, dry runs, restarts, and two processes."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_a_dry_run_prints_the_command():
     assert command.startswith("srun ") and "configs/ffhq.py" in command
     more = "--config.data.dir=/shared/data --config.seed=1 --config.mesh.fsdp=8"
     assert f"--workdir=/shared/a\\ run {more}" in command
-    assert "any status but 0, 1 and 2: scontrol requeue" in afterwards
+    assert "any exit code except 0, 1 and 2: scontrol requeue" in afterwards
 
 
 def test_a_job_without_a_workdir_is_refused():
@@ -105,7 +105,7 @@ def test_a_job_of_two_tasks_trains_together(tmp_path):
 
 @pytest.mark.parametrize("status", [143, 75, 134, 1])
 def test_a_preempted_job_is_queued_again(tmp_path, status):
-    """As is one that lost a node, and not one with a mistake."""
+    """So is a job that lost a node, but not one that ended with an error of its own."""
     command(tmp_path / "bin", "srun", f"#!/bin/bash\nexit {status}\n")
     requeued = f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n'
     command(tmp_path / "bin", "scontrol", requeued)
@@ -137,7 +137,7 @@ def test_the_jobset_is_filled_in():
     assert found["kind"] == "JobSet" and found["metadata"]["name"] == "faces"
     job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 2
-    # A mistake ends the set; what is preempted (143) or lost (75) starts again.
+    # Exit codes 1 and 2 fail the set; 143 (preempted) and 75 (lost) restart it.
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [1, 2]
     container = job["template"]["spec"]["containers"][0]
@@ -153,9 +153,9 @@ def test_the_jobset_is_filled_in():
 
 
 GCLOUD = """#!/bin/bash
-# A cloud in a folder: slices come when asked for. Training ends, one after the other,
-# with what is in `outcomes`: an exit status, or `gone` where the slice vanishes, which
-# its request tells a look later.
+# A cloud in a folder: slices are there at once. Each training ends as the next line of
+# `outcomes` says: with an exit code, or `gone` if the slice vanishes, which its request
+# reports one query later.
 cd "$(dirname "$0")"
 echo "$*" >> calls
 case "$*" in
@@ -190,7 +190,7 @@ esac
         ("143 0", 1, 2, 0),  # saved, the slice is still there
         ("gone 0", 2, 2, 0),
         ("75 gone 143 0", 2, 4, 0),
-        ("gone 1", 2, 2, 1),  # a mistake
+        ("gone 1", 2, 2, 1),  # an error
     ],
 )
 def test_training_on_a_slice_goes_on_to_its_end(
@@ -218,7 +218,7 @@ def test_training_on_a_slice_goes_on_to_its_end(
     assert calls.count("queued-resources delete") == slices - 1
     assert calls.count("rq.main --distributed") == starts
     assert "--workdir=/mnt/runs/x --config.data.dir=/mnt/data" in calls
-    assert ("training ended with status 1" in done.stderr) == bool(status)
+    assert ("training ended with exit code 1" in done.stderr) == bool(status)
 
 
 def test_a_script_started_again_watches_what_runs(tmp_path):
