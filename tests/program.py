@@ -13,10 +13,10 @@ LIMIT = 300  # seconds, for one process
 
 
 def xla_flags(devices: int = 1) -> str:
-    """Simulated devices, and the quickest compilation: tests compile more than they run.
+    """Simulated devices, and quick compilation: tests compile more than they run.
 
-    LLVM does not optimize, and loops come from XLA's older emitters, which need half the
-    time. XLA's own passes stay as they are.
+    LLVM does not optimize, and loops come from XLA's older emitters, which need half
+    the time. XLA's own passes stay as they are.
     """
     return (
         f"--xla_force_host_platform_device_count={devices}"
