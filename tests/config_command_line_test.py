@@ -1,28 +1,13 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Mistakes on the command line and in config files, in a process of their own."""
-
-import os
-import pathlib
-import subprocess
-import sys
+"""Errors on the command line and in config files."""
 
 import pytest
+from absl import flags
 
-ROOT = pathlib.Path(__file__).parent.parent
-PROGRAM = """
-from absl import app
-from ml_collections import config_flags
-from rq.config import flags_parser
+from rq.cli import program
+from rq.config import parse_with_config
 
-CONFIG = config_flags.DEFINE_config_file("config")
-
-def main(argv):
-    config = CONFIG.value
-    print(config and (config.rqvae.steps, config.rqvae.model.num_codes), argv[1:])
-
-app.run(main, flags_parser=flags_parser)
-"""
 CONFIG = """
 from rq.config import choose_variant, default
 
@@ -39,45 +24,44 @@ def get_config(variant=""):
 """
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("command_line")
-    (folder / "program.py").write_text(PROGRAM)
-    (folder / "conf.py").write_text(CONFIG)
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "conf.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
 
-    def run(*args):
-        return subprocess.run(
-            [sys.executable, "program.py", *args],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
 
-    return run
+def fails(capsys, *args):
+    """Returns the one line that `rq prepare` prints for an error, with exit code 2."""
+    with pytest.raises(SystemExit) as end:
+        program.main(["prepare", *args])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
 
 
 @pytest.mark.parametrize(
-    ("args", "printed"),
+    ("args", "steps", "num_codes", "rest"),
     [
-        (["--config=conf.py"], "(100000, (16384,)) []"),
-        (["--config=conf.py", "--config.rqvae.steps=5"], "(5, (16384,)) []"),
-        (
-            ["--config", "conf.py", "--config.rqvae.steps", "5", "x"],
-            "(5, (16384,)) ['x']",
-        ),
-        (
-            ["--config=conf.py", "--config.rqvae.model.num_codes=64"],
-            "(100000, (64,)) []",
-        ),
-        ([], "None []"),
+        (["--config=conf.py"], 100_000, (16384,), []),
+        (["--config=conf.py", "--config.rqvae.steps=5"], 5, (16384,), []),
+        (["--config", "conf.py", "--config.rqvae.steps", "5", "x"], 5, (16384,), ["x"]),
+        (["--config=conf.py", "--config.rqvae.model.num_codes=64"], 100_000, (64,), []),
     ],
 )
-def test_command_line_reaches_the_program(program, args, printed):
-    result = program(*args)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert printed in result.stdout
+def test_config_and_overrides_are_parsed(args, steps, num_codes, rest):
+    values = flags.FlagValues()
+    assert parse_with_config(values, ["rq", *args]) == ["rq", *rest]
+    assert values.config.rqvae.steps == steps
+    assert values.config.rqvae.model.num_codes == num_codes
+
+
+def test_without_a_config_file_there_is_none():
+    values = flags.FlagValues()
+    assert parse_with_config(values, ["rq"]) == ["rq"]
+    assert values.config is None
 
 
 @pytest.mark.parametrize(
@@ -105,18 +89,12 @@ def test_command_line_reaches_the_program(program, args, printed):
         (["--config=conf.py:none"], "returned NoneType, no ConfigDict"),
     ],
 )
-def test_command_line_mistakes_are_one_line_and_status_2(program, args, message):
+def test_errors_are_one_line_and_exit_code_2(args, message, capsys):
     if not args[0].startswith("--config="):
         args = ["--config=conf.py", *args]
-    result = program(*args)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert result.returncode == 2
-    assert len(errors) == 1
-    assert message in errors[0]
-    assert "Traceback" not in result.stderr
+    assert message in fails(capsys, *args)
 
 
-def test_an_override_before_the_config_is_refused(program):
-    result = program("--config.seed=1", "--config=conf.py")
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: Found --config.seed=1 in argv before")
+def test_an_override_before_the_config_is_refused(capsys):
+    error = fails(capsys, "--config.seed=1", "--config=conf.py")
+    assert error.startswith("error: Found --config.seed=1 in argv before")

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How a field of the config is declared: default, range, meaning, who may change it."""
+"""Declares a field of the config: default, range, meaning, commands that change it."""
 
 from __future__ import annotations
 
@@ -17,65 +17,58 @@ class Range:
     """The values that a field may have.
 
     Attributes:
-      contains: whether a value is one of them; given each element of a tuple.
-      text: which they are, as in "must be positive"; '' where every value is.
-      problem: the error message; "must be" and `text` where empty.
+      contains: returns whether a value, or an element of a tuple, is in the range.
+      text: the range in words that follow "must be"; '' if every value is allowed.
     """
 
     contains: Callable[[Any], bool]
     text: str
-    problem: str = ""
 
     def check(self, name: str, value) -> None:
-        """Raises ConfigError where a value, or an element of a tuple, is outside."""
-        for element in value if isinstance(value, tuple) else (value,):
-            if not self.contains(element):
-                problem = self.problem or f"must be {self.text}"
-                raise ConfigError(f"{name} = {value!r}: {problem}")
+        """Raises ConfigError if a value, or an element of a tuple, is out of range."""
+        if not all(map(self.contains, value if isinstance(value, tuple) else (value,))):
+            raise ConfigError(f"{name} = {value!r}: must be {self.text}")
 
 
 ANY = Range(lambda x: True, "")
 POSITIVE = Range(lambda x: x > 0, "positive")
-NOT_NEGATIVE = Range(lambda x: x >= 0, "0 or more", "must not be negative")
+NOT_NEGATIVE = Range(lambda x: x >= 0, "0 or more")
 BELOW_ONE = Range(lambda x: 0 <= x < 1, "within [0, 1)")
 FRACTION = Range(lambda x: 0 <= x <= 1, "within [0, 1]")
 PROBABILITY = Range(lambda x: 0 < x <= 1, "within (0, 1]")
-NOT_EMPTY = Range(bool, "any text but ''", "must not be empty")
+NOT_EMPTY = Range(bool, "non-empty")
 # JAX makes random keys of 32 bits: larger seeds would repeat smaller ones.
-SEED = Range(
-    lambda x: 0 <= x < 2**32,
-    "within [0, 2**32)",
-    "must not be negative, and be below 2**32",
-)
+SEED = Range(lambda x: 0 <= x < 2**32, "within [0, 2**32)")
 
 
 def one_of(*choices) -> Range:
-    """Returns the range of a field that has these values only."""
-    words = ", ".join(repr(choice) for choice in choices)
-    return Range(lambda x: x in choices, f"one of {words}")
+    """Returns the range that contains these values only."""
+    return Range(lambda x: x in choices, f"one of {', '.join(map(repr, choices))}")
 
 
-# Commands that open a run directory, and take the fields that say so of themselves as
-# overrides of its config.
+DTYPE = one_of("float32", "bfloat16")
+
+# Commands that open a run directory. Each accepts overrides of the fields that list it
+# in `changed_by`.
 RUN_COMMANDS = ("encode", "sample", "reconstruct", "evaluate", "rank")
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One field of the config.
+    """Declares one field of the config.
 
     Attributes:
-      default: its value where nothing else is said; its type is the field's, a tuple
-        having any number of elements of the type of its first.
-      doc: what it means, in one line.
-      range: of its values.
-      since: the version of rq that added it.
-      changed_by: commands that may change it in an existing run directory. Those of
-        `train` change no trained weights (but for the rounding of sums in another
-        order). Empty: fixed by the first training.
-      before: the value in force in runs that are older than the field; None where
-        there are none, or where `train` may change it, which leaves the default.
-      was: its name in the same section in runs of version 0.1, where it had another.
+      default: value of the field if none is set. Its type is the field's type; a tuple
+        may have any number of elements of the type of its first.
+      doc: meaning of the field, in one line.
+      range: allowed values.
+      since: version of rq that added the field.
+      changed_by: commands that may change the field in an existing run directory; empty
+        if it is fixed by the first training. Fields that `train` may change do not
+        affect the trained weights, except for rounding.
+      before: value that runs from before the field were trained with. None if there are
+        no such runs, or if `train` may change the field: then they get the default.
+      was: name of the field in the same section in version 0.1, if it differed.
     """
 
     default: Any
@@ -88,26 +81,34 @@ class Field:
 
     @property
     def changeable(self) -> bool:
-        """Whether training may go on with another value."""
+        """Whether training may continue with another value."""
         return "train" in self.changed_by
-
-    def accepts(self, value) -> bool:
-        """Returns whether a value has the type of the field."""
-        return _has_type(value, self.default)
 
     @property
     def type(self) -> str:
-        """Its type in words."""
+        """The field's type in words that follow "must be"."""
         if isinstance(self.default, tuple):
             return f"a tuple of {type(self.default[0]).__name__}"
         names = {bool: "true or false", str: "a string", float: "a finite number"}
         return names.get(type(self.default), "an integer")
 
-    def check(self, name: str, value) -> None:
-        """Raises ConfigError where a value has another type or is out of range."""
-        if not self.accepts(value):
+    def check_type(self, name: str, value) -> None:
+        """Raises ConfigError if a value does not have the field's type."""
+        if not _has_type(value, self.default):
             raise ConfigError(f"{name} = {value!r}: must be {self.type}")
+
+    def check(self, name: str, value) -> None:
+        """Raises ConfigError if a value has another type or is out of range."""
+        self.check_type(name, value)
         self.range.check(name, value)
+
+
+def changed_by(commands: tuple[str, ...], **section: Field) -> dict[str, Field]:
+    """Returns a section of fields that `commands` may change in a run directory."""
+    return {
+        name: dataclasses.replace(field, changed_by=commands)
+        for name, field in section.items()
+    }
 
 
 def _has_type(value, example) -> bool:

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The sampling options, which are the section `sampling` of the config.
+"""Declares the sampling options, the section `sampling` of the config.
 
-A new option is declared here, gets its filter in `rq.sampling.filters`, and has then
-its field in the config, its flag (`rq sample --NAME`) and its line in docs/config.md.
+A new option is declared here and applied in `rq.sampling.filters`. The declaration also
+makes its config field, its flag (`rq sample --NAME`) and its line in docs/config.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rq.config.declaration import (
 from rq.config.errors import ConfigError
 
 SCHEDULES = ("constant", "linear", "cosine")
-# Smaller temperatures would take logits beyond float32.
-_TEMPERATURE = Range(lambda x: x >= 1e-6, "1e-6 or more", "must be positive (>= 1e-6)")
+# Divided by smaller temperatures, logits would overflow float32.
+_TEMPERATURE = Range(lambda x: x >= 1e-6, "1e-6 or more")
 
 
 def _option(default, doc: str, limit: Range, commands=(), **details):
@@ -36,30 +36,31 @@ def _option(default, doc: str, limit: Range, commands=(), **details):
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How samples are drawn.
+    """Options of sampling; see the declarations below.
 
-    Filters and guidance are tuples of one value, or of one for each depth; a number may
-    be given in place of a tuple of one.
+    Filters and guidance are tuples of one value, or one per depth. A number is accepted
+    in place of a tuple of one.
 
     Raises:
-      ConfigError: on a value of another type, or out of range.
+      ConfigError: if a value has the wrong type or is out of range.
     """
 
     temperature: tuple[float, ...] = _option(
-        (1.0,), "divides the logits; one value or one for each depth", _TEMPERATURE
+        (1.0,), "divides the logits; one value, or one per depth", _TEMPERATURE
     )
     top_k: tuple[int, ...] = _option(
-        (0,), "keeps the k most likely codes, by depth; 0: all", NOT_NEGATIVE
+        (0,), "sample from the k most likely codes, by depth; 0: all", NOT_NEGATIVE
     )
     top_p: tuple[float, ...] = _option(
         (1.0,),
-        "keeps the most likely codes up to this probability, by depth; 1: all",
+        "sample from the most likely codes up to this total probability, by depth; "
+        "1: all",
         PROBABILITY,
     )
     min_p: tuple[float, ...] = _option(
         (0.0,),
-        "keeps codes of at least this fraction of the highest probability, by depth; "
-        "0: all",
+        "sample from codes with at least this fraction of the highest probability, by "
+        "depth; 0: all",
         FRACTION,
     )
     guidance: tuple[float, ...] = _option(
@@ -70,9 +71,12 @@ class SamplingConfig:
         "how guidance grows from 1 at the first position to its scale at the last",
         one_of(*SCHEDULES),
     )
-    batch_size: int = _option(100, "samples drawn at once", POSITIVE, ("rank",))
+    batch_size: int = _option(100, "samples generated at once", POSITIVE, ("rank",))
     seed: int = _option(
-        0, "of `rq sample` and `rq evaluate`, whatever the batch", SEED, since="0.2"
+        0,
+        "random seed of samples, which do not depend on the batch size",
+        SEED,
+        since="0.2",
     )
 
     def __post_init__(self):
@@ -84,12 +88,12 @@ class SamplingConfig:
             field.check(f"sampling.{name}", value)
 
     def replace(self, **changes) -> SamplingConfig:
-        """Returns a copy with other values; None leaves an option as it is."""
+        """Returns a copy with changed options; those that are None are unchanged."""
         given = {name: x for name, x in changes.items() if x is not None}
         return dataclasses.replace(self, **given)
 
     def check_depth(self, depth: int) -> None:
-        """Raises ConfigError where an option has neither 1 nor `depth` values."""
+        """Raises ConfigError if an option has neither 1 nor `depth` values."""
         for name, field in OPTIONS.items():
             value = getattr(self, name)
             if isinstance(field.default, tuple) and len(value) not in (1, depth):
@@ -99,10 +103,10 @@ class SamplingConfig:
                 )
 
     def settings(self) -> dict[str, Any]:
-        """Returns what identifies results: all but the batch size and the seed.
+        """Returns the options that identify results: all but batch size and seed.
 
-        Options younger than version 0.1 are left out where they are at their defaults,
-        so that results from before they existed are still found.
+        Options added after version 0.1 are left out at their defaults, so that results
+        from before they existed are still found.
         """
         known = {name: getattr(self, name) for name in OPTIONS}
         return {

@@ -1,17 +1,19 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every field of the config, declared once; docs/config.md is made from it."""
+"""Declares every field of the config; docs/config.md is generated from it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rq.config import repeated, sampling
+from rq.config import sampling
 from rq.config.declaration import (
     BELOW_ONE,
+    DTYPE,
     FRACTION,
     NOT_EMPTY,
     NOT_NEGATIVE,
@@ -20,277 +22,294 @@ from rq.config.declaration import (
     SEED,
     Field,
     Range,
+    changed_by,
     one_of,
 )
 from rq.config.errors import ConfigError
 
 STAGES = ("features", "rqvae", "codes", "transformer")
-FROM_PATH = ("folder", "tar", "tsv")  # data.name of images that data.path names
+FROM_PATH = ("folder", "tar", "tsv")  # values of data.name that need data.path
 
 _TRAIN = ("train",)
-_ANYWHERE = (*_TRAIN, *RUN_COMMANDS)  # where the data and the devices are
-_MESH = Range(lambda x: x > 0 or x == -1, "positive, or -1: what is left")
-_STAGES = Range(
-    lambda x: x in STAGES,
-    f"some of {', '.join(STAGES)}",
-    f"unknown stage; known: {', '.join(STAGES)} (for several, repeat the flag)",
+_ALL = (*_TRAIN, *RUN_COMMANDS)
+_AXIS = Range(lambda x: x > 0 or x == -1, "positive, or -1: all remaining devices")
+_STAGES = Range(one_of(*STAGES).contains, f"{one_of(*STAGES).text}; repeat the flag")
+
+_MESH = changed_by(
+    _ALL,
+    data=Field(-1, "replicas of the model; -1 for commands other than train", _AXIS),
+    fsdp=Field(1, "shards of parameters and optimizer state", _AXIS),
+    tensor=Field(1, "shards of attention heads, MLP and vocabulary", _AXIS),
+)
+
+_AUGMENT = """\
+'none': images have this resolution; 'flip': flipped half of the time; 'crop_flip': \
+short side resized, random crop, flip; 'resized_crop_flip': random crop of scale 0.75 \
+to 1 and ratio 1, flip; 'center': short side resized, centre crop; 'dalle': square \
+crop about the centre, resized to 1 to 9/8, random crop"""
+_DATA = dict(
+    name=Field(
+        "imagenet2012",
+        "TFDS data set, with its config after a slash; or images of your own: "
+        "'folder', 'tar' (WebDataset shards), 'tsv' (file and caption in each line)",
+        NOT_EMPTY,
+    ),
+    **changed_by(
+        _ALL,
+        path=Field("", "where the images of 'folder', 'tar' or 'tsv' are"),
+        dir=Field("", "where TFDS keeps data sets; '': ~/tensorflow_datasets"),
+    ),
+    train_split=Field("train", "name of the training split", NOT_EMPTY),
+    eval_split=Field("validation", "name of the evaluation split", NOT_EMPTY),
+    holdout=Field(1000, "validation images, if `path` has no such split", POSITIVE),
+    resolution=Field(256, "side of the square images, in pixels", POSITIVE),
+    channels=Field(3, "3: colour, 1: grey", one_of(1, 3)),
+    num_classes=Field(0, "labels are 0 .. num_classes - 1; 0: none", NOT_NEGATIVE),
+    augment=Field(
+        "none",
+        _AUGMENT,
+        one_of("none", "flip", "crop_flip", "resized_crop_flip", "center", "dalle"),
+    ),
+    **changed_by(
+        _ALL,
+        threads=Field(2, "decoding threads per process", NOT_NEGATIVE),
+        prefetch=Field(8, "batches read ahead", POSITIVE),
+    ),
 )
 
 
-SCHEMA: dict[str, Any] = dict(
-    seed=Field(
-        0, "of parameters, dropout, stochastic codes and the order of data", SEED
+def _steps(batch_size: int, steps: int, commands=()) -> dict[str, Field]:
+    """Returns a stage's batch size and steps; `commands` may change the batch size."""
+    microbatches = "microbatches per step; their gradients are averaged"
+    images = "images per step over all devices"
+    return dict(
+        batch_size=Field(batch_size, images, POSITIVE, changed_by=commands),
+        steps=Field(steps, "training steps", POSITIVE),
+        grad_accum_steps=Field(1, microbatches, POSITIVE, was="accumulate"),
+    )
+
+
+def _optimizer(**defaults) -> dict[str, Field]:
+    """Returns a section `optimizer`, with other defaults where given."""
+    section = dict(
+        name=Field(
+            "adam",
+            "'adam' adds weight decay to gradients, the others to updates; 'adafactor' "
+            "needs little memory; 'muon' is for the matrices of stage 2, with Adam for "
+            "all other parameters; 'sgd' uses momentum b1",
+            one_of("adam", "adamw", "lion", "adafactor", "muon", "sgd"),
+        ),
+        learning_rate=Field(4e-5, "learning rate after the warm-up", POSITIVE),
+        b1=Field(0.5, "decay of the moving average of gradients", BELOW_ONE),
+        b2=Field(0.9, "decay of the moving average of squared gradients", BELOW_ONE),
+        eps=Field(1e-8, "added to the denominator of updates", POSITIVE),
+        mu_dtype=Field(
+            "float32", "dtype of b1's moving average", DTYPE, before="float32"
+        ),
+        weight_decay=Field(0.0, "weight decay; 0: off", NOT_NEGATIVE),
+        decay_matrices_only=Field(False, "no decay of biases, norms and embeddings"),
+        clip_norm=Field(0.0, "maximum global norm of gradients; 0: off", NOT_NEGATIVE),
+        warmup_steps=Field(0, "steps of linear warm-up from 0", NOT_NEGATIVE),
+        min_learning_rate=Field(
+            4e-5, "end of the cosine decay of the rate", NOT_NEGATIVE
+        ),
+        ema=Field(0.0, "decay of the moving average of parameters; 0: off", BELOW_ONE),
+    )
+    return {
+        name: dataclasses.replace(field, default=defaults.get(name, field.default))
+        for name, field in section.items()
+    }
+
+
+_FEATURES = dict(
+    _steps(64, 2000),
+    objective=Field(
+        "class",
+        "what the network predicts: the class, or a rotation by 90 degrees",
+        one_of("class", "rotation"),
     ),
+    model=dict(
+        widths=Field((32, 64, 128), "channels of blocks, each half the size", POSITIVE),
+        convs=Field((2, 2, 2), "convolutions of each block", POSITIVE),
+    ),
+    optimizer=_optimizer(
+        name="adamw",
+        learning_rate=1e-3,
+        b1=0.9,
+        b2=0.999,
+        weight_decay=1e-2,
+        decay_matrices_only=True,
+        warmup_steps=100,
+        min_learning_rate=0.0,
+    ),
+)
+
+_RQVAE_MODEL = dict(
+    ch=Field(128, "channels of the first level", POSITIVE),
+    ch_mult=Field((1, 1, 2, 2, 4, 4), "multiples of ch, level by level", POSITIVE),
+    num_res_blocks=Field(2, "residual blocks of a level; decoder: + 1", POSITIVE),
+    attn_resolutions=Field((8,), "sides of the levels with attention", POSITIVE),
+    z_channels=Field(256, "channels of the encoder's output", POSITIVE),
+    embed_dim=Field(256, "channels of the quantized feature map", POSITIVE),
+    code_shape=Field((8, 8, 4), "rows, columns, depth D of the codes", POSITIVE),
+    num_codes=Field((16384,), "codebook size K; one, or one per depth", POSITIVE),
+    shared_codebook=Field(True, "one codebook for all depths"),
+    decay=Field(
+        (0.99,), "decay of codebook averages; one, or one per depth", BELOW_ONE
+    ),
+    restart_codes=Field(True, "replace unused codes by latents of the batch"),
+    cosine=Field(False, "codes of equal norm at each depth, compared by angle"),
+    fsq_levels=Field(
+        (0,),
+        "levels per channel of a fixed grid in place of codebooks; 0: off",
+        Range(lambda x: x == 0 or x > 1, "2 or more, or 0: off"),
+    ),
+    gradient=Field(
+        "straight_through",
+        "estimator of gradients through the quantizer",
+        one_of("straight_through", "rotation"),
+    ),
+    depth_dropout=Field(0.0, "fraction of images cut to a random depth", FRACTION),
+    dtype=Field("float32", "dtype of convolutions", DTYPE),
+)
+
+_RQVAE_LOSS = dict(
+    reconstruction=Field("mse", "squared or absolute error", one_of("mse", "l1")),
+    commitment_weight=Field(0.25, "weight of the commitment loss", NOT_NEGATIVE),
+    perceptual=Field(
+        "lpips",
+        "'lpips' (VGG16 of `lpips_weights`) or 'features' (the same formula on the "
+        "network of stage 'features')",
+        one_of("none", "lpips", "features"),
+    ),
+    perceptual_weight=Field(1.0, "weight of the perceptual loss", NOT_NEGATIVE),
+    entropy_weight=Field(
+        0.0, "weight of the codes' entropy loss; 0: off", NOT_NEGATIVE
+    ),
+    entropy_temperature=Field(1.0, "temperature of that loss", POSITIVE),
+)
+
+_ADVERSARIAL = dict(
+    weight=Field(0.75, "weight of both losses; 0: no discriminator", NOT_NEGATIVE),
+    loss=Field("hinge", "loss of the discriminator", one_of("hinge", "vanilla")),
+    start=Field(0, "first step of adversarial training", NOT_NEGATIVE),
+    max_weight=Field(1e4, "upper bound of the adaptive weight", POSITIVE),
+    ndf=Field(64, "channels of the discriminator's first layer", POSITIVE),
+    layers=Field(2, "discriminator layers that halve the resolution", POSITIVE),
+    r1_weight=Field(0.0, "weight of R1, the gradient penalty; 0: off", NOT_NEGATIVE),
+    lecam_weight=Field(0.0, "weight of LeCam regularization; 0: off", NOT_NEGATIVE),
+    optimizer=_optimizer(),
+)
+
+
+def _stack(layers: int) -> dict[str, Field]:
+    """Returns the section of one of the transformer's stacks."""
+    return dict(
+        layers=Field(layers, "transformer blocks", POSITIVE),
+        heads=Field(24, "attention heads; they divide the width", POSITIVE),
+        gelu=Field("exact", "erf, or x sigmoid(1.702 x)", one_of("exact", "quick")),
+        residual_dropout=Field(0.1, "dropout after attention and MLP", BELOW_ONE),
+        attention_dropout=Field(0.0, "dropout of attention weights", BELOW_ONE),
+        attention_bias=Field(True, "biases in the projections of attention"),
+        mlp_bias=Field(True, "biases in the MLP"),
+        norm=Field("layer", "layer norms or RMS norms", one_of("layer", "rms")),
+        qk_norm=Field(False, "normalize queries and keys, for stability at scale"),
+        scaled_init=Field(
+            False, "scale outputs of blocks by 1 / sqrt(2 layers) at first"
+        ),
+    )
+
+
+_TEXT = dict(
+    tokenizer=Field(
+        "",
+        "tokenizer of the library `tokenizers`: a .json, or a folder with vocabulary "
+        "and merges; '': trained on the captions of the training split",
+    ),
+    vocab_size=Field(16384, "size of the vocabulary", POSITIVE),
+    dropout=Field(0.1, "fraction of merges skipped in training", BELOW_ONE),
+    length=Field(
+        32, "text tokens before the codes", Range(lambda x: x > 1, "2 tokens or more")
+    ),
+    weight=Field(0.1, "weight of the text loss; codes have 1 - weight", FRACTION),
+)
+
+_TRANSFORMER_MODEL = dict(
+    width=Field(1536, "channels M of body and head", POSITIVE),
+    body=_stack(layers=42),
+    head=_stack(layers=6),
+    shared_token_embedding=Field(
+        True, "one table of learned embeddings for all depths"
+    ),
+    shared_classifier=Field(True, "one classifier for all depths"),
+    body_from_codebook=Field(True, "body reads code vectors; else learned embeddings"),
+    head_from_codebook=Field(True, "head reads code vectors; else learned embeddings"),
+    cumulative_head=Field(True, "head reads the sum of the code vectors so far"),
+    embedding_dropout=Field(0.0, "dropout of the inputs of body and head", BELOW_ONE),
+    remat=Field(
+        "none",
+        "recomputed in the backward pass: nothing, 'full' blocks, or all but 'dots' "
+        "(matrix products)",
+        one_of("none", "full", "dots"),
+        changed_by=_TRAIN,
+    ),
+    dtype=Field("float32", "dtype of matrix products", DTYPE),
+)
+
+_TRANSFORMER_LOSS = dict(
+    soft_targets=Field(True, "soft targets; otherwise the nearest codes"),
+    stochastic_codes=Field(True, "sampled inputs; otherwise the nearest codes"),
+    temperature=Field(0.5, "temperature of soft targets and sampled inputs", POSITIVE),
+    z_weight=Field(0.0, "weight of the z-loss, as 1e-4; 0: off", NOT_NEGATIVE),
+    microbatches=Field(
+        1,
+        "groups of positions (not images), whose logits are computed one after another",
+        POSITIVE,
+        changed_by=("train", "evaluate"),
+        was="pieces",
+    ),
+)
+
+SCHEMA: dict[str, Any] = dict(
+    seed=Field(0, "random seed of parameters, dropout, codes and data order", SEED),
     stages=Field(
         STAGES[1:],
-        "stages to run, in this order; 'features' where it is used",
+        "stages to run, in this order; 'features' if its network is used",
         _STAGES,
         changed_by=_TRAIN,
     ),
-    mesh=dict(
-        data=Field(
-            -1,
-            "copies of the model; commands other than train begin with (-1, 1, 1)",
-            _MESH,
-            changed_by=_ANYWHERE,
-        ),
-        fsdp=Field(
-            1,
-            "shards of parameters and optimizer state",
-            _MESH,
-            changed_by=_ANYWHERE,
-        ),
-        tensor=Field(
-            1, "shards of heads, MLP and vocabulary", _MESH, changed_by=_ANYWHERE
-        ),
-    ),
-    data=dict(
-        name=Field(
-            "imagenet2012",
-            "TFDS name, with its config after a slash; or 'folder' (of images), 'tar' "
-            "(WebDataset shards), 'tsv' (file and caption in each line)",
-            NOT_EMPTY,
-        ),
-        path=Field("", "of 'folder', 'tar' or 'tsv'", changed_by=_ANYWHERE),
-        dir=Field(
-            "",
-            "where TFDS keeps data sets; '': ~/tensorflow_datasets",
-            changed_by=_ANYWHERE,
-        ),
-        train_split=Field("train", "name of the training split", NOT_EMPTY),
-        eval_split=Field("validation", "name of the evaluation split", NOT_EMPTY),
-        holdout=Field(
-            1000, "images to validate with, where `path` has no such split", POSITIVE
-        ),
-        resolution=Field(256, "side of the square images, in pixels", POSITIVE),
-        channels=Field(3, "3: colour, 1: grey", one_of(1, 3)),
-        num_classes=Field(
-            0, "labels are 0 .. num_classes - 1; 0: no labels", NOT_NEGATIVE
-        ),
-        augment=Field(
-            "none",
-            "'none': images have this resolution; 'flip': flipped half of the time; "
-            "'crop_flip': short side resized, random crop, flip; 'resized_crop_flip': "
-            "random crop of scale 0.75 to 1 and ratio 1, flip; 'center': short side "
-            "resized, centre crop; 'dalle': square crop about the centre, resized to 1 "
-            "to 9/8, random crop",
-            one_of("none", "flip", "crop_flip", "resized_crop_flip", "center", "dalle"),
-        ),
-        threads=Field(
-            2,
-            "that read and decode, in each process",
-            NOT_NEGATIVE,
-            changed_by=_ANYWHERE,
-        ),
-        prefetch=Field(8, "batches read ahead", POSITIVE, changed_by=_ANYWHERE),
-    ),
-    features=dict(
-        repeated.steps(64, 2000),
-        objective=Field(
-            "class",
-            "what the network predicts: the class, or a rotation by 90 degrees",
-            one_of("class", "rotation"),
-        ),
-        model=dict(
-            widths=Field(
-                (32, 64, 128), "channels of each block, half the size each", POSITIVE
-            ),
-            convs=Field((2, 2, 2), "convolutions of each block", POSITIVE),
-        ),
-        optimizer=repeated.optimizer(
-            name="adamw",
-            learning_rate=1e-3,
-            b1=0.9,
-            b2=0.999,
-            weight_decay=1e-2,
-            decay_matrices_only=True,
-            warmup_steps=100,
-            min_learning_rate=0.0,
-        ),
-    ),
+    mesh=_MESH,
+    data=_DATA,
+    features=_FEATURES,
     rqvae=dict(
-        repeated.steps(128, 100_000, ("sample", "reconstruct", "evaluate", "rank")),
-        lpips_weights=Field(
-            "", "file written by `rq convert lpips`", changed_by=_TRAIN
-        ),
-        model=dict(
-            ch=Field(128, "channels of the first level", POSITIVE),
-            ch_mult=Field(
-                (1, 1, 2, 2, 4, 4), "of each level, half the size each", POSITIVE
-            ),
-            num_res_blocks=Field(2, "of a level; the decoder has one more", POSITIVE),
-            attn_resolutions=Field(
-                (8,), "sides, in pixels, of levels with attention", POSITIVE
-            ),
-            z_channels=Field(256, "of the encoder's output", POSITIVE),
-            embed_dim=Field(256, "of the feature map that is quantized", POSITIVE),
-            code_shape=Field((8, 8, 4), "rows, columns, depth D", POSITIVE),
-            num_codes=Field((16384,), "K, one or one for each depth", POSITIVE),
-            shared_codebook=Field(True, "one codebook for all depths"),
-            decay=Field(
-                (0.99,), "of codebook averages, one or one for each depth", BELOW_ONE
-            ),
-            restart_codes=Field(True, "unused codes restart from vectors of the batch"),
-            cosine=Field(False, "codes of one length at each depth, compared by angle"),
-            fsq_levels=Field(
-                (0,),
-                "a fixed grid with so many levels in each channel; 0: off",
-                Range(lambda x: x == 0 or x > 1, "2 or more, or 0: off"),
-            ),
-            gradient=Field(
-                "straight_through",
-                "estimator of gradients through the quantizer",
-                one_of("straight_through", "rotation"),
-            ),
-            depth_dropout=Field(
-                0.0, "fraction of training images cut to a random depth", FRACTION
-            ),
-            dtype=Field("float32", "of convolutions", repeated.DTYPE),
-        ),
-        loss=dict(
-            reconstruction=Field(
-                "mse", "squared or absolute error", one_of("mse", "l1")
-            ),
-            commitment_weight=Field(0.25, "of the commitment loss", NOT_NEGATIVE),
-            perceptual=Field(
-                "lpips",
-                "'lpips' (VGG16 of `lpips_weights`) or 'features' (the same formula on "
-                "the network of stage `features`)",
-                one_of("none", "lpips", "features"),
-            ),
-            perceptual_weight=Field(1.0, "of the perceptual loss", NOT_NEGATIVE),
-            entropy_weight=Field(
-                0.0, "sharp assignments and even use of codes; 0: off", NOT_NEGATIVE
-            ),
-            entropy_temperature=Field(1.0, "of these soft assignments", POSITIVE),
-        ),
-        adversarial=dict(
-            weight=Field(
-                0.75, "of the losses of both sides; 0: no discriminator", NOT_NEGATIVE
-            ),
-            loss=Field("hinge", "of the discriminator", one_of("hinge", "vanilla")),
-            start=Field(0, "step at which both sides begin", NOT_NEGATIVE),
-            max_weight=Field(1e4, "bound of the adaptive weight", POSITIVE),
-            ndf=Field(64, "channels of the discriminator's first layer", POSITIVE),
-            layers=Field(2, "of it that halve the resolution", POSITIVE),
-            r1_weight=Field(
-                0.0, "of the gradient penalty at real images; 0: off", NOT_NEGATIVE
-            ),
-            lecam_weight=Field(
-                0.0, "pull towards moving means of logits; 0: off", NOT_NEGATIVE
-            ),
-            optimizer=repeated.optimizer(),
-        ),
-        optimizer=repeated.optimizer(),
+        _steps(128, 100_000, ("sample", "reconstruct", "evaluate", "rank")),
+        lpips_weights=Field("", "file of `rq convert lpips`", changed_by=_TRAIN),
+        model=_RQVAE_MODEL,
+        loss=_RQVAE_LOSS,
+        adversarial=_ADVERSARIAL,
+        optimizer=_optimizer(),
     ),
     codes=dict(
-        batch_size=Field(
-            64,
-            "images that a process encodes at once",
-            POSITIVE,
-            changed_by=("train", "encode"),
+        changed_by(
+            ("train", "encode"),
+            batch_size=Field(64, "images that each process encodes at once", POSITIVE),
         ),
-        variants=Field(
-            1, "of each training image: its centre, then augmented ones", POSITIVE
-        ),
-        shard_size=Field(8192, "images in a file", POSITIVE),
+        variants=Field(1, "versions of each training image to encode", POSITIVE),
+        shard_size=Field(8192, "images per file", POSITIVE),
     ),
     transformer=dict(
-        repeated.steps(2048, 62_500, ("evaluate",)),
+        _steps(2048, 62_500, ("evaluate",)),
         condition=Field(
             "none",
             "what generation is conditioned on; 'none': a start token",
             one_of("none", "class", "text", "class_text"),
         ),
-        condition_dropout=Field(
-            0.0,
-            "fraction of images trained without condition, for guidance",
-            BELOW_ONE,
-        ),
-        online=Field(False, "encodes images in each step, without stored codes"),
-        text=dict(
-            tokenizer=Field(
-                "",
-                "of the library `tokenizers`: its .json, or a folder with vocabulary "
-                "and merges; '': trained on the captions of the training split",
-            ),
-            vocab_size=Field(16384, "tokens that the model knows", POSITIVE),
-            dropout=Field(0.1, "of merges, in training", BELOW_ONE),
-            length=Field(
-                32,
-                "tokens in front of the codes",
-                Range(lambda x: x > 1, "2 tokens or more"),
-            ),
-            weight=Field(0.1, "of the text's loss; the codes' has the rest", FRACTION),
-        ),
-        model=dict(
-            width=Field(1536, "channels M of both stacks", POSITIVE),
-            body=repeated.stack(layers=42),
-            head=repeated.stack(layers=6),
-            shared_token_embedding=Field(
-                True, "learned embeddings, if any, are shared by all depths"
-            ),
-            shared_classifier=Field(True, "one classifier for all depths"),
-            body_from_codebook=Field(
-                True, "the body reads code vectors; otherwise learned embeddings"
-            ),
-            head_from_codebook=Field(
-                True, "the head reads code vectors; otherwise learned embeddings"
-            ),
-            cumulative_head=Field(
-                True, "the head reads the sum of the code vectors so far"
-            ),
-            embedding_dropout=Field(0.0, "of the inputs of both stacks", BELOW_ONE),
-            remat=Field(
-                "none",
-                "recomputed in the backward pass: nothing, 'full' blocks, or all but "
-                "'dots' (matrix products)",
-                one_of("none", "full", "dots"),
-                changed_by=_TRAIN,
-            ),
-            dtype=Field("float32", "of matrix products", repeated.DTYPE),
-        ),
-        loss=dict(
-            soft_targets=Field(True, "soft targets; otherwise the nearest codes"),
-            stochastic_codes=Field(
-                True, "inputs are drawn; otherwise the nearest codes"
-            ),
-            temperature=Field(0.5, "tau of soft targets and drawn inputs", POSITIVE),
-            z_weight=Field(
-                0.0,
-                "keeps the logits' normalizer near 1; 1e-4 where used",
-                NOT_NEGATIVE,
-            ),
-            microbatches=Field(
-                1,
-                "groups of positions, not of images, whose logits exist one group at "
-                "a time",
-                POSITIVE,
-                changed_by=("train", "evaluate"),
-                was="pieces",
-            ),
-        ),
-        optimizer=repeated.optimizer(
+        condition_dropout=Field(0.0, "fraction of images without condition", BELOW_ONE),
+        online=Field(False, "encode images in each step, without stored codes"),
+        text=_TEXT,
+        model=_TRANSFORMER_MODEL,
+        loss=_TRANSFORMER_LOSS,
+        optimizer=_optimizer(
             name="adamw",
             learning_rate=5e-4,
             b1=0.9,
@@ -302,45 +321,34 @@ SCHEMA: dict[str, Any] = dict(
         ),
     ),
     sampling=sampling.OPTIONS,
-    checkpoint=dict(
-        every=Field(1000, "steps", POSITIVE, changed_by=_TRAIN),
-        keep=Field(2, "latest checkpoints that stay", POSITIVE, changed_by=_TRAIN),
+    checkpoint=changed_by(
+        _TRAIN,
+        every=Field(1000, "steps between checkpoints", POSITIVE),
+        keep=Field(2, "number of latest checkpoints to keep", POSITIVE),
         keep_every=Field(
-            0,
-            "those of multiples of so many steps stay, too; 0: none",
-            NOT_NEGATIVE,
-            changed_by=_TRAIN,
+            0, "also keep each multiple of this step; 0: off", NOT_NEGATIVE
         ),
-        best=Field(
-            False, "that of the best evaluation stays: `--step=best`", changed_by=_TRAIN
-        ),
-        fallback=Field(
-            False,
-            "goes back past a checkpoint whose files are missing or damaged",
-            changed_by=_TRAIN,
-        ),
+        best=Field(False, "keep that of the best evaluation, for `--step=best`"),
+        fallback=Field(False, "resume from an earlier one if the latest is damaged"),
     ),
-    log=dict(
-        every=Field(50, "steps between scalars", POSITIVE, changed_by=_TRAIN),
-        eval_every=Field(
-            1000, "steps between evaluations and pictures", POSITIVE, changed_by=_TRAIN
-        ),
+    log=changed_by(
+        _TRAIN,
+        every=Field(50, "steps between logged scalars", POSITIVE),
+        eval_every=Field(1000, "steps between evaluations and pictures", POSITIVE),
         eval_batches=Field(
-            0,
-            "of an evaluation in training; 0: the whole split",
-            NOT_NEGATIVE,
-            changed_by=_TRAIN,
+            0, "batches per evaluation; 0: the whole split", NOT_NEGATIVE
         ),
     ),
-    profile=dict(
-        start=Field(0, "first step of the trace", NOT_NEGATIVE, changed_by=_TRAIN),
-        steps=Field(0, "its length; 0: off", NOT_NEGATIVE, changed_by=_TRAIN),
+    profile=changed_by(
+        _TRAIN,
+        start=Field(0, "first step that is profiled", NOT_NEGATIVE),
+        steps=Field(0, "number of profiled steps; 0: off", NOT_NEGATIVE),
     ),
 )
 
 
 def fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns every field by its dotted name, sections opened up."""
+    """Returns the fields of all nested sections by dotted name."""
     found = {}
     for key, value in config.items():
         if isinstance(value, (ConfigDict, dict)):
@@ -350,30 +358,27 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def sections(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns the names in each section by its dotted name, '' being the config."""
+def _sections(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the names in each section by its dotted name; '' is the whole config."""
     found = {"": list(config)}
     for key, value in config.items():
-        if isinstance(value, (ConfigDict, dict)):
-            for name, children in sections(value).items():
+        if isinstance(value, dict):
+            for name, children in _sections(value).items():
                 found[f"{key}.{name}".rstrip(".")] = children
     return found
 
 
 FIELDS: dict[str, Field] = fields(SCHEMA)
-SECTIONS = sections(SCHEMA)
-# Old dotted names of fields, and the names that they have now.
-RENAMED = {
+SECTIONS = _sections(SCHEMA)
+RENAMED = {  # dotted names in version 0.1, and the names that replaced them
     f"{name.rpartition('.')[0]}.{field.was}": name
     for name, field in FIELDS.items()
     if field.was
 }
-# Fields that training may go on with other values of.
-PRACTICAL = tuple(name for name, field in FIELDS.items() if field.changeable)
 
 
 def default() -> ConfigDict:
-    """Returns a config of every field's default (paper section 4, released configs)."""
+    """Returns the default config (paper section 4, released configs), locked."""
 
     def values(section):
         return {
@@ -385,14 +390,12 @@ def default() -> ConfigDict:
 
 
 def choose_variant(variant: str, known: Mapping[str, Any]) -> Any:
-    """Returns the entry of a config file's variant.
+    """Returns the entry of `known` for a config file's variant.
 
     Raises:
-      ConfigError: naming the known ones.
+      ConfigError: if the variant is unknown; lists the known ones.
     """
     if variant not in known:
-        raise ConfigError(
-            f"unknown config variant {variant!r}; "
-            f"known: {', '.join(repr(name) for name in known)}"
-        )
+        names = ", ".join(map(repr, known))
+        raise ConfigError(f"unknown config variant {variant!r}; known: {names}")
     return known[variant]

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The config in a run directory: JSON, and what may differ from it later."""
+"""Reads and writes the config of a run directory, and compares configs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rq.config.errors import ConfigError
 from rq.config.schema import FIELDS, RENAMED, default, fields
 from rq.config.validation import check_types
 
-# Paths that a run directory keeps absolute, so that it works from another folder.
+# Stored as absolute paths, so that later commands work from any folder.
 PATHS = ("data.path", "data.dir", "rqvae.lpips_weights")
 
 
 def to_json(config: ConfigDict) -> str:
-    """Returns the config as JSON, which `from_json` turns into an equal one."""
+    """Returns the config as JSON, which `from_json` reads back."""
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True, allow_nan=False)
     return text + "\n"
 
@@ -26,20 +26,20 @@ def to_json(config: ConfigDict) -> str:
 def from_json(text: str) -> ConfigDict:
     """Returns the config that `to_json` wrote, locked, with tuples restored.
 
-    Renamed fields may have their old names. A field that is younger than the text gets
-    the value that was in force before (`Field.before`), or its default where training
-    may change it. Any other would silently become part of how the weights were made.
+    Accepts the old names of renamed fields. Fields added since get the value that runs
+    without them were trained with (`Field.before`), or the default if training may
+    change the field. Ranges are not checked, see `validate`.
 
     Raises:
-      ConfigError: on text that is no JSON object, and on unknown, missing or mistyped
-        fields. Values are left to `validate`.
+      ConfigError: if the text is not a JSON object, or if fields are unknown, missing
+        or of another type.
     """
     try:
         given = json.loads(text)
         if not isinstance(given, dict):
-            raise ValueError(f"a {type(given).__name__} where an object belongs")
+            raise ValueError(f"found a {type(given).__name__}")
     except ValueError as error:
-        raise ConfigError(f"the config is no JSON object: {error}") from None
+        raise ConfigError(f"the config is not a JSON object: {error}") from None
     given = fields(given)
     for old, name in RENAMED.items():
         if old in given and name not in given:
@@ -59,9 +59,9 @@ def from_json(text: str) -> ConfigDict:
 
 
 def differences(a: ConfigDict, b: ConfigDict, command: str = "train") -> list[str]:
-    """Returns the fields that differ and that a command may not change in a run.
+    """Returns the differing fields that `command` may not change in a run directory.
 
-    Each as 'rqvae.steps: 100 != 200'.
+    Each is given as 'rqvae.steps: 100 != 200'.
     """
     a, b = fields(a), fields(b)
     return [
@@ -73,7 +73,7 @@ def differences(a: ConfigDict, b: ConfigDict, command: str = "train") -> list[st
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
-    """Returns the config with the paths of data and weights made absolute."""
+    """Returns the config with absolute paths of data and weights; URLs stay."""
     config = config.copy_and_resolve_references()
     given = fields(config)
     changed = {

@@ -1,37 +1,29 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that a config can be trained, before any compute.
-
-First that every field is there and of its type, then its own range, then how fields
-depend on each other.
-"""
+"""Checks that a config can be trained: types, ranges, and rules between fields."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from rq.config.errors import ConfigError
 from rq.config.sampling import SamplingConfig
-from rq.config.schema import (
-    FIELDS,
-    FROM_PATH,
-    RENAMED,
-    SECTIONS,
-    STAGES,
-    fields,
-)
+from rq.config.schema import FIELDS, FROM_PATH, RENAMED, SECTIONS, STAGES, fields
 
-GROUPS = 32  # of the autoencoder's GroupNorms
+GROUPS = 32  # groups of the autoencoder's GroupNorm
 STORED_CODES = 2**16  # codes are stored as 16-bit numbers
+
+# A rule between fields: whether it holds, the field to report, and the problem.
+Rule = tuple[bool, str, str]
 
 
 def unknown_field(name: str) -> ConfigError:
-    """Returns the error for a dotted name that is no field, with the likely one."""
+    """Returns the error for an unknown dotted name, with the likely field."""
     if name in RENAMED:
         return ConfigError(f'config field "{name}" is now "{RENAMED[name]}"')
     if name in SECTIONS:
@@ -54,209 +46,191 @@ def unknown_field(name: str) -> ConfigError:
 
 
 def check_types(given: Mapping[str, Any]) -> None:
-    """Raises ConfigError where fields, by dotted name, are not those of the schema."""
+    """Raises ConfigError unless `given` has every field of the schema, well typed.
+
+    Args:
+      given: values by dotted name.
+    """
     for name in given:
         if name not in FIELDS:
             raise unknown_field(name)
     for name, field in FIELDS.items():
         if name not in given:
             raise ConfigError(f'missing config field "{name}"')
-        if not field.accepts(given[name]):
-            raise ConfigError(f"{name} = {given[name]!r}: must be {field.type}")
+        field.check_type(name, given[name])
 
 
 def validate(config: ConfigDict) -> None:
-    """Returns None where the config can be trained.
+    """Checks that a config can be trained.
 
-    Only what the config says by itself: not whether the data is there, nor whether
-    the devices make up the mesh.
+    Checks only the config itself, not whether the data exists or the devices make up
+    the mesh.
 
     Raises:
-      ConfigError: one line, with the field, its value and what is wrong with it.
+      ConfigError: one line with the field, its value and the problem.
     """
     given = fields(config)
     check_types(given)
     for name, field in FIELDS.items():
         field.range.check(name, given[name])
-    _check_mesh(config)
-    _check_stages(config)
-    _check_data(config)
-    _check_autoencoder(config)
-    _check_codebooks(config)
-    _check_transformer(config)
+    for holds, name, problem in _rules(config):
+        if not holds:
+            raise ConfigError(f"{name} = {given[name]!r}: {problem}")
+
+
+def _rules(config: ConfigDict) -> Iterator[Rule]:
+    """Yields all rules. Later rules may assume that earlier ones hold."""
+    yield from _run(config)
+    yield from _autoencoder(config)
+    yield from _codebooks(config)
+    yield from _transformer(config)
     if "features" in config.stages:
-        _check_features(config)
-        _check_training(config, "features")
-    for stage in ("rqvae", "transformer"):
-        _check_training(config, stage)
-    steps = config.rqvae.steps
-    _check_optimizer(config, "rqvae.adversarial.optimizer", "rqvae.steps", steps)
+        yield from _features(config)
+        yield from _training(config, "features")
+    yield from _training(config, "rqvae")
+    yield from _training(config, "transformer")
+    yield from _optimizer(config, "rqvae.adversarial.optimizer", "rqvae")
 
 
-def _require(config: ConfigDict, ok: bool, name: str, problem: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} = {fields(config)[name]!r}: {problem}")
+def _run(config: ConfigDict) -> Iterator[Rule]:
+    free = [f"mesh.{name}" for name, size in config.mesh.items() if size == -1]
+    problem = f"only one axis may be -1, not {', '.join(free)}"
+    yield len(free) < 2, (free or ["mesh.data"])[-1], problem
 
-
-def _check_stages(config: ConfigDict) -> None:
     ordered = tuple(stage for stage in STAGES if stage in config.stages)
     problem = f"must be some of {STAGES}, each once and in this order"
-    _require(config, config.stages and config.stages == ordered, "stages", problem)
+    yield config.stages and config.stages == ordered, "stages", problem
 
-
-def _check_data(config: ConfigDict) -> None:
-    named = config.data.name not in FROM_PATH or config.data.path
     problem = f"data.name = {config.data.name!r} needs --config.data.path=..."
-    _require(config, named, "data.path", problem)
+    yield config.data.name not in FROM_PATH or config.data.path, "data.path", problem
 
 
-def _check_autoencoder(config: ConfigDict) -> None:
+def _autoencoder(config: ConfigDict) -> Iterator[Rule]:
     model, resolution = config.rqvae.model, config.data.resolution
     name = "rqvae.model."
 
-    _require(config, model.ch_mult, name + "ch_mult", "must not be empty")
+    yield model.ch_mult, name + "ch_mult", "must not be empty"
     for mult in model.ch_mult:
         width = model.ch * mult
         problem = f"width {width} = {model.ch} x {mult} is no multiple of {GROUPS}"
         field = "ch" if model.ch % GROUPS else "ch_mult"
-        _require(config, width % GROUPS == 0, name + field, problem + " (GroupNorm)")
+        yield width % GROUPS == 0, name + field, problem + " (GroupNorm)"
 
     levels = len(model.ch_mult)
     factor = 2 ** (levels - 1)
     problem = f"is not divisible by {factor}, from {levels} levels in {name}ch_mult"
-    _require(config, resolution % factor == 0, "data.resolution", problem)
+    yield resolution % factor == 0, "data.resolution", problem
 
     sides = tuple(resolution // 2**level for level in range(levels))
     for side in model.attn_resolutions:
         problem = f"no level has resolution {side}; they are {sides}"
-        _require(config, side in sides, name + "attn_resolutions", problem)
+        yield side in sides, name + "attn_resolutions", problem
 
     field, side = name + "code_shape", sides[-1]
     problem = "must be three numbers: rows, columns, depth"
-    _require(config, len(model.code_shape) == 3, field, problem)
+    yield len(model.code_shape) == 3, field, problem
     for what, size in zip(("rows", "columns"), model.code_shape, strict=False):
         problem = f"{size} {what} do not divide the feature map's side {side}"
-        problem += f" = {resolution} / {factor}"
-        _require(config, side % size == 0, field, problem)
+        yield side % size == 0, field, f"{problem} = {resolution} / {factor}"
 
 
-def _check_codebooks(config: ConfigDict) -> None:
-    model = config.rqvae.model
-    depth = model.code_shape[2]
-    for name in ("num_codes", "decay"):
-        count = len(model[name])
+def _codebooks(config: ConfigDict) -> Iterator[Rule]:
+    model, transformer = config.rqvae.model, config.transformer.model
+    name, depth, sizes = "rqvae.model.", model.code_shape[2], model.num_codes
+    for field in ("num_codes", "decay"):
+        count = len(model[field])
         problem = f"has {count} values; give 1, or one for each depth: {depth}"
-        _require(config, count in (1, depth), f"rqvae.model.{name}", problem)
+        yield count in (1, depth), name + field, problem
     SamplingConfig(**config.sampling).check_depth(depth)
+
     stored = {"codes", "transformer"} & set(config.stages)
-    fits = max(model.num_codes) <= STORED_CODES or config.transformer.online
+    fits = max(sizes) <= STORED_CODES or config.transformer.online
     problem = f"codes above {STORED_CODES:,} cannot be stored: transformer.online=True"
     problem += " trains stage 2 without stored codes"
-    _require(config, fits or not stored, "rqvae.model.num_codes", problem)
+    yield fits or not stored, name + "num_codes", problem
 
-    own = not model.shared_codebook
-    name = "rqvae.model.cosine"
-    problem = "codes of one length need a codebook for each depth: shared_codebook"
-    _require(config, not model.cosine or own or depth == 1, name, problem)
-    if model.fsq_levels != (0,):
-        _check_fsq(config)
+    one_codebook = model.shared_codebook and depth > 1
+    problem = "codes of equal norm need shared_codebook=False, a codebook per depth"
+    yield not (model.cosine and one_codebook), name + "cosine", problem
 
-    if len(set(model.num_codes)) == 1:
-        return
-    name = "rqvae.model.shared_codebook"
-    problem = f"one codebook cannot have sizes {model.num_codes}"
-    _require(config, not model.shared_codebook, name, problem)
-    transformer = config.transformer.model
-    name = "transformer.model.shared_classifier"
-    problem = f"one classifier cannot serve codebooks of sizes {model.num_codes}"
-    _require(config, not transformer.shared_classifier, name, problem)
-    learned = not (transformer.body_from_codebook and transformer.head_from_codebook)
-    shared = learned and transformer.shared_token_embedding
-    name = "transformer.model.shared_token_embedding"
-    problem = f"one embedding cannot serve codebooks of sizes {model.num_codes}"
-    _require(config, not shared, name, problem)
+    if (levels := model.fsq_levels) != (0,):
+        field = name + "fsq_levels"
+        yield 0 not in levels, field, "0 (off) must be the only value"
+        grid, side = math.prod(levels), config.data.resolution
+        problem = f"is a grid of {grid}, not of {name}num_codes {sizes}"
+        yield set(sizes) == {grid}, field, problem
+        side //= 2 ** (len(model.ch_mult) - 1)
+        channels = model.embed_dim * side**2 // math.prod(model.code_shape[:2])
+        problem = f"code vectors have {channels} channels, from {name}embed_dim"
+        yield len(levels) == channels, field, problem
+        problem = "each depth has a finer grid: shared_codebook must be False"
+        yield not one_codebook, field, problem
+        yield not model.cosine, name + "cosine", "a grid has no angles"
 
-
-def _check_fsq(config: ConfigDict) -> None:
-    model, name = config.rqvae.model, "rqvae.model.fsq_levels"
-    _require(config, 0 not in model.fsq_levels, name, "0 stands alone: off")
-    size = math.prod(model.fsq_levels)
-    problem = f"is a grid of {size}, not of rqvae.model.num_codes {model.num_codes}"
-    _require(config, set(model.num_codes) == {size}, name, problem)
-    side = config.data.resolution // 2 ** (len(model.ch_mult) - 1)
-    rows, columns, _ = model.code_shape
-    dim = model.embed_dim * side**2 // (rows * columns)
-    problem = f"code vectors have {dim} channels, from rqvae.model.embed_dim"
-    _require(config, len(model.fsq_levels) == dim, name, problem)
-    own = not model.shared_codebook or model.code_shape[2] == 1
-    problem = "each depth has a finer grid of its own: shared_codebook must be False"
-    _require(config, own, name, problem)
-    _require(config, not model.cosine, "rqvae.model.cosine", "a grid has no angles")
+    if len(set(sizes)) > 1:
+        problem = f"one codebook cannot have sizes {sizes}"
+        yield not model.shared_codebook, name + "shared_codebook", problem
+        name = "transformer.model."
+        problem = f"one classifier cannot serve codebooks of sizes {sizes}"
+        yield not transformer.shared_classifier, name + "shared_classifier", problem
+        learned = not (
+            transformer.body_from_codebook and transformer.head_from_codebook
+        )
+        shared = learned and transformer.shared_token_embedding
+        problem = f"one embedding cannot serve codebooks of sizes {sizes}"
+        yield not shared, name + "shared_token_embedding", problem
 
 
-def _check_features(config: ConfigDict) -> None:
-    features, name = config.features, "features.model.convs"
-    blocks = len(features.model.widths)
+def _features(config: ConfigDict) -> Iterator[Rule]:
+    features, blocks = config.features, len(config.features.model.widths)
     problem = f"must have one number for each of the {blocks} widths"
-    _require(config, len(features.model.convs) == blocks > 0, name, problem)
+    yield len(features.model.convs) == blocks > 0, "features.model.convs", problem
     labelled = features.objective != "class" or config.data.num_classes > 0
     problem = "needs labels, but data.num_classes is 0; 'rotation' does not"
-    _require(config, labelled, "features.objective", problem)
+    yield labelled, "features.objective", problem
 
 
-def _check_transformer(config: ConfigDict) -> None:
-    model = config.transformer.model
+def _transformer(config: ConfigDict) -> Iterator[Rule]:
+    transformer, name = config.transformer, "transformer."
+    width = transformer.model.width
     for stack in ("body", "head"):
-        problem = f"does not divide transformer.model.width {model.width}"
-        divides = model.width % model[stack].heads == 0
-        _require(config, divides, f"transformer.model.{stack}.heads", problem)
-    rows, columns, _ = config.rqvae.model.code_shape
-    microbatches = config.transformer.loss.microbatches
-    problem = f"does not divide the {rows * columns} positions"
-    divides = rows * columns % microbatches == 0
-    _require(config, divides, "transformer.loss.microbatches", problem)
-    condition = config.transformer.condition
+        problem = f"does not divide transformer.model.width {width}"
+        heads = transformer.model[stack].heads
+        yield width % heads == 0, f"{name}model.{stack}.heads", problem
+    positions = math.prod(config.rqvae.model.code_shape[:2])
+    problem = f"does not divide the {positions} positions"
+    divides = positions % transformer.loss.microbatches == 0
+    yield divides, name + "loss.microbatches", problem
+
+    condition, dropout = transformer.condition, transformer.condition_dropout
     labelled = "class" not in condition or config.data.num_classes > 0
     problem = "needs labels, but data.num_classes is 0"
-    _require(config, labelled, "transformer.condition", problem)
-    dropout = config.transformer.condition_dropout
-    name = "transformer.condition_dropout"
-    problem = "nothing to leave out, transformer.condition is 'none'"
-    _require(config, not dropout or condition != "none", name, problem)
+    yield labelled, name + "condition", problem
+    problem = "there is no condition to drop, transformer.condition is 'none'"
+    yield not dropout or condition != "none", name + "condition_dropout", problem
     possible = set(config.sampling.guidance) == {1.0} or dropout > 0
     problem = "needs training with transformer.condition_dropout above 0"
-    _require(config, possible, "sampling.guidance", problem)
+    yield possible, "sampling.guidance", problem
 
 
-def _check_mesh(config: ConfigDict) -> None:
-    free = [f"mesh.{name}" for name, size in config.mesh.items() if size == -1]
-    problem = f"only one may be left open, not {', '.join(free)}"
-    _require(config, len(free) < 2, free[-1] if free else "mesh.data", problem)
-
-
-def _check_training(config: ConfigDict, stage: str) -> None:
-    section = config[stage]
-    name, size = f"{stage}.batch_size", section.batch_size
-    count = section.grad_accum_steps
+def _training(config: ConfigDict, stage: str) -> Iterator[Rule]:
+    name, size = f"{stage}.batch_size", config[stage].batch_size
+    count = config[stage].grad_accum_steps
     problem = f"is not divisible by {stage}.grad_accum_steps {count}"
-    _require(config, size % count == 0, name, problem)
-
+    yield size % count == 0, name, problem
     if stage in config.stages:
-        # What is -1 depends on the devices; the mesh itself is checked against them.
-        parts = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
-        problem = f"{size // count} images at once are not divisible by {parts},"
-        problem += " from mesh.data and mesh.fsdp"
-        _require(config, size // count % parts == 0, name, problem)
+        # An axis of -1 depends on the devices; `rq train` checks the mesh against them.
+        shards = max(config.mesh.data, 1) * max(config.mesh.fsdp, 1)
+        problem = (
+            f"microbatches of {size // count} images are not divisible by {shards}"
+        )
+        yield size // count % shards == 0, name, f"{problem}, from mesh.data, mesh.fsdp"
+    yield from _optimizer(config, f"{stage}.optimizer", stage)
 
-    _check_optimizer(config, f"{stage}.optimizer", f"{stage}.steps", section.steps)
 
-
-def _check_optimizer(config: ConfigDict, name: str, steps_name: str, steps: int):
-    given = fields(config)
-    problem = f"is more than {steps_name} {steps}"
-    enough = given[f"{name}.warmup_steps"] <= steps
-    _require(config, enough, f"{name}.warmup_steps", problem)
-    rate = given[f"{name}.learning_rate"]
-    falls = given[f"{name}.min_learning_rate"] <= rate
-    problem = f"is above the learning rate {rate}"
-    _require(config, falls, f"{name}.min_learning_rate", problem)
+def _optimizer(config: ConfigDict, name: str, stage: str) -> Iterator[Rule]:
+    given, steps = fields(config), config[stage].steps
+    problem = f"is more than {stage}.steps {steps}"
+    yield given[f"{name}.warmup_steps"] <= steps, f"{name}.warmup_steps", problem
+    rate, minimum = given[f"{name}.learning_rate"], f"{name}.min_learning_rate"
+    yield given[minimum] <= rate, minimum, f"is above the learning rate {rate}"
