@@ -1,21 +1,22 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How good are the digits of the quick start? Prints one JSON object as its last line.
+"""Measures the quality of the quick start's digits.
 
     python benchmarks/digits_quality.py --workdir=runs/digits
 
-1. Does an independent classifier, a support vector machine that saw only real training
-   digits, read in the generated digits the class that was asked for?
-2. Are the generated digits new? Their distance to the nearest training digit lies
-   between two kinds of digits that went through the same RQ-VAE: training digits, which
-   is what a sampler that learnt its data by heart makes (novelty 0), and validation
-   digits, which are real and unseen (novelty 1). The samples closest to training digits
-   are drawn beside them in WORKDIR/samples/nearest_training_digits.png.
+1. Do generated digits have the class that was requested? A support vector machine,
+   trained on real training digits only, classifies them.
+2. Are they new? Their distance to the nearest training digit is compared with that of
+   two kinds of digits that passed through the same RQ-VAE: training digits, which is
+   what a sampler that memorised its data would generate (novelty 0), and validation
+   digits, which are real and unseen (novelty 1). WORKDIR/samples/
+   nearest_training_digits.png shows the samples closest to training digits beside them.
 3. Does each depth improve the reconstruction, and is the codebook in use?
 4. Is the generator a classifier? The class under which a validation digit's codes are
-   most likely, against its label (reported, no target).
+   most likely is compared with its label (reported, without a target).
 
-Exits with 1 where a target is missed. Distances are Euclidean, pixels in [0, 1].
+Distances are Euclidean, pixels in [0, 1]. The last line is one JSON object. The exit
+code is 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -41,32 +42,32 @@ from rq.sampling import conditions, likelihood, rejection
 
 NUM_CLASSES = 10
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-PAIRS = 5  # samples of each class that are drawn beside their nearest training digit
+PAIRS = 5  # samples of each class, shown beside their nearest training digit
 
 MIN_CLASSIFIER_ACCURACY = 0.95
 MIN_AGREEMENT = 0.90
 MIN_NOVELTY = 0.5
-MAX_CLOSE = 0.05  # 0.01 is expected of new digits
+MAX_CLOSE = 0.05  # new digits give 0.01
 MAX_KNOWN_CODES = 0.01
 MIN_USED = 0.5
 
 
 def flatten(images: np.ndarray) -> np.ndarray:
-    """Images `[N, H, W, C]` in [-1, 1] to vectors `[N, H * W * C]` in [0, 1]."""
+    """Returns images `[N, H, W, C]` in [-1, 1] as rows `[N, H * W * C]` in [0, 1]."""
     return (
         ((np.clip(images, -1, 1) + 1) / 2).reshape(len(images), -1).astype(np.float32)
     )
 
 
 def train_classifier(images: np.ndarray, labels: np.ndarray) -> Pipeline:
-    """A support vector machine on images and the same ones shifted by one pixel."""
+    """Trains a support vector machine on images and on copies shifted by a pixel."""
     shifted = [flatten(np.roll(images, shift, axis=(1, 2))) for shift in SHIFTS]
     classifier = make_pipeline(PCA(50, random_state=0), SVC(C=10, gamma=0.03))
     return classifier.fit(np.concatenate(shifted), np.tile(labels, len(SHIFTS)))
 
 
 def nearest(images: np.ndarray, references: np.ndarray):
-    """Distances `[N]` to the nearest of the references, and which ones those are."""
+    """Returns distances `[N]` to the nearest references, and their indices `[N]`."""
     a, b = flatten(images).astype(np.float64), flatten(references).astype(np.float64)
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
     indices = squares.argmin(1)
@@ -75,20 +76,19 @@ def nearest(images: np.ndarray, references: np.ndarray):
 
 
 def novelty(samples, copies, new) -> dict[str, float]:
-    """Compares distances to the nearest training digit, class by class.
+    """Compares distances to the nearest training digit, separately for each class.
 
-    Classes are compared apart because they lie at very different distances: most ones
-    are close to another one.
+    Classes differ widely in these distances: most digits 1 are close to another 1.
 
     Args:
       samples, copies, new: pairs of distances `[N]` and labels `[N]`, of generated
         digits, of reconstructed training digits and of reconstructed unseen digits.
 
     Returns:
-      'novelty', the mean over classes of where the samples' median lies between that of
-      copies (0) and that of new digits (1); 'close', the share of samples closer than
-      all but one per cent of new digits, each distance relative to the median of new
-      digits of its class; 'close_copies', the same share of copies.
+      'novelty': where the samples' median distance lies between that of copies (0) and
+      that of new digits (1), averaged over classes; 'close': the fraction of samples
+      closer than all but one per cent of new digits, with distances divided by the
+      median of new digits of the class; 'close_copies': the same fraction of copies.
     """
     scale = np.ones(NUM_CLASSES)
     positions = []
@@ -107,14 +107,14 @@ def novelty(samples, copies, new) -> dict[str, float]:
     }
 
 
-def share_known(codes: np.ndarray, training_codes: np.ndarray) -> float:
-    """Share of code maps `[N, H, W, D]` that are exactly one of the training set's."""
+def known_fraction(codes: np.ndarray, training_codes: np.ndarray) -> float:
+    """Returns the fraction of code maps `[N, H, W, D]` that are in the training set."""
     known = {codes_of_one.tobytes() for codes_of_one in training_codes.astype(np.int32)}
     return float(np.mean([one.tobytes() in known for one in codes.astype(np.int32)]))
 
 
 def draw_pairs(samples, labels, training, distances, indices) -> np.ndarray:
-    """The samples closest to training digits, each with that digit on its right."""
+    """Returns a picture of the samples closest to training digits, beside them."""
     rows = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -125,12 +125,12 @@ def draw_pairs(samples, labels, training, distances, indices) -> np.ndarray:
         np.stack(rows),
         2 * PAIRS,
         names,
-        title="Samples closest to a training digit, that digit on their right",
+        title="Samples closest to a training digit, which is on their right",
     )
 
 
 def read(source) -> tuple[np.ndarray, np.ndarray]:
-    """All images `[N, H, W, C]` in [-1, 1], and labels `[N]`, of a data source."""
+    """Returns all images `[N, H, W, C]` in [-1, 1] and labels `[N]` of a source."""
     examples = [source[index] for index in range(len(source))]
     images = np.stack([example["image"] for example in examples])
     labels = np.asarray([example["label"] for example in examples])
@@ -140,7 +140,7 @@ def read(source) -> tuple[np.ndarray, np.ndarray]:
 def reconstruct(
     experiment: Experiment, images: np.ndarray, batch_size=100
 ) -> np.ndarray:
-    """Images through the RQ-VAE, at full depth."""
+    """Returns the reconstructions of images by the RQ-VAE, at full depth."""
     model, variables = experiment.rqvae, experiment.rqvae_variables
 
     @jax.jit
@@ -154,14 +154,14 @@ def reconstruct(
 
 
 def first_of_each_class(labels: np.ndarray, number: int) -> np.ndarray:
-    """Indices of the first `number` examples of each class."""
+    """Returns the indices of the first `number` examples of each class."""
     return np.concatenate(
         [np.flatnonzero(labels == c)[:number] for c in np.unique(labels)]
     )
 
 
 def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
-    """All numbers; draws the pairs into the workdir's `samples`."""
+    """Returns all results; saves the picture of pairs in the run's `samples`."""
     data = experiment.config.data
     training, training_labels = read(sources.open_split(data, data.train_split))
     validation, validation_labels = read(sources.open_split(data, data.eval_split))
@@ -220,7 +220,7 @@ def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
             float(agrees[labels == label].mean()) for label in np.unique(labels)
         ],
         **comparison,
-        "known_codes": share_known(codes, training_codes),
+        "known_codes": known_fraction(codes, training_codes),
         "median_distance": {
             "samples": float(np.median(distances)),
             "reconstructed_training_digits": float(np.median(copy_distances)),
@@ -238,7 +238,7 @@ def measure(experiment: Experiment, num_samples: int, seed: int) -> dict:
 
 
 def missed_targets(results: dict) -> list[str]:
-    """One line for each target that the results miss."""
+    """Returns one line for each target that the results miss."""
     psnr = results["psnr_by_depth"]
     checks = [
         ("classifier_accuracy", ">=", MIN_CLASSIFIER_ACCURACY),
@@ -264,7 +264,7 @@ def missed_targets(results: dict) -> list[str]:
 
 
 def main() -> int:
-    """Measures, prints, and says by its exit status whether all targets are met."""
+    """Measures and prints; returns exit code 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/digits")
     parser.add_argument("--num_samples", type=int, default=1000)

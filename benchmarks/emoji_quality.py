@@ -1,20 +1,21 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Do emoji show what was asked for? Prints one JSON object as its last line.
+"""Measures whether generated emoji show what was requested.
 
     python benchmarks/emoji_quality.py --workdir=runs/emoji_text
     python benchmarks/emoji_quality.py --workdir=runs/emoji_class
 
-By text: of the images of 200 training captions, in how many is the nearest training
-image (Euclidean, in pixels) of the caption's group? Reported beside it: the same for
-captions that were not trained on, for training images through the RQ-VAE, and for the
-images of other captions, which is what chance gives.
+By text: for how many of 200 training captions does the training image nearest to the
+generated one (Euclidean, in pixels) belong to the caption's group? Reported for
+comparison: the same for captions that were not trained on, for training images
+reconstructed by the RQ-VAE, and for other captions, which gives the level of chance.
 
-By class: how often do classifiers read the class that was asked for, plainly, with
-guidance, with rejection, and with both? One classifier is the one that rejection ranks
-by; the other, a support vector machine on real training images, has no part in it.
+By class: how often do classifiers predict the requested class, for plain sampling, with
+guidance, with rejection, and with both? One classifier is the one that rejection uses.
+The other, a support vector machine trained on real images, is independent.
 
-Exits with 1 where a target is missed. Pictures: WORKDIR/samples.
+Pictures go to WORKDIR/samples. The last line is one JSON object. The exit code is 1 if
+a target is missed.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ from rq.experiment import Experiment
 from rq.sampling import conditions, rejection
 
 MIN_TEXT_AGREEMENT = 0.80
-PICTURED_CAPTIONS = 20  # each beside the training image nearest to its sample
+PICTURED_CAPTIONS = 20  # each with its sample and the nearest training image
 COLUMNS = 10
 
 
 def train_classifier(images: np.ndarray, labels: np.ndarray) -> Pipeline:
-    """A support vector machine; classes weigh the same, whatever their size."""
+    """Trains a support vector machine that weighs all classes equally."""
     support = SVC(C=10, class_weight="balanced")
     return make_pipeline(PCA(100, random_state=0), support).fit(flatten(images), labels)
 
 
 def captions_of(source, number: int, rng) -> tuple[list[str], np.ndarray]:
-    """Captions and groups of so many images, drawn without replacement."""
+    """Returns captions and groups of images chosen at random without replacement."""
     chosen = rng.choice(len(source), min(number, len(source)), replace=False)
     read_both = [source.read(int(index)) for index in chosen]
     labels = [int(example["label"]) for example, _ in read_both]
@@ -59,7 +60,7 @@ def captions_of(source, number: int, rng) -> tuple[list[str], np.ndarray]:
 
 
 def measure_text(experiment: Experiment, number: int, options: dict) -> dict:
-    """Agreement of groups, by captions; draws captions with samples and neighbours."""
+    """Returns how often groups agree; saves a picture of captions and samples."""
     data = experiment.config.data
     training, labels = read(sources.open_split(data, data.train_split))
     rng = np.random.default_rng(options["seed"])
@@ -85,7 +86,7 @@ def measure_text(experiment: Experiment, number: int, options: dict) -> dict:
 
 
 def draw(experiment, number: int, texts=(), keep: float = 1.0, **options):
-    """Returns images and labels of samples; `options` are those of sampling."""
+    """Returns samples and their labels; `options` are fields of `SamplingConfig`."""
     asked = conditions.parse(experiment.config, experiment.tokenizer, texts=texts)
     config = SamplingConfig(**experiment.config.sampling).replace(**options)
     batches = rejection.draw(
@@ -101,7 +102,7 @@ def draw(experiment, number: int, texts=(), keep: float = 1.0, **options):
 
 
 def draw_captions(experiment, captions, samples, neighbours) -> None:
-    """The first captions, each with its sample and the training image nearest to it."""
+    """Saves a picture of captions, their samples and the nearest training images."""
     pairs = np.stack([samples, neighbours], axis=1)[:PICTURED_CAPTIONS]
     picture = visualize.sample_grid(
         pairs.reshape(-1, *samples.shape[1:]),
@@ -115,27 +116,27 @@ def draw_captions(experiment, captions, samples, neighbours) -> None:
 def measure_classes(
     experiment: Experiment, number: int, guidance: float, keep: float, options: dict
 ) -> dict:
-    """Agreement with both classifiers by way of sampling; draws each way's samples."""
+    """Returns how often classifiers agree with the request; saves pictures."""
     data = experiment.config.data
-    judge = train_classifier(*read(sources.open_split(data, data.train_split)))
+    svm = train_classifier(*read(sources.open_split(data, data.train_split)))
     validation, truth = read(sources.open_split(data, data.eval_split))
     results = {
-        "independent_classifier": accuracy(judge.predict(flatten(validation)), truth),
-        "own_classifier": accuracy(own(experiment, validation), truth),
+        "independent_classifier": accuracy(svm.predict(flatten(validation)), truth),
+        "own_classifier": accuracy(own_classes(experiment, validation), truth),
     }
     agreement = results["agreement"] = {}
-    ways = {
+    methods = {
         "plain": {},
         "guidance": {"guidance": (guidance,)},
         "rejection": {"keep": keep},
         "both": {"guidance": (guidance,), "keep": keep},
     }
-    for name, way in ways.items():
+    for name, settings in methods.items():
         start = time.perf_counter()
-        samples, labels = draw(experiment, number, **way, **options)
+        samples, labels = draw(experiment, number, **settings, **options)
         agreement[name] = {
-            "independent": float(np.mean(judge.predict(flatten(samples)) == labels)),
-            "own": float(np.mean(own(experiment, samples) == labels)),
+            "independent": float(np.mean(svm.predict(flatten(samples)) == labels)),
+            "own": float(np.mean(own_classes(experiment, samples) == labels)),
             "seconds": time.perf_counter() - start,
         }
         shown = np.concatenate(
@@ -147,21 +148,23 @@ def measure_classes(
 
 
 def accuracy(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Of all, and the mean over classes, which samples are spread over evenly."""
+    """Returns the accuracy over all images, and over classes as samples have them."""
     right = found == truth
     by_class = [right[truth == label].mean() for label in np.unique(truth)]
     return {"all": float(right.mean()), "mean_over_classes": float(np.mean(by_class))}
 
 
-def own(experiment: Experiment, images: np.ndarray, batch_size=100) -> np.ndarray:
-    """The classes that the experiment's own classifier reads."""
-    parts = np.split(images, np.arange(batch_size, len(images), batch_size))
-    scores = [np.asarray(experiment.classifier(jnp.asarray(part))) for part in parts]
+def own_classes(
+    experiment: Experiment, images: np.ndarray, batch_size=100
+) -> np.ndarray:
+    """Returns the classes `[N]` that the experiment's own classifier predicts."""
+    batches = np.split(images, np.arange(batch_size, len(images), batch_size))
+    scores = [np.asarray(experiment.classifier(jnp.asarray(x))) for x in batches]
     return np.concatenate(scores).argmax(axis=1)
 
 
 def missed_targets(results: dict) -> list[str]:
-    """One line for each target that the results miss."""
+    """Returns one line for each target that the results miss."""
     if "agreement" not in results:
         found = results["train_captions"]
         if found >= MIN_TEXT_AGREEMENT:
@@ -169,20 +172,22 @@ def missed_targets(results: dict) -> list[str]:
         return [f"train_captions {found:.3f}, not >= {MIN_TEXT_AGREEMENT}"]
     agreement = results["agreement"]
     return [
-        f"{way} does not raise agreement of the {kind} classifier: "
-        f"{agreement[way][kind]:.3f} after {agreement['plain'][kind]:.3f}"
-        for way in ("guidance", "rejection", "both")
+        f"{method} does not raise agreement of the {kind} classifier: "
+        f"{agreement[method][kind]:.3f}, plain {agreement['plain'][kind]:.3f}"
+        for method in ("guidance", "rejection", "both")
         for kind in ("independent", "own")
-        if agreement[way][kind] <= agreement["plain"][kind]
+        if agreement[method][kind] <= agreement["plain"][kind]
     ]
 
 
 def main() -> int:
-    """Measures, prints, and says by its exit status whether all targets are met."""
+    """Measures and prints; returns exit code 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--num_samples", type=int, help="200 by text, 450 by class")
-    parser.add_argument("--guidance", type=float, default=2.0, help="of classes")
+    parser.add_argument(
+        "--num_samples", type=int, help="default: 200 by text, 450 by class"
+    )
+    parser.add_argument("--guidance", type=float, default=2.0, help="by class only")
     parser.add_argument("--keep", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -1,15 +1,15 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images per second of the input pipeline, for each of its users.
+"""Measures images per second of the input pipeline, for each of its users.
 
     python benchmarks/input_pipeline.py
 
-On 256 x 256 JPEGs: batches as training reads them (ImageNet's augmentation), as
-evaluation, encoding and FID's reference statistics do (cropped at the centre), and a
-folder of files as it is; beside the decoder alone in as many threads, and tf.data
-(records, decoding, random crop, flip, batches). Networks are left out. Each runs for
-some seconds, in turns. Rates are medians over the rounds, fractions medians of each
-round's ratio. The last line is one JSON object.
+Reads 256 x 256 JPEGs as training does (with ImageNet's augmentation), as evaluation and
+encoding do, as FID's reference statistics do (centre crop), and as files of a folder.
+Compares them with the decoder alone on as many threads, and with tf.data (records,
+decoding, random crop, flip, batches). No network runs. The measurements take turns of a
+few seconds. Rates are medians over the rounds, fractions medians of the ratio in each
+round. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUALITY = 90
 
 
 def write_images(folder: pathlib.Path, number: int) -> list[pathlib.Path]:
-    """Smooth colours with edges and grain, about 30 kB each, as photographs have."""
+    """Writes JPEGs of about 30 kB with gradients, edges and noise, like photographs."""
     rng = np.random.default_rng(0)
     paths = []
     for k in range(number):
@@ -51,7 +51,7 @@ def write_images(folder: pathlib.Path, number: int) -> list[pathlib.Path]:
 
 
 def section(folder: pathlib.Path, threads: int):
-    """The `data` section of a config for these images."""
+    """Returns the `data` section of a config for these images."""
     from rq.config import default
 
     data = default().data
@@ -71,7 +71,7 @@ def section(folder: pathlib.Path, threads: int):
 
 
 def rate(open_batches, seconds: float, batch_size: int) -> float:
-    """Returns images per second of batches, opened anew when they end, once warm."""
+    """Returns images per second after a warmup; restarts batches when they end."""
 
     def endless():
         while True:
@@ -88,9 +88,9 @@ def rate(open_batches, seconds: float, batch_size: int) -> float:
 
 
 def readers(data, folder: pathlib.Path, batch_size: int) -> dict:
-    """Returns functions that open batches as each user of the loader reads them.
+    """Returns functions that open the batches of each user of the loader.
 
-    All read the same images; the networks that would take them are left out.
+    All of them read the same images.
     """
     from rq.data import loader, sources
     from rq.evaluation.image_files import ImageSet
@@ -113,7 +113,7 @@ def readers(data, folder: pathlib.Path, batch_size: int) -> dict:
 
 
 def decoder_rate(paths, threads: int, seconds: float, batch_size: int) -> float:
-    """Of OpenCV decoding bytes in memory, nothing else: the limit."""
+    """Returns images per second of OpenCV decoding bytes in memory: the upper limit."""
     encoded = [np.frombuffer(path.read_bytes(), np.uint8) for path in paths]
 
     def decode_some(start):
@@ -160,7 +160,7 @@ print(images / (time.perf_counter() - start))
 
 
 def tf_data_rate(folder, threads: int, seconds: float, batch_size: int) -> float:
-    """Of plain tf.data on the same bytes, in a process of its own."""
+    """Returns images per second of tf.data on the same bytes, in a separate process."""
     arguments = [str(folder), str(threads), str(seconds), str(batch_size), str(SIDE)]
     done = subprocess.run(
         [sys.executable, "-c", TF_DATA, *arguments],
@@ -173,7 +173,7 @@ def tf_data_rate(folder, threads: int, seconds: float, batch_size: int) -> float
 
 
 def main() -> None:
-    """Measures all in turns and prints medians."""
+    """Runs all measurements in turns and prints medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--batch_size", type=int, default=64)

@@ -1,13 +1,13 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of metrics, once features are there.
+"""Measures time and memory of the metrics, given features.
 
-    python benchmarks/metrics.py                    # 50,000 x 2,048 on either side
+    python benchmarks/metrics.py                    # two sets of 50,000 x 2,048
     python benchmarks/metrics.py --number=5000
 
-Each metric runs in a process of its own on random features, so that its peak memory is
-known: that of the process, features included, less what an empty process has. The last
-line is one JSON object.
+Each metric runs on random features in a separate process. Its memory is the peak of
+that process, features included, minus that of an empty process. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ METRICS = ("nothing", "FID", "KID", "IS", "precision and recall, density and cov
 
 
 def features(number: int, width: int, seed: int) -> np.ndarray:
-    """Correlated and not negative, as Inception's are; float32 `[N, F]`."""
+    """Returns correlated, nonnegative features like Inception's, float32 `[N, F]`."""
     rng = np.random.default_rng(seed)
     few = rng.standard_normal((number, 64), np.float32)
     found = few @ rng.standard_normal((64, width), np.float32) / 8
@@ -33,7 +33,7 @@ def features(number: int, width: int, seed: int) -> np.ndarray:
 
 
 def measure(name: str, number: int, width: int, answers) -> None:
-    """Runs one metric in this process: (value, seconds, peak bytes)."""
+    """Runs one metric and puts (value, seconds, peak bytes) into a queue."""
     from rq.metrics import distances, manifold
     from rq.metrics import moments as statistics
 
@@ -70,7 +70,7 @@ def _streamed(statistics, found):
 
 
 def main() -> None:
-    """Prints a table and JSON."""
+    """Measures all metrics and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--number", type=int, default=50_000)
     parser.add_argument("--width", type=int, default=2048)

@@ -1,19 +1,19 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Do metrics improve with training, and rank what people would rank?
+"""Measures whether metrics improve with training and rank images as people would.
 
     python benchmarks/metrics_by_step.py --workdir=runs/digits --guidance=1.5,2,3
 
-Samples of every checkpoint of stage 2 that was kept (`checkpoint.keep_every`), with
-guidance too those of the last, measured by `rq.evaluation.sample_job` in the features
-of the experiment's own network against its training images; beside them real unseen
-images and noise. Metrics depend on how many images there are, so all but one column are
-of as many as there are unseen ones. Classes are drawn as often as in the training
-images.
+Compares with the training images, in the features of the experiment's own network:
+samples of every stage 2 checkpoint that was kept (`checkpoint.keep_every`), samples of
+the last one with guidance, noise, and real unseen images. Classes have the frequencies
+of the training images. Metrics depend on the number of images, so all columns except
+the last FID use as many as there are unseen ones.
 
-Writes a table to docs/results.md with `--document`, and a picture, WORKDIR/eval/
-by_step.png, with the first samples of each row. Exits with 1 where real images, the
-best of the last checkpoint, the first checkpoint and noise do not rank in this order.
+Saves the first samples of each row in WORKDIR/eval/by_step.png; with `--document` also
+writes its table to docs/results.md. The last line is one JSON object. The exit code is
+1 unless the Fréchet distance ranks: real images, the best of the last checkpoint, the
+first checkpoint, noise.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import document
 import numpy as np
 
 from rq import visualize
+from rq.config import SamplingConfig
 from rq.data import loader, sources
 from rq.evaluation import extractors, feature_sets, references, sample_job
 from rq.evaluation.image_files import ImageSet
@@ -34,9 +35,9 @@ from rq.experiment import Experiment
 from rq.metrics import moments
 
 ROOT = pathlib.Path(__file__).parent.parent
-SHOWN = 12  # samples of each row of the picture
-GUIDANCE = ", guidance "  # between a step and a scale
-COLUMNS = {  # of the table: name of a metric, and how it is written
+SHOWN = 12  # samples in each row of the picture
+GUIDANCE = ", guidance "  # in a row's name, between step and scale
+COLUMNS = {  # metrics in the table and their formats
     "FID": ".2f",
     "precision": ".3f",
     "recall": ".3f",
@@ -47,13 +48,13 @@ COLUMNS = {  # of the table: name of a metric, and how it is written
 
 
 def steps(path: pathlib.Path) -> list[int]:
-    """Of all checkpoints of stage 2."""
+    """Returns the steps of all stage 2 checkpoints, in order."""
     names = [p.name for p in (path / "transformer").iterdir() if p.is_dir()]
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def labels_like(experiment, number: int) -> tuple[int, ...]:
-    """Classes of training images drawn at random; () where the model has none."""
+    """Returns classes of random training images; () if the model has no classes."""
     config = experiment.config
     if config.transformer.condition != "class":
         return ()
@@ -63,20 +64,20 @@ def labels_like(experiment, number: int) -> tuple[int, ...]:
 
 
 def first(found: feature_sets.FeatureSet, number: int) -> feature_sets.FeatureSet:
-    """Of the first images alone."""
+    """Returns the features of the first `number` images."""
     pool, logits = found.pool[:number], found.logits[:number]
     return feature_sets.FeatureSet(moments.of(pool), None, pool, logits)
 
 
 def of_batches(extractor, batches) -> feature_sets.FeatureSet:
-    """Features of images that are at hand."""
+    """Returns the features of batches of images."""
     collector = feature_sets.Collector()
     collector.add_all(map(extractor, batches))
     return collector.result()
 
 
 def row(name: str, found, real, extractor, number: int, all_images: int) -> dict:
-    """Metrics of the first images, and the distance of all."""
+    """Returns a table row: metrics of the first images, and FID and KID of all."""
     label = f" ({extractor.label})"
     few = feature_sets.metrics(first(found, number), real, extractor.label)
     values = {key: few[f"{key}{label}"] for key in COLUMNS}
@@ -87,7 +88,7 @@ def row(name: str, found, real, extractor, number: int, all_images: int) -> dict
 
 
 def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
-    """Rows of the table, and (name, first images) of the picture's."""
+    """Returns table rows, picture rows, the number of unseen images, and a label."""
     experiment = Experiment(path)
     config, extractor = experiment.config, extractors.of_experiment(experiment)
     real, origin = references.find_reference(experiment, extractor, "train")
@@ -106,12 +107,12 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
     noise = [rng.integers(0, 256, batch.shape, np.uint8) for batch in batches]
     add("noise", noise[0][:SHOWN], of_batches(extractor, noise))
     last = steps(path)[-1]
-    ways = [(step, None) for step in steps(path)]
-    ways += [(last, scale) for scale in guidance]
-    for step, scale in ways:
-        changes = {} if scale is None else {"guidance": (scale,)}
+    runs = [(step, None) for step in steps(path)]
+    runs += [(last, scale) for scale in guidance]
+    for step, scale in runs:
+        options = SamplingConfig(**config.sampling).replace(guidance=scale)
         some = Experiment(path, step=step)
-        task = sample_job.Job(some, number, classes=classes, **changes)
+        task = sample_job.Job(some, number, options, classes=classes)
         task.run(extractor, real, "train", origin)
         name = f"step {step:,}" + ("" if scale is None else f"{GUIDANCE}{scale:g}")
         samples = ImageSet(task.folder / sample_job.SAMPLES)
@@ -121,7 +122,7 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
 
 
 def table(rows: list[dict], unseen: int, label: str) -> str:
-    """Markdown; a distance in such features is never called FID alone."""
+    """Returns the table in Markdown; FID is always qualified by the features."""
     names = [f"{key} ({label})" if key == "FID" else key for key in COLUMNS]
     heads = [f"of {unseen} images each", *names, f"FID ({label}) of all", "images"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -133,26 +134,26 @@ def table(rows: list[dict], unseen: int, label: str) -> str:
 
 
 def out_of_order(rows: list[dict]) -> list[str]:
-    """A line for each pair that the Frechet distance ranks against all expectation."""
+    """Returns a line for each pair that the Fréchet distance ranks the wrong way."""
     trained = [one for one in rows if one["name"].startswith("step")]
     last = trained[-1]["name"].split(GUIDANCE)[0]
     final = [one for one in trained if one["name"].split(GUIDANCE)[0] == last]
     best = min(final, key=lambda one: one["FID"])
     order = [rows[-1], best, trained[0], rows[0]]
     return [
-        f"{a['name']} at {a['FID']:.2f} is not before {b['name']} at {b['FID']:.2f}"
+        f"{a['name']} at {a['FID']:.2f} is not below {b['name']} at {b['FID']:.2f}"
         for a, b in zip(order, order[1:], strict=False)
         if a["FID"] >= b["FID"]
     ]
 
 
 def main() -> int:
-    """Measures, draws, prints one JSON object as its last line."""
+    """Measures, saves and prints; returns exit code 1 if the ranking is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--num_samples", type=int, default=5000)
-    parser.add_argument("--guidance", default="", help="scales, with commas between")
-    parser.add_argument("--document", action="store_true", help="writes its table")
+    parser.add_argument("--guidance", default="", help="comma-separated scales")
+    parser.add_argument("--document", action="store_true", help="write the table")
     given = parser.parse_args()
     scales = [float(scale) for scale in given.guidance.split(",") if scale]
     rows, shown, unseen, label = measure_all(given.workdir, given.num_samples, scales)

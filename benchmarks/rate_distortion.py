@@ -1,14 +1,14 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's central claim in small: is depth or a larger codebook worth its bits?
+"""Compares more depth with a larger codebook: the paper's central claim at small scale.
 
     python benchmarks/rate_distortion.py --workdir=runs/rate_distortion
 
-Trains RQ-VAEs on emoji (32 x 32, 8 x 8 positions), all for the same number of steps on
+Trains RQ-VAEs on emoji (32 x 32, 8 x 8 positions), each for the same number of steps on
 the same images: depth D from 1 to 16 with K = 256 codes, plain VQ (D = 1) with K up to
-16,384, and the variants of the quantizer at D = 4. Writes table and plot of distortion
-against bits per image to docs/results.md. A run that is finished is kept, one that was
-interrupted goes on. The last line is one JSON object.
+16,384, and the variants of the quantizer at D = 4. Writes a table and a plot of
+distortion against bits per image to docs/results.md. Finished runs are kept,
+interrupted ones resume. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ VARIANTS = {
     "residual FSQ": _model(**OWN, fsq_levels=(8, 8, 4), embed_dim=3),
 }
 RUNS = DEPTHS | PLAIN | VARIANTS
-SAME = {"residual (paper)": f"D=4, K={CODES}"}  # trained once
+SAME = {"residual (paper)": f"D=4, K={CODES}"}  # one run under two names
 
 
 def make_config(name: str, steps: int, seed: int):
-    """The config of a run."""
+    """Returns the config of a run."""
     from rq.config import default
 
     config = default()
@@ -89,16 +89,16 @@ def make_config(name: str, steps: int, seed: int):
 
 
 def folder_name(name: str) -> str:
-    """A run's folder in the workdir."""
+    """Returns the name of a run's folder."""
     return re.sub(r"\W+", "_", name).strip("_").lower()
 
 
 def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
-    """Trains and measures one run, in this process, and leaves `result.json`."""
-    # TensorBoard's writers need TensorFlow, which importing this file does not.
+    """Trains and measures one run in this process, and writes its `result.json`."""
+    # Imported here, because training imports TensorFlow and reporting needs none.
     from absl import logging
 
-    from rq.cli import train as pipeline
+    from rq.cli.train import run_stages
     from rq.config import validate
     from rq.evaluation import trained_stages
     from rq.experiment import Experiment
@@ -109,7 +109,7 @@ def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
     validate(config)
     path = workdir / folder_name(name)
     start = time.monotonic()
-    pipeline.run(config, path)
+    run_stages(config, path)
     seconds = time.monotonic() - start
     metrics = trained_stages.evaluate(Experiment(path))
     model = config.rqvae.model
@@ -128,24 +128,24 @@ def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
 
 
 def bits_per_image(code_shape, num_codes) -> float:
-    """Of the codes as they are stored, without entropy coding."""
+    """Returns the bits of an image's codes, without entropy coding."""
     rows, columns, depth = code_shape
     sizes = tuple(num_codes) * (depth // len(num_codes))
     return rows * columns * sum(math.log2(size) for size in sizes)
 
 
 def run_all(names, workdir: pathlib.Path, steps: int, seed: int, jobs: int) -> None:
-    """Trains what is not finished, `jobs` at a time, each on its share of the cores."""
+    """Trains unfinished runs, `jobs` at a time, each on its own part of the cores."""
     waiting = [
         n for n in names if not (workdir / folder_name(n) / "result.json").exists()
     ]
     workdir.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))
-    shares = [cores[i::jobs] or cores for i in range(jobs)]
+    free = [cores[i::jobs] or cores for i in range(jobs)]
     start, done = time.monotonic(), []
 
     def one(name):
-        share = shares.pop()
+        own_cores = free.pop()
         command = [sys.executable, __file__, f"--run={name}", f"--workdir={workdir}"]
         command += [f"--steps={steps}", f"--seed={seed}"]
         log = workdir / f"{folder_name(name)}.log"
@@ -156,9 +156,9 @@ def run_all(names, workdir: pathlib.Path, steps: int, seed: int, jobs: int) -> N
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
-                preexec_fn=lambda: os.sched_setaffinity(0, share),
+                preexec_fn=lambda: os.sched_setaffinity(0, own_cores),
             ).returncode
-        shares.append(share)
+        free.append(own_cores)
         if status:
             raise RuntimeError(f"{name} failed; see {log}")
         done.append(name)
@@ -172,7 +172,7 @@ def run_all(names, workdir: pathlib.Path, steps: int, seed: int, jobs: int) -> N
 
 
 def read(workdir: pathlib.Path) -> dict[str, dict]:
-    """Results of the finished runs, by name."""
+    """Returns the results of the finished runs, by name."""
     found = {}
     for name in RUNS:
         file = workdir / folder_name(SAME.get(name, name)) / "result.json"
@@ -182,12 +182,12 @@ def read(workdir: pathlib.Path) -> dict[str, dict]:
 
 
 def at_depth(result: dict, metric: str, depth: int | None = None) -> float:
-    """A metric of a run, at its last depth unless told."""
+    """Returns a metric of a run at a depth, by default the last."""
     return result["metrics"][f"{metric}/depth_{depth or result['depth']}"]
 
 
 def tables(results: dict[str, dict]) -> str:
-    """Two tables in Markdown: depth against codebook size, and the variants."""
+    """Returns two Markdown tables: depth against codebook size, and the variants."""
     lines = [
         "| quantizer | bits per image | MSE | PSNR | SSIM | codes used |",
         "|---|---|---|---|---|---|",
@@ -221,7 +221,7 @@ def tables(results: dict[str, dict]) -> str:
 
 
 def plot(results: dict[str, dict]) -> np.ndarray:
-    """PSNR against bits per image, uint8 `[H, W, 3]`."""
+    """Returns a plot of PSNR against bits per image, uint8 `[H, W, 3]`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -238,7 +238,7 @@ def plot(results: dict[str, dict]) -> np.ndarray:
         below = letter == "num_codes"
         for r, bits, score in zip(points, x, y, strict=True):
             text = f"{'K' if below else 'D'} = {r[letter]:,}"
-            last = below and r is points[-1]  # beside it, the others are close below
+            last = below and r is points[-1]  # below it there is no room
             offset = (8, -3) if last else (0, -14) if below else (0, 8)
             axis.annotate(text, (bits, score), offset, textcoords="offset points",
                           ha="left" if last else "center", fontsize=9,
@@ -257,12 +257,12 @@ def plot(results: dict[str, dict]) -> np.ndarray:
 
 
 def main() -> None:
-    """Trains all runs, or one; writes the report."""
+    """Trains all runs, or one, and writes the tables and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
+    parser.add_argument("--jobs", type=int, default=2, help="runs trained at once")
     parser.add_argument("--only", nargs="*", choices=RUNS, help="some of the runs")
     parser.add_argument("--run", choices=RUNS, help="one run, in this process")
     parser.add_argument("--report", action="store_true", help="train nothing")

@@ -1,16 +1,17 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every released model on slices of TPUs that are not here: what fits, what limits it.
+"""Compiles all released models for TPU slices; reports what fits and what limits it.
 
     python benchmarks/scale.py
 
-Compiles real train steps and samplers by `python -m rq.aot`, about a minute each, and
-writes tables and a plot to docs/scale.md. What docs/scale.json has already is not
-compiled again: `--fresh` starts over, `--only imagenet:3.8B` takes some. Needs libtpu.
+Needs libtpu, but no TPU. Compiles real train steps and samplers with `rq aot`, about a
+minute each, and writes tables and a plot to docs/scale.md. Reports that are in
+docs/scale.json are not compiled again, except with `--fresh`; `--only imagenet:3.8B`
+selects runs.
 
-The compiler is told to make little effort for the program's speed, which nobody needs
-here: a tenth of the time, and nearly the same memory and collectives. How nearly, the
-runs of `CHECKED` tell, which are compiled both ways.
+The compiler is asked for little optimization effort. That takes a tenth of the time and
+hardly changes memory and collectives. The runs in `CHECKED` are compiled both ways to
+measure the difference.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ DOCUMENT = ROOT / "docs/scale.md"
 PLOT = ROOT / "docs/images/weak_scaling.png"
 GIB = 2**30
 
-MODELS = {  # by parameters; LSUN's bedrooms have the model and batch of its cats
+MODELS = {  # number of parameters; lsun:bedroom has the model and batch of lsun:cat
     "imagenet:480M": 480_921_088,
     "imagenet:821M": 820_899_328,
     "imagenet:1.4B": 1_387_529_728,
@@ -50,24 +51,24 @@ MODELS = {  # by parameters; LSUN's bedrooms have the model and batch of its cat
 TOPOLOGIES = {"v5e:8x8": 64, "v6e:8x8": 64, "v5p:4x4x4": 64}
 LARGER = {"v5e:16x16": 256, "v6e:16x16": 256, "v5p:4x4x8": 128}
 LARGE = ("imagenet:1.4B", "imagenet:3.8B")
-# A sampler whose weights are divided by fsdp gathers them at each code: it divides its
-# batch alone, or heads as well.
-SAMPLES_A_CHIP = 32
+# With fsdp a sampler would gather all weights for each code, so samplers shard only the
+# batch, or the batch and the heads.
+SAMPLES_PER_CHIP = 32
 SAMPLER_TENSOR = {"imagenet:3.8B": 4}
 
-WEAK_MODEL, WEAK_BATCH = "imagenet:480M", 8  # examples a chip
-# On small slices the compiler would turn gathers into rings within products, which say
-# the same in another way than those on large ones.
+WEAK_MODEL, WEAK_BATCH = "imagenet:480M", 8  # examples per chip
+# Only on small slices does the compiler turn gathers into rings within matrix products,
+# which cannot be compared with the collectives on large slices.
 WEAK_OPTIONS = ["--xla=xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"]
 WEAK = {"v5e:4x4": 16, "v5e:4x8": 32, "v5e:8x8": 64, "v5e:8x16": 128, "v5e:16x16": 256}
 DIVISIONS = ("data", "fsdp")
 
-PIECES, PIECES_TOPOLOGY = (1, 4, 16), "v5e:8x8"  # of the loss
+MICROBATCHES, MICROBATCHES_TOPOLOGY = (1, 4, 16), "v5e:8x8"  # of the loss
 TOO_SMALL = "imagenet:3.8B, v5e:2x2"
 EFFORT = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1"}
-CHECKED = ("imagenet:1.4B, v5e:8x8, 1 pieces",)
+CHECKED = ("imagenet:1.4B, v5e:8x8, microbatches 1",)
 FULL = ", full effort"
-# Gathers within 32 chips, and sums of gradients between eight such groups.
+# Parameters are gathered within 32 chips, gradients summed over 8 such groups.
 HYBRID = "imagenet:3.8B, v5e:16x16, fsdp 32"
 
 
@@ -79,13 +80,13 @@ def _flags(model: str, topology: str, *more: str) -> list[str]:
 
 
 def _mesh_flags(**sizes: int) -> list[str]:
-    """What is not named is 1; `data` is the rest where it is not named."""
+    """Returns mesh flags; axes default to 1, `data` to the remaining devices."""
     sizes = {"data": -1, "fsdp": 1, "tensor": 1} | sizes
     return [f"--config.mesh.{name}={size}" for name, size in sizes.items()]
 
 
 def _runs() -> dict[str, list[str]]:
-    """Flags of `rq.aot` by the name of a run."""
+    """Returns the flags of `rq.aot` for each run, by name."""
     runs = {
         TOO_SMALL: _flags("imagenet:3.8B", "v5e:2x2", *_mesh_flags(fsdp=4)),
         HYBRID: _flags("imagenet:3.8B", "v5e:16x16", *_mesh_flags(fsdp=32)),
@@ -97,18 +98,18 @@ def _runs() -> dict[str, list[str]]:
             runs[f"{model}, {topology}"] = _flags(model, topology, *shard, *fit)
             if topology in TOPOLOGIES:
                 tensor = SAMPLER_TENSOR.get(model, 1)
-                size = SAMPLES_A_CHIP * chips // tensor
+                size = SAMPLES_PER_CHIP * chips // tensor
                 runs[f"{model}, {topology}, sample"] = _flags(
                     model, topology, "--program=sample",
                     f"--config.sampling.batch_size={size}", *_mesh_flags(tensor=tensor),
                 )  # fmt: skip
     for model in LARGE:
-        for pieces in PIECES:
-            runs[f"{model}, {PIECES_TOPOLOGY}, {pieces} pieces"] = _flags(
+        for number in MICROBATCHES:
+            runs[f"{model}, {MICROBATCHES_TOPOLOGY}, microbatches {number}"] = _flags(
                 model,
-                PIECES_TOPOLOGY,
-                f"--config.transformer.loss.microbatches={pieces}",
-                *_mesh_flags(fsdp=TOPOLOGIES[PIECES_TOPOLOGY]),
+                MICROBATCHES_TOPOLOGY,
+                f"--config.transformer.loss.microbatches={number}",
+                *_mesh_flags(fsdp=TOPOLOGIES[MICROBATCHES_TOPOLOGY]),
             )  # fmt: skip
     for topology, chips in WEAK.items():
         size = f"--config.transformer.batch_size={WEAK_BATCH * chips}"
@@ -124,10 +125,10 @@ RUNS = _runs()
 
 
 def compile_one(name: str) -> dict:
-    """The report of a run, with its exit status.
+    """Returns the report of a run, with its exit code as 'status'.
 
     Raises:
-      RuntimeError: where it leaves none.
+      RuntimeError: if the run writes no report.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "report.json"
@@ -138,12 +139,12 @@ def compile_one(name: str) -> dict:
         )
         if not out.exists():
             raise RuntimeError(f"{name}: {(done.stdout + done.stderr)[-2000:]}")
-        made_by = {name: metadata.version(name) for name in ("jax", "libtpu")}
-        return json.loads(out.read_text()) | {"status": done.returncode} | made_by
+        versions = {name: metadata.version(name) for name in ("jax", "libtpu")}
+        return json.loads(out.read_text()) | {"status": done.returncode} | versions
 
 
 def compile_all(names, jobs: int) -> None:
-    """Compiles what is missing, and keeps each report at once."""
+    """Compiles runs, `jobs` at a time, and saves each report as soon as it is there."""
     start = time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(compile_one, name): name for name in names}
@@ -156,12 +157,12 @@ def compile_all(names, jobs: int) -> None:
 
 
 def read() -> dict[str, dict]:
-    """Reports so far, by name."""
+    """Returns the reports so far, by name."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def write(reports: dict[str, dict]) -> None:
-    """All or nothing: hours of compilation are in it."""
+    """Writes all reports, atomically: they hold hours of compilation."""
     with atomic_files.atomic_write(RESULTS) as temporary:
         temporary.write_text(json.dumps(reports, indent=1) + "\n")
 
@@ -179,7 +180,7 @@ def _head(*cells) -> list[str]:
 
 
 def _limits(report: dict) -> tuple[str, ...]:
-    """Milliseconds of each part of a chip, the limit in bold; images/s; MFU."""
+    """Returns cells: milliseconds by bound, the limit in bold; images/s; MFU."""
     estimate = report["estimate"]
     cells = []
     for part in ("compute", "memory", "communication"):
@@ -193,10 +194,11 @@ def _limits(report: dict) -> tuple[str, ...]:
 
 
 def training_table(reports: dict[str, dict]) -> str:
-    """The train steps of all models with the largest batch that fits."""
+    """Returns the table of all train steps with the largest batch that fits."""
     lines = _head(
-        "model", "parameters", "slice", "paper's batch", "GiB a chip", "largest batch",
-        "GiB a chip", "compute", "memory", "links", "images/s ≤", "MFU ≤",
+        "model", "parameters", "slice", "paper's batch", "GiB per chip",
+        "largest batch", "GiB per chip", "compute", "memory", "links", "images/s ≤",
+        "MFU ≤",
     )  # fmt: skip
     for name, report in reports.items():
         model, topology, *rest = name.split(", ")
@@ -216,10 +218,10 @@ def training_table(reports: dict[str, dict]) -> str:
 
 
 def larger_table(reports: dict[str, dict]) -> str:
-    """The large models, paper's batch, on larger slices, and on too small a one."""
+    """Returns the table of the large models on larger slices and on one too small."""
     lines = _head(
-        "model", "slice", "chips", "mesh", "batch", "GiB a chip", "fits",
-        "compute", "memory", "links", "images/s ≤", "MFU ≤", "exit status",
+        "model", "slice", "chips", "mesh", "batch", "GiB per chip", "fits",
+        "compute", "memory", "links", "images/s ≤", "MFU ≤", "exit code",
     )  # fmt: skip
     names = [f"{m}, {t}" for m in LARGE for t in LARGER] + [HYBRID, TOO_SMALL]
     for name in names:
@@ -240,10 +242,10 @@ def larger_table(reports: dict[str, dict]) -> str:
 
 
 def sampling_table(reports: dict[str, dict]) -> str:
-    """The samplers."""
+    """Returns the table of the samplers."""
     lines = _head(
-        "model", "slice", "mesh", "images at once", "GiB a chip", "of",
-        "operations an image", "collectives by kind, GiB sent",
+        "model", "slice", "mesh", "batch", "GiB per chip", "of",
+        "FLOPs per image", "collectives by kind, GiB sent",
     )  # fmt: skip
     for name, report in reports.items():
         model, topology, *rest = name.split(", ")
@@ -261,17 +263,21 @@ def sampling_table(reports: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def pieces_table(reports: dict[str, dict]) -> str:
-    """The loss in pieces: what is never there at once."""
-    lines = _head("model", "slice", "batch", "pieces", "GiB a chip", "temporaries, GiB")
+def microbatches_table(reports: dict[str, dict]) -> str:
+    """Returns the table of memory by the number of microbatches of the loss."""
+    lines = _head(
+        "model", "slice", "batch", "microbatches", "GiB per chip", "temporaries, GiB"
+    )
     for model in LARGE:
-        for pieces in PIECES:
-            report = reports.get(f"{model}, {PIECES_TOPOLOGY}, {pieces} pieces")
+        for number in MICROBATCHES:
+            name = f"{model}, {MICROBATCHES_TOPOLOGY}, microbatches {number}"
+            report = reports.get(name)
             if report is not None:
                 sizes = (report["memory"][name] for name in ("peak", "temporaries"))
                 lines.append(
                     _row(
-                        model, PIECES_TOPOLOGY, f"{report['batch_size']:,}", pieces,
+                        model, MICROBATCHES_TOPOLOGY, f"{report['batch_size']:,}",
+                        number,
                         *(f"{size / GIB:.2f}" for size in sizes),
                     )
                 )  # fmt: skip
@@ -279,14 +285,11 @@ def pieces_table(reports: dict[str, dict]) -> str:
 
 
 def effort_table(reports: dict[str, dict]) -> str:
-    """What the compiler's effort changes."""
+    """Returns the table of what the compiler's effort changes."""
     lines = _head(
-        "program",
-        "effort",
-        "GiB a chip",
-        "collectives by kind, GiB sent",
-        "compiled in",
-    )
+        "program", "effort", "GiB per chip", "collectives by kind, GiB sent",
+        "compile time",
+    )  # fmt: skip
     for name in CHECKED:
         for run, effort in ((name, "little"), (name + FULL, "full")):
             if run in reports:
@@ -305,21 +308,21 @@ def _mesh(report: dict) -> str:
 
 
 def _kinds(report: dict, field: str, of: str = "collectives") -> str:
-    """'6 all-reduce 1.80, 12 all-gather 0.30'."""
+    """Returns, for example, '6 all-reduce 1.80, 12 all-gather 0.30'."""
     found = report.get(of, {})
     kinds = (f"{v['count']} {kind} {v[field] / GIB:.2f}" for kind, v in found.items())
     return ", ".join(kinds) or "none"
 
 
 def traffic(report: dict, field: str, of: str = "partitioned") -> float:
-    """GiB a step of a field of all collectives."""
+    """Returns a field of all collectives, summed, in GiB per step."""
     return sum(kind[field] for kind in report[of].values()) / GIB
 
 
 def weak_table(reports: dict[str, dict]) -> str:
-    """Collectives of one model as the slice grows, batch a chip kept."""
+    """Returns the table of weak scaling: more chips, the same batch per chip."""
     lines = _head(
-        "chips", "batch", "mesh", "GiB a chip", "own part of the data, GiB",
+        "chips", "batch", "mesh", "GiB per chip", "own part of the data, GiB",
         "whole data, GiB", "collectives by kind, GiB", "sent as compiled, GiB",
     )  # fmt: skip
     for division in DIVISIONS:
@@ -340,7 +343,7 @@ def weak_table(reports: dict[str, dict]) -> str:
 
 
 def plot(reports: dict[str, dict]) -> np.ndarray:
-    """A chip's own part of the collectives' data, and its memory, uint8 `[H, W, 3]`."""
+    """Returns a plot of a chip's own data in collectives and memory, `[H, W, 3]`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -363,8 +366,8 @@ def plot(reports: dict[str, dict]) -> np.ndarray:
             first = next(iter(found))
             ideal = [held[0] * first / chips for chips in found]
             left.plot(list(found), ideal, ":", color="gray", label="1 / chips")
-    left.set_ylabel("own part of the collectives' data\nGiB a chip and step")
-    right.set_ylabel("peak memory, GiB a chip")
+    left.set_ylabel("own part of the collectives' data\nGiB per chip and step")
+    right.set_ylabel("peak memory, GiB per chip")
     for axis in (left, right):
         axis.set_xscale("log", base=2)
         axis.set_yscale("log", base=2)
@@ -380,9 +383,11 @@ def plot(reports: dict[str, dict]) -> np.ndarray:
 
 
 def main() -> None:
-    """Compiles what is missing and writes the document's tables."""
+    """Compiles missing runs and writes the tables and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[""], help="parts of runs' names")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="substrings of run names"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="compilations at once")
     parser.add_argument("--fresh", action="store_true", help="compile all again")
     parser.add_argument("--report", action="store_true", help="compile nothing")
@@ -399,7 +404,7 @@ def main() -> None:
     for name, table in (
         ("training", training_table),
         ("larger", larger_table),
-        ("pieces", pieces_table),
+        ("microbatches", microbatches_table),
         ("sampling", sampling_table),
         ("weak", weak_table),
         ("effort", effort_table),

@@ -1,12 +1,12 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What training the paper's models costs, counted, not measured: a Markdown table.
+"""Prints a Markdown table of what training the paper's models costs, without training.
 
     python benchmarks/training_cost.py --chips=64 --peak=197 --stage1=0.25 --stage2=0.40
 
-Operations of all matrix products and convolutions of the real train steps, with those
-that recomputation repeats (`rq.flops`). Hours are these operations at a share of
-the chips' peak (TFLOP/s), which is an assumption.
+Counts the FLOPs of all matrix products and convolutions of the real train steps,
+recomputation included (`rq.flops`). Hours assume that the chips reach a fraction of
+their peak (TFLOP/s), which is not measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODELS = (
 
 
 def load(file: str, variant: str):
-    """The config of a file's variant."""
+    """Returns the config of a file's variant."""
     spec = importlib.util.spec_from_file_location(file, CONFIGS / f"{file}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -49,21 +49,21 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chips", type=int, default=64)
-    parser.add_argument("--peak", type=float, default=197.0, help="TFLOP/s of a chip")
-    parser.add_argument("--stage1", type=float, default=0.25, help="share of the peak")
-    parser.add_argument("--stage2", type=float, default=0.40, help="share of the peak")
+    parser.add_argument("--peak", type=float, default=197.0, help="TFLOP/s per chip")
+    parser.add_argument("--stage1", type=float, default=0.25, help="fraction of peak")
+    parser.add_argument("--stage2", type=float, default=0.40, help="fraction of peak")
     given = parser.parse_args()
-    shares = {"rqvae": given.stage1, "transformer": given.stage2}
-    print("| model | stage 1: TFLOP an image, in all, hours | stage 2: the same |")
+    fractions = {"rqvae": given.stage1, "transformer": given.stage2}
+    print("| model | stage 1: TFLOP per image, total FLOP, hours | stage 2: the same |")
     print("|---|---|---|")
     for file, variants in MODELS:
         for variant in variants:
             config = load(file, variant)
             cells = [":".join(filter(None, (file, variant)))]
-            for stage, share in shares.items():
-                each, part = flops_per_image(config, stage), config[stage]
-                total = each * part.batch_size * part.steps
-                hours = total / (given.chips * given.peak * 1e12 * share) / 3600
+            for stage, fraction in fractions.items():
+                each, section = flops_per_image(config, stage), config[stage]
+                total = each * section.batch_size * section.steps
+                hours = total / (given.chips * given.peak * 1e12 * fraction) / 3600
                 cells.append(f"{each / 1e12:.2f}, {total:.1e}, {hours:.1f}")
             print(f"| {' | '.join(cells)} |")
 

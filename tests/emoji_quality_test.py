@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The emoji benchmark: what it draws, what it judges by, which targets it misses."""
+"""Tests the emoji benchmark: its captions, its classifier, its targets."""
 
 import pathlib
 import sys
@@ -24,7 +24,7 @@ def benchmark():
 
 
 class Source:
-    """Forty images of two captions each."""
+    """Has forty images of two captions each."""
 
     def __len__(self):
         return 40
@@ -41,13 +41,13 @@ def test_captions_are_drawn_once_each_with_their_groups(benchmark, number):
 
 
 def test_the_independent_classifier_reads_rare_classes(benchmark):
-    """A class of one image in fifty is told from another by a bright corner."""
+    """One image in fifty is of the class with a bright corner."""
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 0, (500, 8, 8, 3)).astype(np.float32)
     labels = (np.arange(500) % 50 == 0).astype(np.int32)
     images[labels == 1, :4, :4] += 1
-    judge = benchmark.train_classifier(images[:400], labels[:400])
-    found = judge.predict(benchmark.flatten(images[400:]))
+    classifier = benchmark.train_classifier(images[:400], labels[:400])
+    found = classifier.predict(benchmark.flatten(images[400:]))
     np.testing.assert_array_equal(found, labels[400:])
 
 
@@ -70,6 +70,6 @@ def test_guidance_and_rejection_must_raise_agreement(benchmark, changes, missed)
     assert len(benchmark.missed_targets(agreement)) == missed
 
 
-@pytest.mark.parametrize("share, missed", [(0.8, 0), (0.795, 1)])
-def test_captions_must_show_their_group(benchmark, share, missed):
-    assert len(benchmark.missed_targets({"train_captions": share})) == missed
+@pytest.mark.parametrize("agreement, missed", [(0.8, 0), (0.795, 1)])
+def test_captions_must_show_their_group(benchmark, agreement, missed):
+    assert len(benchmark.missed_targets({"train_captions": agreement})) == missed

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""benchmarks/metrics_by_step.py: what it calls a ranking, and its table."""
+"""Tests the ranking and the table of benchmarks/metrics_by_step.py."""
 
 import importlib
 import pathlib
@@ -15,7 +15,7 @@ metrics_by_step = importlib.import_module("metrics_by_step")
 
 
 def rows(*distances):
-    """Of noise, two steps, two scales of the second and real images."""
+    """Returns rows of noise, two steps, two scales of the second, and real images."""
     names = (
         "noise",
         "step 200",
@@ -34,7 +34,7 @@ def rows(*distances):
     "distances, wrong",
     [
         ((90.0, 20.0, 8.0, 6.0, 9.0, 1.0), []),
-        # The best scale may be the only one that is better than the first checkpoint.
+        # It is enough that the best scale is better than the first checkpoint.
         ((90.0, 20.0, 30.0, 6.0, 40.0, 1.0), []),
         (
             (90.0, 20.0, 8.0, 6.0, 9.0, 7.0),
@@ -45,9 +45,9 @@ def rows(*distances):
     ],
 )
 def test_ranks_real_before_the_best_before_the_first_before_noise(distances, wrong):
-    told = metrics_by_step.out_of_order(rows(*distances))
-    assert len(told) == bool(wrong)
-    assert all(name in told[0] for name in wrong)
+    wrong_pairs = metrics_by_step.out_of_order(rows(*distances))
+    assert len(wrong_pairs) == bool(wrong)
+    assert all(name in wrong_pairs[0] for name in wrong)
 
 
 def test_without_guidance_the_last_checkpoint_is_the_best():
