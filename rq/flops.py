@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""FLOPs of traced programs, and the peak FLOP/s of devices."""
+"""Counts the FLOPs of traced programs; knows the peak FLOP/s of devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 
 from jax.interpreters import partial_eval
 
-# Dense bfloat16 FLOP/s as published, by how a `device_kind` begins.
+# Published dense bfloat16 FLOP/s by prefix of `device_kind`.
 PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -32,10 +32,10 @@ def peak_flops(kind: str) -> float | None:
 def program_flops(jaxpr) -> float:
     """Returns the FLOPs of all matrix products and convolutions of a traced program.
 
-    A multiplication and an addition are two. The total is over all devices. It includes
-    recomputation (remat) and excludes what no output needs. Scans count their length,
-    loops of unknown length one turn, conditionals their most expensive branch. XLA's
-    own cost analysis counts the body of a loop once, however often it runs.
+    A multiplication and an addition count as two. The total is over all devices. It
+    includes recomputation (remat) and excludes dead code. It counts all iterations of
+    scans, one iteration of loops of unknown length, and the most expensive branch of
+    conditionals. XLA's own cost analysis counts the body of any loop once.
 
     Args:
       jaxpr: `jax.jit(f).trace(...).jaxpr`.
@@ -80,6 +80,6 @@ def _dot(equation) -> float:
 def _convolution(equation) -> float:
     kernel, out = equation.invars[1].aval, equation.outvars[0].aval
     out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-    # Products with the zeros that gradients of strides put between pixels are free.
+    # Gradients of strided convolutions put zeros between pixels, which do not count.
     zeros = math.prod(equation.params["lhs_dilation"])
     return 2 * out.size * kernel.size / kernel.shape[out_axis] / zeros

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of images and codes: arrays in, uint8 arrays `[H, W, 3]` out.
+"""Draws pictures of images and codes as uint8 arrays `[H, W, 3]`.
 
-Small images are enlarged by a whole factor, pixel by pixel, so that a picture can be
-read at its own size. Saving is a step of its own.
+Small images are enlarged by an integer factor, by repeating pixels. `save_png` writes a
+picture to a file.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from rq.metrics import code_usage as code_metrics
 from rq.metrics.image_quality import psnr
 from rq.parallel import atomic_files
 
-TILE = 96  # images smaller than this are enlarged up to it
-WIDTH = 1280  # as long as the picture does not get wider than this
+TILE = 96  # small images are enlarged up to this side
+WIDTH = 1280  # unless the picture would become wider than this
 GAP = 3  # white pixels between images
 MARGIN = 12
 FONT_SIZE = 16
 INK = (40, 40, 40)
 PAPER = 255
-ERROR_RANGE = 0.5  # of pixels in [-1, 1], what error maps show
+ERROR_RANGE = 0.5  # largest error in error maps, for pixels in [-1, 1]
 
 
 def to_uint8(images) -> np.ndarray:
-    """Pixels in [-1, 1] to 0..255, rounded, clipped; uint8 is returned as it is.
+    """Converts pixels in [-1, 1] to 0..255, clipped; returns uint8 unchanged.
 
     Raises:
-      ValueError: on pixels that are not finite, or integers other than uint8.
+      ValueError: if pixels are not finite, or integers other than uint8.
     """
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
     if np.issubdtype(images.dtype, np.integer):
-        raise ValueError(f"pixels are uint8 or floats in [-1, 1], not {images.dtype}")
+        raise ValueError(f"pixels must be uint8 or floats, not {images.dtype}")
     images = images.astype(np.float32)
     if not np.isfinite(images).all():
-        raise ValueError("images with pixels that are not finite")
+        raise ValueError("images have pixels that are not finite")
     return pixels.to_uint8(images)
 
 
 def save_png(path, image: np.ndarray) -> None:
-    """Writes a uint8 picture `[H, W, 3]`, all or nothing, and its folder if need be."""
+    """Writes a uint8 picture `[H, W, 3]` atomically; creates its folder."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files.atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -59,17 +59,17 @@ def save_png(path, image: np.ndarray) -> None:
 
 
 def grid(images, columns: int) -> np.ndarray:
-    """Images side by side, in rows.
+    """Draws images in a grid, row by row.
 
     Args:
       images: `[N, H, W, C]`, uint8 or floats in [-1, 1], C = 1 or 3, N at least 1.
-      columns: images in a row; the last row may have fewer.
+      columns: images per row; the last row may have fewer.
 
     Returns:
       uint8 `[H', W', 3]`.
 
     Raises:
-      ValueError: on images of another shape or no images or columns.
+      ValueError: if `images` has another shape, or there are no images or columns.
     """
     tiles = _tiles(images)
     if columns < 1:
@@ -81,16 +81,16 @@ def grid(images, columns: int) -> np.ndarray:
 def sample_grid(
     images, columns: int, row_names: Sequence[str] | None = None, title: str = ""
 ) -> np.ndarray:
-    """`grid` with a name in front of each row and a title above.
+    """Draws a `grid` with row names on the left and a title above.
 
     Args:
       images: `[N, H, W, C]`, uint8 or floats in [-1, 1].
-      columns: images in a row.
-      row_names: one for each row, such as the class; none where None.
-      title: one line; none where empty.
+      columns: images per row.
+      row_names: one name for each row, such as the class; may be None.
+      title: one line; may be empty.
 
     Raises:
-      ValueError: as `grid`, and where there is not one name for each row.
+      ValueError: as `grid`, and if there is not one name for each row.
     """
     picture = grid(images, columns)
     rows = -(-len(images) // columns)
@@ -106,24 +106,24 @@ def sample_grid(
 
 
 def reconstructions(originals, by_depth) -> np.ndarray:
-    """A row for each image: the original, what depth 1, ..., D make of it, the error.
+    """Draws a row for each image: the original, depths 1, ..., D, and the error.
 
-    Above each depth stands the mean PSNR of the images shown, at pixels in [-1, 1]. The
-    error is the absolute one at depth D, the mean over channels: black is none, the
-    brightest yellow `ERROR_RANGE` or more.
+    Above each depth is the mean PSNR of the images shown. The error is the absolute
+    error at depth D, averaged over channels, from black for 0 to bright yellow for
+    `ERROR_RANGE` or more.
 
     Args:
       originals: `[N, H, W, C]` in [-1, 1].
       by_depth: `[D, N, H, W, C]` in [-1, 1], partial decodings (paper section 3.1).
 
     Raises:
-      ValueError: where the shapes do not belong together.
+      ValueError: if the shapes do not match.
     """
     originals, by_depth = np.asarray(originals), np.asarray(by_depth)
     if by_depth.ndim != 5 or by_depth.shape[1:] != originals.shape:
         raise ValueError(
-            f"reconstructions {by_depth.shape} of originals {originals.shape}, "
-            "not [D, N, H, W, C] of [N, H, W, C]"
+            f"reconstructions {by_depth.shape} and originals {originals.shape} must "
+            "be [D, N, H, W, C] and [N, H, W, C]"
         )
     columns = 2 + len(by_depth)
     error = error_map(originals, by_depth[-1])
@@ -143,22 +143,22 @@ def reconstructions(originals, by_depth) -> np.ndarray:
 
 
 def error_map(a, b) -> np.ndarray:
-    """Where images differ: `[N, H, W, C]` in [-1, 1] twice to uint8 `[N, H, W, 3]`."""
+    """Draws the error of two image batches `[N, H, W, C]` as uint8 `[N, H, W, 3]`."""
     error = np.mean(np.abs(np.asarray(a) - np.asarray(b)), axis=-1)
     return colormaps["inferno"](np.minimum(error / ERROR_RANGE, 1), bytes=True)[..., :3]
 
 
 def code_usage(counts: Sequence[np.ndarray]) -> np.ndarray:
-    """How often each code is used, a histogram for each depth, most frequent first.
+    """Draws a histogram of the codes at each depth, most frequent first.
 
-    The scale is logarithmic, relative to the frequency that all codes would have if
-    they were equally frequent (the dashed line); unused codes leave an empty stretch.
+    The scale is logarithmic and relative to the uniform frequency (the dashed line).
+    Unused codes leave empty space on the right.
 
     Args:
       counts: D arrays `[K_d]`, as from `rq.metrics.code_usage.histogram`.
 
     Raises:
-      ValueError: where a depth has no codes.
+      ValueError: if a depth has no codes.
     """
     statistics = code_metrics.statistics(counts)
     curves = [np.sort(np.asarray(c) / np.mean(c))[::-1] for c in counts]
@@ -199,23 +199,23 @@ def code_usage(counts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _tiles(images) -> np.ndarray:
-    """Images as uint8 `[N, H, W, 3]`."""
+    """Returns images as uint8 `[N, H, W, 3]`."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
-        raise ValueError(f"images [N, H, W, 1 or 3], not {images.shape}")
+        raise ValueError(f"images must be [N, H, W, 1 or 3], not {images.shape}")
     images = to_uint8(images)
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
 def _enlarge(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """Repeats pixels, the same number of times in both directions."""
+    """Enlarges tiles by an integer factor."""
     side = max(tiles.shape[1:3])
     factor = max(1, min(TILE // side, WIDTH // (columns * side)))
     return tiles.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _arrange(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """Tiles `[N, H, W, 3]` on paper, in rows, with gaps between them."""
+    """Places tiles `[N, H, W, 3]` on white in rows, with gaps between them."""
     number, height, width, _ = tiles.shape
     rows = -(-number // columns)
     down, across = height + GAP, width + GAP
@@ -227,7 +227,7 @@ def _arrange(tiles: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _annotate(picture, title="", row_labels=(), column_labels=()) -> np.ndarray:
-    """Adds margins and text; labels are (text, where their centre is in `picture`)."""
+    """Adds margins and text; labels are (text, position of their centre)."""
     font = ImageFont.load_default(FONT_SIZE)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
 
@@ -240,7 +240,7 @@ def _annotate(picture, title="", row_labels=(), column_labels=()) -> np.ndarray:
     header = max((size(text)[1] + MARGIN for text, _ in column_labels), default=0)
     top = MARGIN + heading + header
     height, width = picture.shape[:2]
-    # A column label may be wider than its column, a title than the picture.
+    # Column labels may exceed their columns, and the title the picture.
     right = max(
         [width, size(title)[0]]
         + [round(centre + size(text)[0] / 2) for text, centre in column_labels]

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Bringing images in: nothing is lost in silence, and every file is counted."""
+"""Tests that preparing one's own images counts every file and reports every loss."""
 
 import io
 import json
@@ -25,12 +25,12 @@ RED = np.full((20, 20, 3), (200, 40, 40), np.uint8)
 
 
 def picture(seed: int) -> bytes:
-    """A PNG like no other."""
+    """Returns a unique PNG."""
     return encoded(np.random.default_rng(seed).integers(0, 255, (9, 9, 3), np.uint8))
 
 
 def section(path, tmp_path, **changes):
-    """A `data` section for files, prepared below `tmp_path`."""
+    """Returns a `data` section for files, prepared below `tmp_path`."""
     data = default().data
     settings = dict(name="folder", path=str(path), dir=str(tmp_path / "tfds"))
     data.update(settings | dict(resolution=8, holdout=1) | changes)
@@ -38,7 +38,7 @@ def section(path, tmp_path, **changes):
 
 
 def found(reader, path):
-    """Images by name, and the inventory."""
+    """Returns the images by name, and the inventory."""
     inventory = Inventory()
     return {image.name: image for image in reader(path, inventory)}, inventory
 
@@ -52,7 +52,7 @@ def report_of(inventory):
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """The data section of the faulty folder, and the report of preparing it."""
+    """Returns the data section of the faulty folder and the report of preparing it."""
     place = tmp_path_factory.mktemp("faulty")
     build(place / "shapes", place / "elsewhere")
     data = section(place / "shapes", place, resolution=32, holdout=8)
@@ -66,7 +66,7 @@ def test_every_file_of_the_faulty_folder_is_counted(faulty):
     others = sum(report["other_files"].values())
     assert report["files_seen"] == report["images_seen"] + others
     seen = sum(len(names) for *_, names in os.walk(data.path))
-    linked = faulty_folder.EACH + 1  # the loop is a file, too; os.walk follows none
+    linked = faulty_folder.EACH + 1  # the loop is a file; os.walk skips it
     assert report["files_seen"] == seen + linked
     assert sum(report["reasons"].values()) == report["left_out"] == 12
     left_out = {name.rpartition("/")[2] for name in report["files_left_out"]}
@@ -112,7 +112,7 @@ def test_captions_are_matched_and_those_without_an_image_counted(faulty):
         assert words in notes
 
 
-def test_the_summary_and_its_picture_stand_beside_the_set(faulty):
+def test_the_summary_and_its_picture_are_written_with_the_set(faulty):
     _, report = faulty
     text = sources.summary(report)
     for line in (
@@ -214,7 +214,7 @@ def test_dots_in_names_of_members_separate_no_images(tmp_path):
     assert len(images) + sum(inventory.other.values()) == len(members)
 
 
-def test_captions_may_stand_apart_from_their_images(tmp_path):
+def test_captions_may_be_separated_from_their_images(tmp_path):
     members = [(f"{k}.txt", f"caption {k}") for k in range(3)]
     members += [(f"{k}.PNG", picture(k)) for k in range(3)]
     images, _ = found(readers.tar, write_tar(tmp_path / "x.tar", members))
@@ -264,7 +264,7 @@ def test_names_of_folders_sort_by_their_numbers(tmp_path):
     assert prepared.class_names(data, set(names)) == expected
 
 
-def test_images_without_class_take_the_labels_from_none_in_silence(tmp_path):
+def test_images_without_class_remove_all_labels_with_a_note(tmp_path):
     for k in range(4):
         write(tmp_path / f"set/{'ab'[k % 2]}/{k}.png", picture(k))
     write(tmp_path / "set/5.png", picture(5))
@@ -370,7 +370,7 @@ def test_names_in_tables_and_lists_match_those_of_other_systems(tmp_path):
     assert "two lists" in notes and "b/gone.png" in notes
 
 
-def test_what_no_list_names_is_left_out_and_counted(tmp_path):
+def test_images_in_no_list_are_left_out_and_counted(tmp_path):
     for k in range(3):
         write(tmp_path / f"{k}.png", picture(k))
     write(tmp_path / "train.txt", "0.png\n")
@@ -378,7 +378,7 @@ def test_what_no_list_names_is_left_out_and_counted(tmp_path):
     assert list(images) == ["0.png"] and inventory.left_out == 2
 
 
-def test_captions_of_an_image_called_test_are_no_list(tmp_path):
+def test_captions_of_an_image_called_test_are_not_a_list(tmp_path):
     write(tmp_path / "test.png", picture(0))
     write(tmp_path / "1.png", picture(1))
     write(tmp_path / "test.txt", "an image for testing")
@@ -399,7 +399,7 @@ def test_a_quoted_tsv_and_one_with_literal_quotes(tmp_path):
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1e"])
-def test_a_caption_is_one_line_whatever_is_in_it(tmp_path, mark):
+def test_a_caption_with_line_breaks_becomes_one_line(tmp_path, mark):
     line = f"one{mark}caption"
     for k in range(2):
         write(tmp_path / f"set/{k}.png", picture(k))
@@ -413,7 +413,7 @@ def test_a_caption_is_one_line_whatever_is_in_it(tmp_path, mark):
 # 7. Names
 
 
-def test_names_that_are_no_utf8_are_kept(tmp_path):
+def test_names_that_are_not_utf8_are_kept(tmp_path):
     place = os.fsencode(tmp_path) + b"/gr\xfcn \xff"
     os.makedirs(place + b"/k\xe4se")
     for k in range(3):
@@ -548,7 +548,7 @@ def test_images_of_any_name_are_found(tmp_path, name, kind):
         ("a.dng", b"II*\0" + bytes(99)),
     ],
 )
-def test_what_no_library_decodes_is_left_out_with_a_reason(tmp_path, name, content):
+def test_images_in_other_formats_are_left_out_with_a_reason(tmp_path, name, content):
     write(tmp_path / f"set/{name}", content)
     for k in range(9):
         write(tmp_path / f"set/{k}.png", picture(k))
@@ -568,7 +568,7 @@ def test_a_cut_scan_is_found_behind_an_end_marker(fraction, options):
     image = image // 2 + np.random.default_rng(0).integers(0, 99, image.shape, np.uint8)
     whole = encoded(image, "JPEG", **options)
     examine(whole)
-    examine(whole + b"\0" * 50)  # as cameras pad
+    examine(whole + b"\0" * 50)  # padding by cameras
     with pytest.raises(DecodeError, match="JPEG"):
         examine(cut_jpeg(image, fraction, **options))
 

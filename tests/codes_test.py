@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Stored codes: exact, resumable, and never silently damaged or another model's."""
+"""Tests that stored codes are exact, resumable, intact and of the right model."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ def examples(n=N):
 
 
 class Encoder:
-    """Gives examples in batches of three and remembers what it was asked for."""
+    """Yields examples in batches of three and records the requests."""
 
     def __init__(self, stop_at=None, **changes):
         self.data = examples() | changes
@@ -49,7 +49,7 @@ def writer(folder, n=N, fingerprint=RQVAE, images=""):
 
 
 def store(folder, encode=None, **changes):
-    """Writes what is missing; returns the encoder."""
+    """Writes the missing shards; returns the encoder."""
     encode, codes = encode or Encoder(), writer(folder, **changes)
     for shard in codes.start():
         span = codes.span(shard)
@@ -108,7 +108,7 @@ def test_shards_are_written_in_any_order_by_any_process(tmp_path):
     assert writer(tmp_path).start() == [0, 1, 2]
     encode = Encoder()
     for shard in (2, 0, 1):
-        codes = writer(tmp_path)  # another process's
+        codes = writer(tmp_path)  # by another process
         span = codes.span(shard)
         codes.write(shard, encode(span.start, span.stop))
     assert encode.asked == [(8, 10), (0, 4), (4, 8)]
@@ -116,7 +116,7 @@ def test_shards_are_written_in_any_order_by_any_process(tmp_path):
     assert_stored(tmp_path)
 
 
-def test_codes_of_images_that_have_changed_are_made_anew(tmp_path):
+def test_codes_of_images_that_have_changed_are_recomputed(tmp_path):
     store(tmp_path, images="a")
     assert store(tmp_path, images="a").asked == []
     assert len(store(tmp_path, images="b").asked) == 3
@@ -143,7 +143,7 @@ def test_a_reader_waits_for_files_that_appear_late(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"n": 9}, {"fingerprint": {"rqvae": "other"}}])
-def test_what_does_not_belong_is_made_anew(tmp_path, changes):
+def test_codes_of_another_run_are_recomputed(tmp_path, changes):
     store(tmp_path, **changes)
     assert len(store(tmp_path).asked) == 3
     assert_stored(tmp_path)
@@ -158,11 +158,11 @@ def test_codes_of_another_rqvae_are_refused(tmp_path):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, seed):
-    """Anywhere in the second shard: opening it or reading its records tells."""
+    """A flipped bit in the second shard is found when opening or reading it."""
     store(tmp_path)
     path = sorted(tmp_path.glob("*.array_record"))[1]
     content, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
-    # Only bytes that mean something: the format pads with zeros.
+    # Only used bytes, since the format pads with zeros.
     place = rng.choice(np.flatnonzero(np.frombuffer(bytes(content), np.uint8)))
     content[place] ^= 1 << rng.integers(8)
     path.write_bytes(content)
@@ -172,7 +172,7 @@ def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, seed):
     except DataError as error:
         assert path.name in str(error)
         return
-    data = examples()  # a bit that only says how the file was written
+    data = examples()  # a bit that only describes how the file was written
     for i, example in enumerate(found):
         np.testing.assert_array_equal(example["codes"], data["codes"][i])
         np.testing.assert_array_equal(example["features"], data["features"][i])
@@ -224,8 +224,8 @@ def test_batches_that_would_be_stored_wrong_are_refused(tmp_path, changes, messa
     assert not stored_codes.is_complete(tmp_path, RQVAE)
 
 
-def test_fewer_examples_than_announced_are_an_error(tmp_path):
-    with pytest.raises(DataError, match="announced"):
+def test_fewer_examples_than_declared_are_an_error(tmp_path):
+    with pytest.raises(DataError, match="declared"):
         store(tmp_path, n=12)
     with pytest.raises(DataError, match="no examples"):
         store(tmp_path, n=0)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A data set is known by its contents, wherever it lies and however it was changed."""
+"""Tests that a data set is identified by its contents, not its location."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def read(monkeypatch):
-    """Names of the files whose contents are read, in the order of reading."""
+    """Returns the names of files whose contents are read, in order."""
     names, compute = [], contents._hash
 
     def counted(path):
@@ -34,7 +34,7 @@ def read(monkeypatch):
 
 
 def write(path, content: bytes, age: float = 3600.0):
-    """Writes a file that looks `age` seconds old."""
+    """Writes a file with an age of `age` seconds."""
     path.write_bytes(content)
     then = time.time() - age
     os.utime(path, (then, then))
@@ -76,7 +76,7 @@ def test_hashes_of_files_that_have_just_changed_are_not_kept(tmp_path, read, cac
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"a": 3}'])
-def test_a_damaged_cache_is_made_anew(tmp_path, cache, damage, monkeypatch):
+def test_a_damaged_cache_is_rewritten(tmp_path, cache, damage, monkeypatch):
     monkeypatch.setattr(contents, "MIN_AGE", 0.0)
     path = write(tmp_path / "a", b"one")
     contents.hash_files([path])

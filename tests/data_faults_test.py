@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data that is prepared or converted under unlucky circumstances."""
+"""Preparing and converting data: interruptions, races, other formats."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from rq.data import DataError, digits, sources
 
 
 def section(**changes):
-    """The `data` section of the digits, changed."""
+    """Returns the `data` section of the digits with changes."""
     data = default().data
     data.update(dict(name="digits", resolution=32, channels=1, num_classes=10))
     data.update(changes)
@@ -23,14 +23,14 @@ def section(**changes):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Where the digits are prepared, once."""
+    """Returns a folder with the prepared digits."""
     folder = str(tmp_path_factory.mktemp("tfds"))
     digits.prepare(folder)
     return folder
 
 
 def run(code):
-    """In a process of its own, with parsed flags; returns its exit status."""
+    """Runs code in a subprocess with parsed flags; returns its exit status."""
     head = "import sys; from absl import flags; flags.FLAGS.mark_as_parsed()"
     return subprocess.run(
         [sys.executable, "-c", f"{head}\n{code}"], timeout=120
@@ -51,12 +51,12 @@ assert 'tensorflow' not in sys.modules
     assert run(code) == 0
 
 
-def test_of_two_that_prepare_at_once_the_first_decides(tmp_path, monkeypatch):
+def test_the_first_of_two_processes_to_prepare_a_set_wins(tmp_path, monkeypatch):
     load = digits.load
 
     def load_late():
         monkeypatch.setattr(digits, "load", load)
-        digits.prepare(str(tmp_path))  # the other one
+        digits.prepare(str(tmp_path))  # the other process
         return load()
 
     monkeypatch.setattr(digits, "load", load_late)
@@ -80,7 +80,7 @@ digits.Digits._generate_examples = killed
 digits.prepare({str(tmp_path)!r})
 """
     assert run(code) == 9
-    assert list((tmp_path / "digits").iterdir())  # what it left
+    assert list((tmp_path / "digits").iterdir())  # left by the killed process
     assert len(sources.open_split(section(dir=str(tmp_path)), "train")) == 4500
 
 
@@ -115,7 +115,7 @@ def test_tfrecords_need_conversion_and_a_converted_copy_is_read(data_dir, tmp_pa
     data = section(dir=str(tmp_path))
     with pytest.raises(DataError, match="convert_format --dataset_version_dir"):
         sources.open_split(data, "train")
-    # As TFDS's convert_format describes a set that it converted in place.
+    # The description that convert_format of TFDS writes for a set converted in place.
     file.write_text(json.dumps(info | {"alternativeFileFormats": ["array_record"]}))
     assert sources.open_split(data, "train")[0]["image"].shape == (32, 32, 1)
 

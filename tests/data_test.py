@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data: the digits, augmentation, the order of examples."""
+"""Tests of the digits, augmentation, and the order of examples."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ GOLDEN_FIRST = "d2731148bb4f33912a9426891d621941116de4fcc219164c2db5c757fdad7ecd
 
 
 def section(**changes):
-    """The `data` section of the digits, changed."""
+    """Returns the `data` section of the digits with changes."""
     data = default().data
     data.update(dict(name="digits", resolution=32, channels=1, num_classes=10))
     data.update(changes)
@@ -33,14 +33,14 @@ def section(**changes):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Where the digits are prepared, once."""
+    """Returns a folder with the prepared digits."""
     folder = str(tmp_path_factory.mktemp("tfds"))
     digits.prepare(folder)
     return folder
 
 
 class Numbers:
-    """A source of N examples that say which they are."""
+    """A source of N examples, each with its own index."""
 
     def __init__(self, n):
         self.n = n
@@ -129,7 +129,7 @@ def test_a_missing_split_names_those_there_are(data_dir):
 
 def test_images_of_another_size_are_refused_without_augmentation(data_dir):
     data = section(dir=data_dir, resolution=16)
-    with pytest.raises(DataError, match="32 x 32.*resolution=16"):
+    with pytest.raises(DataError, match="resolution=16.*32 x 32"):
         next(loader.in_order(sources.open_split(data, "train"), data, 2))
 
 
@@ -271,7 +271,7 @@ def test_evaluation_sees_everything_once_in_order():
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_threads_change_nothing(data_dir, threads):
-    """Neither in training, nor in evaluation, nor in encoding."""
+    """In training, evaluation and encoding."""
 
     def batches(threads):
         data = section(dir=data_dir, augment="crop_flip", resolution=24)
@@ -290,7 +290,7 @@ def test_threads_change_nothing(data_dir, threads):
 
 
 def test_batches_are_those_of_earlier_versions(data_dir):
-    """Resumed runs depend on it."""
+    """Resumed runs depend on this."""
     data = section(dir=data_dir, augment="flip")
     training = loader.shuffled(
         sources.open_split(data, "train"), data, batch_size=48, seed=3,
@@ -305,7 +305,7 @@ def test_batches_are_those_of_earlier_versions(data_dir):
         assert digest.hexdigest() == golden
 
 
-def test_reading_in_order_begins_and_stops_where_it_is_asked_to():
+def test_reading_in_order_respects_start_and_stop():
     class Captioned(Numbers):
         def read(self, index):
             return self[index], ("caption",) * (index % 3)
@@ -378,7 +378,7 @@ def test_a_strip_is_what_resizing_it_whole_gives(shape):
     top, left = (height - 32) // 2, (width - 32) // 2
     expected = whole[top : top + 32, left : left + 32].astype(int)
     difference = augment.center(image, 32, None) - expected
-    assert np.abs(difference).mean() < 3  # up to the rounding of the long side
+    assert np.abs(difference).mean() < 3  # up to rounding of the long side
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (37, 200), (300, 70), (32, 32), (7, 55)])

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The emoji: read, drawn, prepared and opened; missing packages are named."""
+"""Tests reading, drawing, preparing and opening the emoji."""
 
 import pathlib
 

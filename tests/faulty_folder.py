@@ -1,11 +1,11 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of images with every fault that folders of images are known to have.
+"""Builds a folder of images with every known fault of image folders.
 
     python tests/faulty_folder.py DIR
 
-builds it in DIR/shapes, prepares it, and prints the summary that the guide shows; the
-picture of the guide is the `first_images.png` that it names.
+builds DIR/shapes, prepares it, and prints the summary that the guide shows. The picture
+in the guide is the `first_images.png` that the summary names.
 """
 
 import io
@@ -20,12 +20,12 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("circle", "square", "2 lines", "10 lines", "triangle")
-EACH = 8  # sound images of a class
+EACH = 8  # intact images of a class
 SIDE = 48
 
 
 def shape(name: str, seed: int) -> np.ndarray:
-    """A picture of one of the classes, uint8 `[48, 48, 3]`."""
+    """Returns a picture of one of the classes, uint8 `[48, 48, 3]`."""
     rng = np.random.default_rng((CLASSES.index(name), seed))
     image = np.full((SIDE, SIDE, 3), rng.integers(150, 255, 3), np.uint8)
     color = tuple(int(c) for c in rng.integers(0, 150, 3))
@@ -47,7 +47,7 @@ def shape(name: str, seed: int) -> np.ndarray:
 
 
 def encoded(image: np.ndarray, kind: str = "PNG", mode: str = "", **options) -> bytes:
-    """The bytes of a file with a picture."""
+    """Returns the bytes of an image file."""
     out = io.BytesIO()
     picture = Image.fromarray(image)
     (picture.convert(mode) if mode else picture).save(out, kind, **options)
@@ -55,13 +55,13 @@ def encoded(image: np.ndarray, kind: str = "PNG", mode: str = "", **options) -> 
 
 
 def cut_jpeg(image: np.ndarray, fraction: float = 0.6, **options) -> bytes:
-    """A JPEG whose scan is cut and that ends with the end marker all the same."""
+    """Returns a JPEG with a truncated scan and an end marker."""
     whole = encoded(image, "JPEG", quality=95, **options)
     return whole[: int(fraction * len(whole))] + b"\xff\xd9"
 
 
 def huge_png(side: int = 60_000) -> bytes:
-    """A PNG of a few bytes that says it has 3.6 billion pixels."""
+    """Returns a PNG of a few bytes whose header declares 3.6 billion pixels."""
 
     def chunk(kind, body):
         checksum = struct.pack(">I", zlib.crc32(kind + body))
@@ -74,13 +74,13 @@ def huge_png(side: int = 60_000) -> bytes:
 
 
 def write(path: pathlib.Path, content: bytes | str) -> None:
-    """Writes a file, and the folders above it."""
+    """Writes a file and creates its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def odd_files(image: np.ndarray) -> dict[str, bytes]:
-    """Files that are kept after conversion, or left out with a reason, by name."""
+    """Returns files by name that are converted or left out with a reason."""
     deep = image.astype(np.uint16)
     grey = image.mean(-1)
     strip = np.tile(image[:1], (1, 167, 1))
@@ -148,7 +148,7 @@ def build(root: pathlib.Path, outside: pathlib.Path) -> None:
 
 
 def main(place: str) -> None:
-    """Builds and prepares it, and prints the summary."""
+    """Builds and prepares the folder, and prints the summary."""
     from absl import flags
 
     from rq.config import default

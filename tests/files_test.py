@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images of one's own: folders, tar shards, tables; odd and damaged files."""
+"""Tests of one's own images: folders, tar shards, tables; odd and damaged files."""
 
 import collections
 import io
@@ -20,7 +20,7 @@ from rq.data.own_images.inventory import Inventory
 
 
 def section(path, tmp_path, **changes):
-    """A `data` section for files, prepared below `tmp_path`."""
+    """Returns a `data` section for files, prepared below `tmp_path`."""
     data = default().data
     settings = dict(
         name="folder",
@@ -77,7 +77,7 @@ def test_a_folder_has_classes_captions_and_a_holdout(tmp_path):
         name: 1 for name in ("a cat", "a sleeping cat", "a dog", "his dog")
     }
     assert sorted(labels) == [0] * 6 + [1] * 6
-    assert sources.prepare(data) == report  # kept, not made again
+    assert sources.prepare(data) == report  # kept, not rewritten
 
     batch = next(loader.shuffled(source, data, batch_size=2, seed=0))
     assert batch["image"].shape == (2, 16, 16, 3)
@@ -104,7 +104,7 @@ def test_split_folders_and_lists_are_kept(tmp_path):
 
 
 def test_the_holdout_is_exact_and_does_not_depend_on_the_machine(tmp_path):
-    """As FFHQ's 60,000 and 10,000, in small."""
+    """Like the 60,000 and 10,000 images of FFHQ, but smaller."""
     for k in range(70):
         write(tmp_path / f"faces/{k // 10:02d}/{k:05d}.png", encoded(k, side=8))
     data = section(tmp_path / "faces", tmp_path, holdout=10)
@@ -148,7 +148,7 @@ def test_tar_shards_give_images_captions_and_classes(tmp_path):
     assert sources.prepare(data)["splits"] == {"train": 5, "validation": 1}
 
 
-def test_a_damaged_tar_gives_what_is_in_front_of_the_damage(tmp_path):
+def test_files_before_the_damage_in_a_tar_are_read(tmp_path):
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as archive:
         for k in range(12):
@@ -159,7 +159,7 @@ def test_a_damaged_tar_gives_what_is_in_front_of_the_damage(tmp_path):
     report = sources.prepare(data)
     kept = sum(report["splits"].values())
     assert 6 <= kept < 12
-    assert any("x.tar" in reason or "cut short" in reason
+    assert any("x.tar" in reason or "truncated" in reason
                for reason in report["files_left_out"].values())  # fmt: skip
     assert "y.tar" in report["files_left_out"]
 
@@ -218,7 +218,7 @@ def test_captions_without_their_columns_are_an_error(tmp_path):
 
 
 def odd_images():
-    """Images by name, with what the report calls them."""
+    """Returns images by name, with their kind in the report."""
     gif = io.BytesIO()
     frames = [Image.new("RGB", (9, 9), c) for c in ("red", "green", "blue")]
     frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])
@@ -263,7 +263,7 @@ def test_a_photo_is_turned_upright():
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
-def test_a_jpeg_cut_short_is_damage_and_not_half_an_image(share):
+def test_a_truncated_jpeg_is_an_error_and_not_half_an_image(share):
     content = encoded(0, "JPEG", side=64)
     decode(content, 3)
     with pytest.raises(DecodeError):
@@ -271,7 +271,7 @@ def test_a_jpeg_cut_short_is_damage_and_not_half_an_image(share):
 
 
 def test_five_hundred_odd_and_damaged_files_are_all_accounted_for(tmp_path):
-    """Random bytes, cut and scrambled images, odd ones: nothing fatal, all counted."""
+    """Random bytes and truncated, scrambled or odd images do not stop preparing."""
     rng = np.random.default_rng(0)
     suffixes = sorted(walk.SUFFIXES)
     odd = odd_images()
@@ -319,7 +319,7 @@ FEATURES = tfds.features.FeaturesDict(
 
 
 class Records:
-    """Serialized examples, of which some have damaged images."""
+    """Serialized examples, some with damaged images."""
 
     def __init__(self, damaged, number=6):
         self.damaged, self.number = damaged, number

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged and forged files by the thousand: a clear error or a correct load.
+"""Tests that thousands of damaged and forged files give an error or a correct load.
 
-Each kind of file is read in a process of its own with little memory beyond what it
-starts with, so that a crash, a hang or a huge allocation fails the test.
+Each kind of file is read in a subprocess with little extra memory, so that a crash, a
+hang or a huge allocation fails the test.
 """
 
 import io
@@ -24,14 +24,14 @@ import torch_files
 
 pytestmark = pytest.mark.slow
 NUMBER = 1000
-MEMORY = 256 * 2**20  # beyond what the process has once everything is imported
+MEMORY = 256 * 2**20  # in addition to the memory after all imports
 LIMIT = 5  # seconds for one file
 EDGES = (0, 1, 0x7F, 0x80, 0xFF)
 SIZES = (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", bytes(4))
 
 
 def mutate(rng: np.random.Generator, data: bytes) -> bytes:
-    """One to four small changes: bytes, sizes, parts cut out, doubled or moved."""
+    """Applies one to four changes: bytes, sizes, parts cut out, doubled or moved."""
     for _ in range(rng.integers(1, 5)):
         at = int(rng.integers(0, max(len(data), 1)))
         length = int(rng.choice([1, 2, 4, 8, 64, 1024]))
@@ -57,11 +57,11 @@ def mutate(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def mutate_member(rng, path) -> None:
-    """Changes one file inside an archive, and writes checksums that are right."""
+    """Changes one file inside an archive, and writes correct checksums."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = list(members)[rng.integers(0, len(members))]
-    if rng.random() < 0.7:  # where the structure is
+    if rng.random() < 0.7:  # where the header is
         name = next((n for n in members if n.endswith("data.pkl")), name)
     members[name] = mutate(rng, members[name])
     with zipfile.ZipFile(path, "w") as archive:
@@ -75,7 +75,7 @@ def write_torch(path, index):
 
 
 def write_released(path, index):
-    """A released checkpoint, small, with its config beside it."""
+    """Writes a small checkpoint in the released format, with its config."""
     golden = pathlib.Path(__file__).parent / "golden/ckpt/rqtransformer"
     path.write_bytes((golden / "model.pt").read_bytes())
     (path.parent / "config.yaml").write_bytes((golden / "config.yaml").read_bytes())
@@ -120,7 +120,7 @@ def read_moments(path):
 
 
 def touch(found) -> None:
-    """Reads every number, so that one outside its buffer is noticed."""
+    """Reads every number, to detect arrays that exceed their buffer."""
     if isinstance(found, np.ndarray):
         found.tobytes()
     elif isinstance(found, dict):
@@ -129,7 +129,7 @@ def touch(found) -> None:
 
 
 def write_image(path, index):
-    """An image of one of the formats that are read."""
+    """Writes an image in one of the supported formats."""
     image = np.random.default_rng(index % 3).integers(0, 255, (40, 60, 3), np.uint8)
     image = image // 4 + np.arange(60, dtype=np.uint8)[:, None]
     formats = "PNG JPEG GIF WEBP TIFF BMP JPEG2000 TGA AVIF QOI PPM".split()
@@ -150,7 +150,7 @@ def read_image(path):
 
 
 def write_shard(path, index):
-    """A tar file of images with captions, classes and a JSON."""
+    """Writes a tar file of images with captions, classes and a JSON."""
     image = faulty_folder.shape("circle", index % 5)
     with tarfile.open(path, "w") as archive:
         for name, content in (
@@ -168,7 +168,7 @@ def write_shard(path, index):
 
 
 def read_shard(path):
-    """Reads all of a tar file; what was left out of it is an error here."""
+    """Reads a tar file; raises an error if anything was left out."""
     from rq.data.own_images import prepared, readers
     from rq.data.own_images.inventory import Inventory
 
@@ -187,7 +187,7 @@ def read_shard(path):
 
 
 def write_table(path, index):
-    """A table of captions, with quotes and line breaks."""
+    """Writes a table of captions with quotes and line breaks."""
     ends, separators = ("\n", "\r\n")[index % 2], ",;\t"
     separator = separators[index % 3] if path.suffix == ".csv" else "\t"
     rows = [("file", "caption"), ("a.png", "plain"), ("b.png", f'"two{ends}""lines"""')]
@@ -224,7 +224,7 @@ def read_json(path):
     "\n".join(lines).encode()
 
 
-# Name, how to write a good file, how to read it, number of files.
+# Name, writer of a valid file, reader, number of files.
 KINDS = {
     "torch.pt": (write_torch, read_torch, NUMBER),
     "released.pt": (write_released, read_released, NUMBER // 10),
@@ -260,7 +260,7 @@ def test_mutated_files_are_read_or_refused_in_a_line(tmp_path, kind):
 
 
 def main(kind, folder) -> None:
-    """Reads mutated files of one kind; prints how many were read and refused."""
+    """Reads mutated files of one kind; prints how many were read and rejected."""
     import faulthandler
     import warnings
 

@@ -124,7 +124,7 @@ def test_grey_images_are_repeated_for_a_network_of_three_channels():
 
 
 def test_discriminator_refuses_images_that_leave_no_logit():
-    with pytest.raises(ValueError, match="leave no logit after 3 layers"):
+    with pytest.raises(ValueError, match="too small for 3 layers"):
         Discriminator(ndf=4, layers=3).init(jax.random.key(0), images(0, side=16))
 
 

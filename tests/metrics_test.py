@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of generated images: the field's numbers, from features and from images."""
+"""Tests that metrics match the reference libraries, from features and images."""
 
 import importlib.util
 import json
@@ -38,7 +38,7 @@ make = _module("libraries/make.py")
 
 @pytest.fixture(scope="module")
 def library():
-    """What torch-fidelity, pytorch-fid, clean-fid and prdc say."""
+    """Returns the results of torch-fidelity, pytorch-fid, clean-fid and prdc."""
     with np.load(TESTS / "libraries/expected.npz") as file:
         return dict(file)
 
@@ -77,7 +77,7 @@ def test_figures_are_the_libraries_to_the_printed_digit(figures):
 
 
 def test_all_metrics_of_two_sets_are_the_libraries(figures):
-    """Together, named, with images in another order for the Inception score."""
+    """The Inception score uses the images in another order."""
     made, real = (features_of(x) for x in make.features())
     made = made._replace(logits=make.logits())
     found = feature_sets.metrics(made, real, "some")
@@ -99,7 +99,7 @@ def test_all_metrics_of_two_sets_are_the_libraries(figures):
 
 
 def features_of(rows):
-    """As of a network whose spatial features are the others."""
+    """Returns features whose spatial part equals the pooled one."""
     collector = feature_sets.Collector()
     for part in np.array_split(rows, 7):
         collector.add(extractors.Found(part, None, part))
@@ -107,7 +107,7 @@ def features_of(rows):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_inception_score_is_not_that_of_classes_one_after_the_other(order):
+def test_the_inception_score_does_not_depend_on_the_order_of_classes(order):
     logits = 9 * np.eye(10)[np.repeat(np.arange(10), 50)[::order]]
     made = features_of(logits)._replace(logits=logits.astype(np.float32))
     found = feature_sets.metrics(made, made)
@@ -127,8 +127,8 @@ def test_frechet_distance_is_pytorch_fids_formula(seed, width, number):
     assert frechet(b, a).value == pytest.approx(expected, rel=1e-8)
 
 
-# Rows of each set by the number of features, scales of the features: more images than
-# features, as many, fewer; features of like size, of sizes over many decades, constant.
+# Rows of each set, and scales of the features: more, as many or fewer images than
+# features; features of equal scale, of scales over many decades, constant.
 SETS = [(200, 300), (40, 40), (41, 42), (20, 30), (2, 3), (30, 200)]
 SCALES = {
     "like": np.ones(40),
@@ -158,7 +158,7 @@ def test_a_set_is_at_distance_0_from_itself(numbers, scales):
 @pytest.mark.parametrize("numbers", SETS, ids=str)
 @pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES)
 def test_frechet_distance_of_singular_covariances_is_exact(numbers, scales):
-    """Against the trace by the rows themselves, of which no small number is a root."""
+    """Compares with the trace computed from the rows, which needs no matrix root."""
     a, b = wide_sets(numbers, scales)
     x, y = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (a, b))
     roots = np.linalg.svd(x @ y.T, compute_uv=False)
@@ -220,7 +220,7 @@ def test_statistics_go_through_pytorch_fids_file(tmp_path):
 
 
 def brute_manifold(made, real):
-    """By scikit-learn's neighbours and every distance."""
+    """Computes the metrics from all distances and scikit-learn's neighbours."""
 
     def radii(x, k):
         return NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x)[0][:, -1]
@@ -237,7 +237,7 @@ def brute_manifold(made, real):
 
 @hypothesis.settings(deadline=None, max_examples=20)
 @hypothesis.given(st.integers(0, 10_000), st.sampled_from([3, 7, 16, 1000]))
-def test_manifolds_are_those_of_all_distances_whatever_the_block(seed, block):
+def test_manifolds_match_all_distances_for_any_block_size(seed, block):
     rng = np.random.default_rng(seed)
     made = rng.normal(0.5, 1, (rng.integers(7, 40), 4))
     real = rng.normal(0, 1.5, (rng.integers(7, 40), 4))
@@ -245,7 +245,7 @@ def test_manifolds_are_those_of_all_distances_whatever_the_block(seed, block):
     np.testing.assert_allclose(found, brute_manifold(made, real), atol=1e-9)
 
 
-def test_the_same_images_are_all_in_place():
+def test_equal_sets_have_perfect_manifold_metrics():
     made, _ = make.features()
     found = manifold.manifold(made, made)
     assert found.precision == found.recall == found.coverage == 1
@@ -262,14 +262,14 @@ def test_the_same_images_are_all_in_place():
         (lambda x: frechet(x, x * np.nan), "not finite"),
     ],
 )
-def test_what_cannot_be_measured_is_told(call, message):
+def test_invalid_inputs_of_metrics_are_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.random.default_rng(0).normal(size=(20, 3)))
 
 
 @pytest.fixture(scope="module")
 def weights(state, tmp_path_factory):
-    """A file as `rq.convert inception` writes it."""
+    """Returns a file in the format of `rq.convert inception`."""
     path = tmp_path_factory.mktemp("inception") / "inception.npz"
     npz_file.save(path, converter.KIND, converter.from_torch(state))
     return path
@@ -277,7 +277,7 @@ def weights(state, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def networks(weights):
-    """Extractors by the way to resize."""
+    """Returns the extractors by resizing method."""
     one = sharding.make_mesh(devices=jax.devices()[:1])
     return {
         name: extractors.inception(weights, one, name) for name in extractors.RESIZES
@@ -290,7 +290,7 @@ def close(actual, expected, relative=2e-5):
 
 @pytest.mark.parametrize("height, width", make.SIZES)
 def test_inceptions_features_are_the_libraries(networks, library, height, width):
-    """With seeded random weights; images resized in three ways, or not at all."""
+    """With random weights, for three resizing methods and without resizing."""
     found = networks["tf1"](make.images(height, width))
     assert found.pool.shape == (2, 2048) and found.spatial.shape == (2, 2023)
     for name in ("pool", "logits", "spatial"):  # torch-fidelity
@@ -304,7 +304,7 @@ def test_inceptions_features_are_the_libraries(networks, library, height, width)
     close(resized[:, :: make.STEP, :: make.STEP], library[f"clean_{height}"], 1e-6)
 
 
-def test_each_way_to_resize_has_a_name_and_features_of_its_own(networks):
+def test_each_resizing_method_has_its_own_name_and_features(networks):
     names = {e.label for e in networks.values()}
     assert names == {"", "pytorch-fid", "clean-fid"}
     assert len({e.fingerprint for e in networks.values()}) == 3
@@ -317,12 +317,12 @@ def test_a_grey_image_is_three_equal_channels(networks):
     np.testing.assert_array_equal(a.pool, b.pool)
 
 
-# Frechet distances of a set of images from itself, resized in another way. In docs.
+# Frechet distances of a set from itself with another resizing method (in the docs).
 RESIZED = {"pytorch": 0.0569, "clean": 3.03}
 
 
-def test_another_way_to_resize_has_a_distance_of_its_own(networks):
-    """By seeded weights: ImageNet's would give other numbers, and as fixed ones."""
+def test_another_resizing_method_gives_another_distance(networks):
+    """With random weights; ImageNet's give other numbers, just as reproducibly."""
     images = np.concatenate([make.images(64 + k, 80)[:, :64] for k in range(10)])
     found = {name: networks[name](images).pool for name in networks}
     for name, expected in RESIZED.items():
@@ -331,7 +331,7 @@ def test_another_way_to_resize_has_a_distance_of_its_own(networks):
 
 
 def test_adms_reference_files_give_statistics_and_images(networks, tmp_path):
-    """Frechet distances are by the former, neighbourhoods by the latter."""
+    """Frechet distances use the statistics, manifold metrics use the images."""
     network = networks["tf1"]
     images = np.concatenate([make.images(64, 80), make.images(64, 80)[:, ::-1]])
     rng = np.random.default_rng(0)
@@ -346,7 +346,7 @@ def test_adms_reference_files_give_statistics_and_images(networks, tmp_path):
     np.savez(path, **known)  # without images
     found, other = feature_sets.reference(path, network, cache=tmp_path / "cache")
     assert found.pool is None and other != digest
-    # Our own go there and back, and say which network they are of.
+    # Our own files can be read back and name their network.
     own = tmp_path / "own.npz"
     feature_sets.save(own, found, extractor=network.fingerprint)
     again, _ = feature_sets.reference(own, network)
@@ -359,7 +359,7 @@ def test_adms_reference_files_give_statistics_and_images(networks, tmp_path):
         feature_sets.check(1, found, network)
 
 
-def test_a_large_reference_is_drawn_from_at_random(monkeypatch):
+def test_a_large_reference_is_sampled_at_random(monkeypatch):
     monkeypatch.setattr(feature_sets, "POOL", 10)
     rows = np.arange(300.0, dtype=np.float32)[:, None]
     collector = feature_sets.Collector(len(rows), logits=False)
@@ -374,7 +374,7 @@ def test_a_large_reference_is_drawn_from_at_random(monkeypatch):
 
 
 def test_inception_has_its_parameters():
-    """torchvision's 23,834,568 less the 2,049,000 of its classes."""
+    """torchvision's 23,834,568 without the 2,049,000 of its classes."""
     shapes = converter._shapes()
     convs = sum(np.prod(s) for n, s in shapes.items() if not n.startswith("fc"))
     norms = sum(s[-1] for n, s in shapes.items() if n.endswith("/bias"))
@@ -383,12 +383,12 @@ def test_inception_has_its_parameters():
 
 
 def test_an_image_resized_moves_to_the_lower_right():
-    """TensorFlow 1's corners, by hand: pixel i of 4 looks at i / 2 of 2."""
+    """As in TensorFlow 1: pixel i of 4 interpolates pixels at i / 2 of 2."""
     row = np.array([0.0, 8.0]).reshape(1, 1, 2, 1)
     image = np.repeat(row, 2, axis=1).astype(np.float32)
     found = resize_bilinear(image, 4, shift=0.0)
     np.testing.assert_array_equal(found[0, 0, :, 0], [0, 4, 8, 8])
-    found = resize_bilinear(image, 4, shift=0.5)  # PyTorch's do not
+    found = resize_bilinear(image, 4, shift=0.5)  # those of PyTorch do not
     np.testing.assert_array_equal(found[0, 0, :, 0], [0, 2, 6, 8])
 
 
@@ -405,7 +405,7 @@ def test_wrong_weights_are_named(state, change, match):
         converter.from_torch(changed)
 
 
-def test_weights_there_and_back(state, tmp_path, monkeypatch, capsys):
+def test_saved_weights_can_be_read_back(state, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(converter, "read_torch_file", {"weights.pth": state}.get)
     out = tmp_path / "inception.npz"
     program.main(["convert", "inception", "--weights=weights.pth", f"--out={out}"])
@@ -426,14 +426,14 @@ def small_clip():
 
 
 def test_clips_cosines_are_the_librarys(small_clip):
-    """transformers', of images of several sizes and captions of several lengths."""
+    """Compares with transformers, for images and captions of several sizes."""
     network, makes = small_clip
     with np.load(TESTS / "clip/expected.npz") as file:
         expected = file["cosines"]
     pairs = zip(makes.images(), makes.CAPTIONS, strict=True)
     found = [network(image[None], [text])[0] for image, text in pairs]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    # In one batch, filled up to the longest caption; and in turn over many images.
+    # In one batch padded to the longest caption, and in several batches.
     image = makes.images()[0]
     alone = [float(network(image[None], [text])[0]) for text in makes.CAPTIONS]
     together = network(np.stack([image] * 3), makes.CAPTIONS)
@@ -444,7 +444,7 @@ def test_clips_cosines_are_the_librarys(small_clip):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
-def test_what_is_no_clip_is_told(tmp_path, name):
+def test_other_files_than_clip_are_errors(tmp_path, name):
     for file in (TESTS / "clip").glob("*.*"):
         if file.name != name:
             (tmp_path / file.name).write_bytes(file.read_bytes())

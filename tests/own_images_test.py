@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From a folder of images to a trained stage 1 with all its losses, as a user would."""
+"""Tests the path of a user from a folder of images to a trained stage 1."""
 
 import json
 
@@ -37,7 +37,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder of two classes, with one damaged file, and a config for it."""
+    """Returns a folder of two classes with one damaged file, and a config for it."""
     place = tmp_path_factory.mktemp("own")
     rng = np.random.default_rng(0)
     for k in range(40):
@@ -56,7 +56,7 @@ def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):
     output = run(config, workdir, status=1)
     assert "--mode=prepare" in output.splitlines()[-1] and "Traceback" not in output
 
-    output = run("--mode=prepare", config)  # TFDS prints as well
+    output = run("--mode=prepare", config)  # TFDS also prints
     report = json.loads(output[output.index("{\n") :])
     assert report["splits"] == {"train": 34, "validation": 6}
     assert list(report["files_left_out"]) == ["a/broken.jpg"]
@@ -90,7 +90,7 @@ def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("online", [False, True])
 def test_captions_condition_both_with_stored_codes_and_online(place, tmp_path, online):
-    """Tokenizer, codes of several variants, text with class, guidance: to samples."""
+    """From a tokenizer and codes of several variants to guided samples."""
     config, workdir = f"--config={place}/config.py", f"--workdir={tmp_path}/run"
     run("--mode=prepare", config)
     flags = [

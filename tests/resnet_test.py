@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The classifier of rejection sampling: torchvision's ResNets, number by number."""
+"""Tests that the ResNet of rejection sampling matches torchvision's."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ _spec.loader.exec_module(make)
 
 
 def golden(name):
-    """Shapes of a network's state dict, and torchvision's logits."""
+    """Returns the shapes of a network's state dict, and torchvision's logits."""
     with np.load(FOLDER / f"{name}.npz") as file:
         return json.loads(str(file["shapes"])), file["logits"]
 
@@ -42,12 +42,12 @@ def test_logits_are_torchvisions(name):
 
 
 def test_resnet_101_has_its_parameters():
-    """44,549,160 in torchvision, of which 52,672 + 52,672 are of batch norms."""
+    """44,549,160 in torchvision, with 52,672 + 52,672 in batch norms."""
     model = ResNet((3, 4, 23, 3), True, 1000)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))[
         "params"
     ]
-    # Each norm's scale goes into the kernel in front of it, its shift becomes the bias.
+    # The scale of a norm is folded into the kernel before it, its shift into the bias.
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 44_549_160 - 52_672
 
 
@@ -71,7 +71,7 @@ def test_wrong_weights_are_named(change, match):
         resnet_weights.from_torch(state)
 
 
-def test_file_there_and_back(tmp_path, monkeypatch, capsys):
+def test_a_saved_file_can_be_read_back(tmp_path, monkeypatch, capsys):
     state = make.weights(golden("basic")[0])
     monkeypatch.setattr(resnet_weights, "read_torch_file", {"resnet.pth": state}.get)
     out = tmp_path / "resnet.npz"
@@ -83,7 +83,7 @@ def test_file_there_and_back(tmp_path, monkeypatch, capsys):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
-def test_missing_or_other_files_say_the_command(tmp_path):
+def test_missing_or_other_files_name_the_command(tmp_path):
     other, text = tmp_path / "other.npz", tmp_path / "text.npz"
     np.savez(other, a=np.zeros(3))
     text.write_text("hello")

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Captions to tokens, of any script, with dropout that can be repeated."""
+"""Tests of tokenizing captions in any script, with reproducible dropout."""
 
 import collections
 import time
@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def authors(tmp_path_factory):
-    """Files in the authors' format, of a vocabulary made here."""
+    """Returns files in the authors' format with a vocabulary trained here."""
     folder = tmp_path_factory.mktemp("bpe")
     made = tokenizers.CharBPETokenizer(lowercase=True, unk_token="[UNK]")
     made.train_from_iterator(
@@ -91,7 +91,7 @@ def test_dropout_splits_more_the_more_there_is_of_it(trained):
         assert trained.decode(tokens(0.5, seed)).strip() == line
 
 
-def test_one_of_several_captions_is_drawn(trained):
+def test_one_of_several_captions_is_sampled(trained):
     captions = ("cat", "heart")
     drawn = {
         tuple(trained.choose(captions, 0.0, np.random.default_rng(seed)))
@@ -113,13 +113,13 @@ def test_a_saved_tokenizer_is_the_same(authors, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_cannot_be_loaded_or_trained_is_told(tmp_path):
+def test_loading_and_training_errors_are_data_errors(tmp_path):
     with pytest.raises(DataError, match="--mode=tokenizer"):
         text.load(tmp_path / text.FILE, LENGTH)
     with pytest.raises(DataError, match="merges.txt"):
         text.load(tmp_path, LENGTH)
     (tmp_path / text.FILE).write_text("{}")
-    with pytest.raises(DataError, match="no tokenizer"):
+    with pytest.raises(DataError, match="not a tokenizer"):
         text.load(tmp_path, LENGTH)
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
     words.save(str(tmp_path / text.FILE))
@@ -132,7 +132,7 @@ def test_what_cannot_be_loaded_or_trained_is_told(tmp_path):
 
 
 def draw_for_all_pairs(parts, ranks, dropout, rng):
-    """The merges as they were drawn first: what resumed runs must see again."""
+    """Merges as in the first version, which resumed runs must reproduce."""
     parts = list(parts)
     while len(parts) > 1:
         found = [
@@ -153,18 +153,18 @@ def draw_for_all_pairs(parts, ranks, dropout, rng):
     st.integers(0, 99),
 )
 @hypothesis.settings(max_examples=100, deadline=None)
-def test_words_of_usual_length_see_the_draws_that_they_always_saw(
+def test_words_of_usual_length_use_the_draws_of_the_first_version(
     trained, word, dropout, seed
 ):
     ranks = trained._model[0]
     a, b = np.random.default_rng(seed), np.random.default_rng(seed)
     expected = draw_for_all_pairs(word, ranks, dropout, a)
-    assert text._merge_in_turns(list(word), ranks, dropout, b) == expected
+    assert text._merge_all_pairs(list(word), ranks, dropout, b) == expected
     assert a.random() == b.random()
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5])
-def test_merges_from_a_heap_have_the_distribution_of_those_in_turns(trained, dropout):
+def test_merges_from_a_heap_have_the_same_distribution(trained, dropout):
     ranks, number = trained._model[0], 2000
     counts = [
         collections.Counter(
@@ -172,7 +172,7 @@ def test_merges_from_a_heap_have_the_distribution_of_those_in_turns(trained, dro
             for seed in range(start, start + number)
         )
         for merge, start in (
-            (text._merge_in_turns, 0),
+            (text._merge_all_pairs, 0),
             (text._merge_from_heap, number),
         )
     ]

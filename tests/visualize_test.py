@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures: where the pixels of the images end up, and what is refused."""
+"""Tests that pictures contain all pixels, and that invalid inputs are errors."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def noise(*shape, seed=0):
 
 
 def contains(picture, image):
-    """Whether an image [H, W, 3] stands in a picture, pixel for pixel."""
+    """Returns whether a picture contains an image `[H, W, 3]`, pixel for pixel."""
     windows = np.lib.stride_tricks.sliding_window_view(picture, image.shape)[
         ..., 0, :, :, :
     ]
@@ -37,7 +37,7 @@ def test_to_uint8_inverts_the_scaling_to_plus_minus_one_and_clips():
     ("pixels", "message"),
     [(np.array([np.nan]), "not finite"), (np.array([3]), "not int64")],
 )
-def test_to_uint8_refuses_what_has_no_colour(pixels, message):
+def test_to_uint8_rejects_invalid_pixels(pixels, message):
     with pytest.raises(ValueError, match=message):
         visualize.to_uint8(pixels)
 
@@ -73,7 +73,7 @@ def test_grid_of_many_columns_stays_narrow():
         ((2, 8, 8, 1), 0, "one column, not 0"),
     ],
 )
-def test_grid_refuses_what_is_no_list_of_images(shape, columns, message):
+def test_grid_rejects_other_shapes(shape, columns, message):
     with pytest.raises(ValueError, match=message):
         visualize.grid(np.zeros(shape, np.float32), columns)
 
@@ -92,7 +92,7 @@ def test_sample_grid_puts_names_and_title_around_an_unchanged_grid():
         visualize.sample_grid(images, 2, ["0", "1", "2"])
 
 
-def test_reconstructions_stand_in_a_row_after_their_original():
+def test_reconstructions_are_in_a_row_after_their_original():
     originals = noise(2, 32, 32, 1).astype(np.float32) / 127.5 - 1
     by_depth = np.stack([originals * 0.2, originals * 0.5, originals * 0.9])
     picture = visualize.reconstructions(originals, by_depth)

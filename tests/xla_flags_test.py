@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The guard against wrong sums of jaxlib 0.10.2 on the CPU."""
+"""Tests the guard against wrong sums of jaxlib 0.10.2 on CPU."""
 
 import json
 import os

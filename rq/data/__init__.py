@@ -1,7 +1,7 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images and stored codes: random access, deterministic, without TensorFlow."""
+"""Sources of images and stored codes: indexed, deterministic, without TensorFlow."""
 
 
 class DataError(ValueError):
-    """Data that is missing or of the wrong form, told in one line."""
+    """Raised when data is missing or malformed; the message is one line."""

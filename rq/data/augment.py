@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of an image in training and in evaluation: resized, cropped, flipped.
+"""Resizes, crops and flips images for training and evaluation.
 
-Pure functions of an image uint8 `[H, W, C]`, the side of the square that it becomes,
-and a NumPy generator.
+A transform is a pure function of an image (uint8 `[H, W, C]`), the side of the square
+to return, and a NumPy generator.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rq.data import DataError
 
 Transform = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
-MAX_ASPECT = 8  # long side by short side, from which on images are cropped first
+MAX_ASPECT = 8  # images with a larger aspect ratio are cropped before resizing
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear with antialiasing: areas where it shrinks, as near to Pillow's."""
+    """Resizes an image: area averages to shrink (close to Pillow's), else bilinear."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height < image.shape[0] or width < image.shape[1]
@@ -36,27 +36,27 @@ def _short_side_crop(image, side, place):
 
     Args:
       image: uint8 `[H, W, C]`.
-      side: of the square.
-      place: of the rows, then of the columns, that remain: returns the first one kept.
+      side: side of the square.
+      place: maps the number of surplus rows, or columns, to the first one kept.
     """
     scale = side / min(image.shape[:2])
     height, width = (max(side, round(n * scale)) for n in image.shape[:2])
     top, left = place(height - side), place(width - side)
-    if max(height, width) > MAX_ASPECT * side:  # resize no more than the square needs
+    if max(height, width) > MAX_ASPECT * side:  # resize only what the square needs
         image, top, height = _strip(image, 0, top, side, scale, height)
         image, left, width = _strip(image, 1, left, side, scale, width)
     return _crop(resize(image, height, width), top, left, side, side)
 
 
 def _strip(image, axis, start, side, scale, length):
-    """Cuts an image, along one axis, to what `side` pixels from `start` are made of.
+    """Cuts an image along one axis to the pixels that the square is resized from.
 
     Returns:
-      the image, and `start` and `length` in it after it is resized by `scale`.
+      The image, and the `start` and `length` to use after it is resized by `scale`.
     """
     if length <= MAX_ASPECT * side:
         return image, start, length
-    # Cut where a whole number of pixels becomes a whole number: none is shifted.
+    # Cut where pixels before and after resizing align, so that nothing is shifted.
     short = min(image.shape[:2])
     step = short // math.gcd(short, side)
     first = max(int(start / scale) - 1, 0) // step * step
@@ -68,7 +68,7 @@ def _strip(image, axis, start, side, scale, length):
 
 
 def _flip(image, rng):
-    # OpenCV's copy; a view with steps of -1 is many times slower to put into a batch.
+    # OpenCV copies; a view with negative strides is much slower to put into a batch.
     flipped = rng.random() < 0.5
     return cv2.flip(image, 1).reshape(image.shape) if flipped else image
 
@@ -84,45 +84,45 @@ def _random_crop(image, side, rng):
 
 
 def check_size(image, side, rng):
-    """No change: the image must be `side` x `side` already.
+    """Returns the image unchanged.
 
     Raises:
-      DataError: where it is not.
+      DataError: if it is not `side` x `side`.
     """
     del rng
     if image.shape[:2] != (side, side):
         raise DataError(
-            f"an image of {image.shape[0]} x {image.shape[1]} with data.augment='none' "
-            f"and data.resolution={side}; 'center' resizes and crops"
+            f"data.augment='none' needs images of data.resolution={side}, but one is "
+            f"{image.shape[0]} x {image.shape[1]}: set data.augment='center' to crop"
         )
     return image
 
 
 def flip(image, side, rng):
-    """Of this size already, flipped half of the time (CIFAR-10, CelebA-HQ).
+    """Flips the image with probability 0.5 (CIFAR-10, CelebA-HQ).
 
     Raises:
-      DataError: where it is of another size.
+      DataError: if it is not `side` x `side`.
     """
     return _flip(check_size(image, side, rng), rng)
 
 
 def center(image, side, rng):
-    """Resizes the short side, crops the centre (LSUN)."""
+    """Resizes the short side and crops the centre (LSUN)."""
     del rng
     return _short_side_crop(image, side, lambda room: room // 2)
 
 
 def crop_flip(image, side, rng):
-    """Resizes the short side, crops at random, flips half of the time (ImageNet)."""
+    """Resizes the short side, crops at random, flips half the time (ImageNet)."""
     cropped = _short_side_crop(image, side, lambda room: rng.integers(room + 1))
     return _flip(cropped, rng)
 
 
 def resized_crop_flip(image, side, rng):
-    """A random square of 0.75 to 1 of the area, resized, flipped half the time (FFHQ).
+    """Crops a random square of 75 to 100% of the area, resizes and flips it (FFHQ).
 
-    As large as the image allows where it is far from square.
+    The square is limited by the short side. It is flipped with probability 0.5.
     """
     height, width = image.shape[:2]
     edge = round((rng.uniform(0.75, 1.0) * height * width) ** 0.5)
@@ -131,19 +131,19 @@ def resized_crop_flip(image, side, rng):
 
 
 def dalle(image, side, rng):
-    """A square about the centre, resized to 1 to 9/8 of `side`, cropped at random.
+    """Crops a square near the centre, resizes it to 1 to 9/8 of `side`, crops again.
 
-    The crop of DALL-E (Ramesh et al. 2021), for images with captions: no flip, since
-    captions say left and right. The square lies within the middle quarter of the way.
+    The augmentation of DALL-E (Ramesh et al. 2021) for images with captions. It never
+    flips, since captions say left and right.
     """
     height, width = image.shape[:2]
     edge = min(height, width)
 
-    def about_the_middle(room):
+    def near_the_middle(room):  # within the middle quarter of the possible places
         low, high = 3 * room // 8, 5 * room // 8
         return rng.integers(low, max(low + 1, high))
 
-    top, left = about_the_middle(height - edge), about_the_middle(width - edge)
+    top, left = near_the_middle(height - edge), near_the_middle(width - edge)
     square = _crop(image, top, left, edge, edge)
     largest = max(side, min(edge, round(9 / 8 * side)))
     resized = rng.integers(side, largest + 1)
@@ -161,6 +161,6 @@ AUGMENTATIONS: dict[str, Transform] = {
 
 
 def transforms(data) -> tuple[Transform, Transform]:
-    """What happens to images in training, and in evaluation (no randomness)."""
+    """Returns the transforms for training and for evaluation (deterministic)."""
     augment = AUGMENTATIONS[data.augment]
     return augment, check_size if data.augment in ("none", "flip") else center

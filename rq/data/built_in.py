@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the two built-in sets, `digits` and `emoji`, share: they prepare themselves."""
+"""Base class and tools of TFDS sets that rq builds itself, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from absl import logging
 
 
 class BuiltInBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS set made of what is installed, written as ArrayRecord, without TensorFlow.
-
-    `prepare` is the way to it.
-    """
+    """A TFDS set built from local files and written as ArrayRecord by `prepare`."""
 
     @classmethod
     def prepare(cls, data_dir: str | None = None) -> BuiltInBuilder:
-        """Writes the set where it is not there yet, and returns its builder.
+        """Writes the data set if it does not exist, and returns its builder.
 
-        TFDS writes to a folder of another name and renames it, so that an interrupted
-        preparation leaves nothing that looks like the set, and of several processes
-        that prepare it at once the first to finish decides.
+        TFDS writes to a temporary folder and renames it. An interrupted preparation
+        leaves no partial set. If several processes prepare the set at once, the first
+        to finish wins.
         """
         builder = cls(data_dir=data_dir or None)
         if not builder.is_prepared():
@@ -37,17 +34,17 @@ class BuiltInBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def encode_png(image: np.ndarray) -> io.BytesIO:
-    """uint8 `[H, W, 1 or 3]` to a PNG; TFDS itself would load TensorFlow for that."""
+    """Encodes uint8 `[H, W, 1 or 3]` as PNG; TFDS would load TensorFlow for that."""
     if image.shape[-1] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return io.BytesIO(cv2.imencode(".png", image)[1])
 
 
 def mixed_order(number: int) -> list[int]:
-    """A fixed permutation of `range(number)`.
+    """Returns a fixed random permutation of `range(number)`.
 
-    Drawn by Python's generator, whose `random()` is the same in every version; NumPy
-    promises that of no permutation.
+    It uses Python's `random()`, which gives the same numbers in every version. NumPy
+    does not guarantee that for its permutations.
     """
     generator = random.Random(0)
     keys = [generator.random() for _ in range(number)]

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Captions in text files and in tables, in whatever encoding they were saved.
+"""Reads captions from text files and tables in any common encoding.
 
-Captions of an image are kept as one text with a line for each. Lines end at line feeds
-and carriage returns alone: U+2028, U+0085 and the like are parts of a caption.
+The captions of an image are stored as one text, one caption a line. Only line feeds
+and carriage returns end a line: U+2028, U+0085 and the like are part of a caption.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from rq.data import DataError
 
-_MARKS = (  # byte-order marks; UTF-32's begins with that of UTF-16
+_MARKS = (  # byte-order marks; that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -27,14 +27,14 @@ _MARKS = (  # byte-order marks; UTF-32's begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DELIMITERS = ",;\t|"
-csv.field_size_limit(sys.maxsize)  # 131,072 characters otherwise
+csv.field_size_limit(sys.maxsize)  # the default is 131,072 characters
 
 
 def decode_text(content: bytes) -> tuple[str, str]:
-    """Returns text and the encoding that it was in.
+    """Returns the decoded text and its encoding.
 
-    By its byte-order mark; else UTF-8 where it is that, UTF-16 where it has zero bytes,
-    and cp1252, which Windows programs write in Europe and America, for the rest.
+    The byte-order mark decides. Without one it is UTF-16 if there are zero bytes, UTF-8
+    if it decodes, else cp1252, which Windows programs write in Europe and America.
     """
     for mark, encoding in _MARKS:
         if content.startswith(mark):
@@ -50,27 +50,27 @@ def decode_text(content: bytes) -> tuple[str, str]:
 
 
 def split_lines(text: str) -> list[str]:
-    """Returns the lines of a text, which end at \\n, \\r and \\r\\n alone."""
+    """Returns the lines of a text, split at \\n, \\r and \\r\\n only."""
     lines = re.split(r"\r\n|\r|\n", text)
     return lines if lines[-1] else lines[:-1]
 
 
 def caption_lines(text: str) -> list[str]:
-    """Returns the captions in a text, one a line; blank lines are none."""
+    """Returns the captions in a text, one a line, without blank lines."""
     return [stripped for line in split_lines(text) if (stripped := line.strip())]
 
 
 def one_line(caption: str) -> str:
-    """Returns one caption as one line, of characters that can be stored as UTF-8."""
+    """Returns a caption as one line that can be encoded as UTF-8."""
     caption = re.sub(r"[ \t]*[\r\n]+[ \t]*", " ", caption.strip())
     return caption.encode("utf-8", "replace").decode("utf-8")
 
 
 def json_captions(text: str) -> list[str]:
-    """Returns the field `caption` of a JSON object, a text or a list of texts.
+    """Returns the captions in the field `caption` (string or list) of a JSON object.
 
     Raises:
-      ValueError: where the text is not a JSON object.
+      ValueError: if the text is not a JSON object.
     """
     try:
         found = json.loads(text)
@@ -87,14 +87,14 @@ def json_captions(text: str) -> list[str]:
 def read_csv(path: pathlib.Path) -> tuple[list[tuple[str, str]], str]:
     """Reads the columns `file` and `caption` of a table.
 
-    Columns are separated by commas, semicolons, tabs or bars; the first line, which
-    names them, shows by which.
+    Columns are separated by commas, semicolons, tabs or bars. The delimiter is taken
+    from the first line, which names the columns.
 
     Returns:
       (file, caption) of each row, and the encoding of the table.
 
     Raises:
-      DataError: where the columns are missing, or a quote is never closed.
+      DataError: if the columns are missing or a quote is never closed.
     """
     text, encoding = decode_text(path.read_bytes())
     if separator := re.match(r"sep=(.)\r?\n", text, re.IGNORECASE):  # Excel's
@@ -113,7 +113,7 @@ def read_csv(path: pathlib.Path) -> tuple[list[tuple[str, str]], str]:
 
 
 def _columns(path, text) -> tuple[str, int, int]:
-    """The delimiter, and the places of the two columns."""
+    """Returns the delimiter and the indices of the two columns."""
     header = split_lines(text[: 1 << 16])[:1] or [""]
     for delimiter in _DELIMITERS:
         try:
@@ -141,16 +141,16 @@ def _rows(path, text, delimiter) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_tsv(path: pathlib.Path) -> tuple[list[tuple[str, str]], str]:
-    """Reads a table without names of columns: a file, a tab and a caption a line.
+    """Reads a table with a file, a tab and a caption on each line.
 
-    Quotes are literal, as in the table of Conceptual Captions, except where the whole
-    table is quoted as spreadsheets do it. A first line `file`, `caption` is skipped.
+    Quotes are literal, as in the table of Conceptual Captions, unless the whole table
+    is quoted in the style of spreadsheets. A header `file`, `caption` is skipped.
 
     Returns:
       (file, caption) of each row, and the encoding of the table.
 
     Raises:
-      DataError: where a line has no tab.
+      DataError: if a line has no tab.
     """
     text, encoding = decode_text(path.read_bytes())
     rows = _quoted(text) or [
@@ -170,14 +170,14 @@ def read_tsv(path: pathlib.Path) -> tuple[list[tuple[str, str]], str]:
 
 
 def _quoted(text) -> list[tuple[int, list[str]]] | None:
-    """Rows of a table with quoted line breaks; None where quotes are literal."""
+    """Returns the rows of a table with quoted fields; None if quotes are literal."""
     if '\t"' not in text:
         return None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
     rows = []
     try:
         for row in reader:
-            # A quote that opens in one row and closes in another is no quoting.
+            # A quote that spans a tab and a line break is literal.
             if any("\n" in field and "\t" in field for field in row):
                 return None
             rows.append((reader.line_num, row))

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Hashes of what files contain, computed once for each state of a file."""
+"""Hashes of file contents, cached until a file changes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from absl import logging
 
 from rq.parallel import atomic_files
 
-# A file changed twice within the clock's resolution looks as if it had not changed
-# since: the hash of one that is younger than this is not kept.
+# Two changes within the clock's resolution look like one, so hashes of files that
+# changed less than this long ago are not cached.
 MIN_AGE = 2.0  # seconds
 
 
 def cache_folder() -> pathlib.Path:
-    """Returns the folder for what can be computed again: ~/.cache/rq."""
+    """Returns the cache folder, ~/.cache/rq."""
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "rq"
 
@@ -30,13 +30,13 @@ def cache_folder() -> pathlib.Path:
 def hash_files(paths: Iterable[pathlib.Path], threads: int = 2) -> list[str]:
     """Returns the SHA-256 of each file's contents.
 
-    A file is read once: its hash is kept in `cache_folder` for as long as its size and
-    its times of modification and of change stay the same. The latter is set by the
-    system, so that a file replaced by another of equal size is always read again.
+    Hashes are cached in `cache_folder` until a file's size, mtime or ctime changes. The
+    system sets the ctime, so a file that is replaced by another of the same size and
+    mtime is always read again.
 
     Args:
       paths: files of one folder.
-      threads: that read.
+      threads: number of reading threads.
     """
     paths = list(paths)
     if not paths:
@@ -67,7 +67,7 @@ def _hash(path) -> str:
 
 
 def _read(cache) -> dict[str, list]:
-    """Returns [size, mtime, ctime, hash] by file name; {} of a damaged cache."""
+    """Returns [size, mtime, ctime, hash] by file name; {} if the cache is damaged."""
     try:
         known = json.loads(cache.read_text())
         return {name: entry for name, entry in known.items() if len(entry) == 4}
@@ -80,4 +80,4 @@ def _write(cache, known) -> None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         atomic_files.write_json(cache, known, os.getpid())
     except OSError as error:
-        logging.warning("%s cannot be written (%s): no hash is kept", cache, error)
+        logging.warning("cannot write %s (%s): hashes are not cached", cache, error)

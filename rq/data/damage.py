@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Damage that decoders pass over: they return images of which a part is missing."""
+"""Finds damage that decoders ignore, returning images with missing parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 from rq.data.walk import MAGIC_BYTES, image_format
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-# In libjpeg's warnings; others, as of bytes between two parts of a file, are harmless.
+# Parts of libjpeg's warnings. Others, such as extra bytes in a file, are harmless.
 _DAMAGE = (
     "premature end",
     "bad Huffman",
@@ -20,14 +20,14 @@ _DAMAGE = (
 
 
 class DecodeError(ValueError):
-    """Bytes that are no image, or a damaged one."""
+    """Raised when bytes are not an image or are a damaged one."""
 
 
 def check_intact(encoded: bytes) -> None:
-    """Finds damage in a JPEG, PNG, WebP or AVIF behind an intact header.
+    """Checks the data of a JPEG, PNG, WebP or AVIF for damage after the header.
 
     Raises:
-      DecodeError: where there is any.
+      DecodeError: if there is any.
     """
     known = image_format(encoded[:MAGIC_BYTES])
     if known == "JPEG":
@@ -40,23 +40,22 @@ def check_intact(encoded: bytes) -> None:
 
 
 def check_end(encoded: bytes) -> None:
-    """Raises DecodeError on a JPEG that was cut short: there is no end marker."""
+    """Raises DecodeError if a JPEG has no end marker, so that it is truncated."""
     if encoded.startswith(JPEG_START) and not encoded.endswith(JPEG_END):
         if encoded.find(JPEG_END, len(encoded) // 2) < 0:
-            raise DecodeError("a JPEG without its end")
+            raise DecodeError("a truncated JPEG")
 
 
 def _check_scan(encoded: bytes) -> None:
-    """Finds a JPEG of which a part is missing or damaged behind an intact header.
+    """Checks a JPEG for missing or damaged data after the header.
 
-    The decoders of Pillow and OpenCV fill up what is missing, if the end marker is
-    there, and keep libjpeg's warnings to themselves; this one raises them. It costs
-    about as much as another decode.
+    If there is an end marker, Pillow and OpenCV fill in missing data and hide libjpeg's
+    warnings; simplejpeg raises them. The check takes about as long as another decode.
 
     Raises:
-      DecodeError: where libjpeg warns of damaged data.
+      DecodeError: if libjpeg warns of damaged data.
     """
-    import simplejpeg  # not needed where nothing is prepared
+    import simplejpeg  # only needed to prepare data
 
     try:
         simplejpeg.decode_jpeg(encoded, colorspace="GRAY", strict=True)
@@ -67,18 +66,18 @@ def _check_scan(encoded: bytes) -> None:
 
 
 def _check_chunks(encoded: bytes) -> None:
-    """Compares the checksums of a PNG, of which Pillow reads those in front alone.
+    """Checks all checksums of a PNG; Pillow checks only those before the pixels.
 
     Raises:
-      DecodeError: where one is wrong, or the last chunk is missing.
+      DecodeError: if one is wrong or the last chunk is missing.
     """
     at, kind = 8, b""
     while kind != b"IEND":
         if at + 12 > len(encoded):
-            raise DecodeError("a PNG without its end")
+            raise DecodeError("a truncated PNG")
         end = at + 8 + int.from_bytes(encoded[at : at + 4], "big")
         kind, checksum = encoded[at + 4 : at + 8], encoded[end : end + 4]
-        needed = kind[:1].isupper()  # others hold no pixels
+        needed = kind[:1].isupper()  # other chunks hold no pixels
         if needed and zlib.crc32(encoded[at + 4 : end]) != int.from_bytes(
             checksum, "big"
         ):
@@ -87,10 +86,10 @@ def _check_chunks(encoded: bytes) -> None:
 
 
 def _check_tail(encoded: bytes) -> None:
-    """Finds a compressed file that was made at full size and never written to its end.
+    """Checks for a file that was allocated at full size but not written to its end.
 
     Raises:
-      DecodeError: where more than a sixteenth of it, at the end, is zeros.
+      DecodeError: if more than the last sixteenth of it is zeros.
     """
     if len(encoded) - len(encoded.rstrip(b"\0")) > max(64, len(encoded) // 16):
-        raise DecodeError("zeros in place of the end of the file")
+        raise DecodeError("the end of the file is zeros")

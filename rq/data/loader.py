@@ -1,11 +1,11 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of a source: for training, evaluation, encoding and reference statistics.
+"""Reads batches for training, evaluation, encoding and reference statistics.
 
-All of them are read ahead by Grain, `data.threads` batches at once, and each process
-reads only its own rows. A batch is a pure function of (seed, step): it is the same
-however the run came to that step, with any number of threads, and the global batch is
-the same with any number of processes.
+Grain prefetches them, `data.threads` batches at once. Each process reads only its own
+rows. A batch is a pure function of (seed, step): it does not depend on where the run
+was resumed or on the number of threads, and the global batch does not depend on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rq.data.augment import transforms
 from rq.data.sources import Source
 from rq.parallel import sharding
 
-THREADS = min(8, os.cpu_count() or 1)  # that read where no config says how many
+THREADS = min(8, os.cpu_count() or 1)  # used if there is no config
 Tokens = Callable[[Sequence[str], np.random.Generator], np.ndarray]
 
 
@@ -40,34 +40,34 @@ def shuffled(
     process_count: int | None = None,
     tokens: Tokens | None = None,
 ) -> grain.DatasetIterator:
-    """Returns an endless iterator over training batches, in another order each epoch.
+    """Returns an endless iterator over training batches, reshuffled every epoch.
 
     Args:
       source: images (decoded, uint8) or stored codes.
-      data: section of the config.
-      batch_size: global, B.
-      seed: of order and augmentation.
-      process_index, process_count: which part of each batch this process reads, see
-        `rq.parallel.sharding.batch_shard`; JAX's where None.
-      tokens: turns captions into 'text'; without it captions are not read.
+      data: the `data` section of the config.
+      batch_size: global batch size B.
+      seed: seed of the order and the augmentation.
+      process_index, process_count: the part of each batch that this process reads, see
+        `rq.parallel.sharding.batch_shard`; JAX's if None.
+      tokens: turns captions into 'text'. If None, captions are not read.
 
     Returns:
-      A Grain iterator over dicts of arrays `[B / processes, ...]`, images uint8; its
+      A Grain iterator over dicts of arrays `[B / processes, ...]`, images uint8. Its
       `get_state()` is a few bytes of JSON.
 
     Raises:
-      ValueError: where the batch does not divide by the processes.
-      DataError: where the batch is larger than the data set.
+      ValueError: if the batch size is not divisible by the number of processes.
+      DataError: if the batch is larger than the data set.
     """
     process = jax.process_index() if process_index is None else process_index
     processes = jax.process_count() if process_count is None else process_count
     number = len(source)
     if batch_size % processes:
-        raise ValueError(f"batch size {batch_size} over {processes} processes")
+        raise ValueError(f"batch size {batch_size} for {processes} processes")
     if batch_size > number:
         raise DataError(
-            f"batch size {batch_size} of a data set of {number}: choose a batch size "
-            f"of at most {number}"
+            f"batch size {batch_size} is larger than the data set: choose a batch "
+            f"size of at most {number}"
         )
     local = batch_size // processes
     rows = range(process * local, (process + 1) * local)
@@ -97,25 +97,25 @@ def in_order(
     stop: int | None = None,
     captions: bool = False,
 ) -> Iterator[dict]:
-    """Yields examples once, in order, images cropped as in evaluation.
+    """Yields every example once, in order, with the transform of evaluation.
 
     Args:
       source: images or stored codes.
-      data: section of the config; None: images stay as they are.
-      batch_size: global, B, of every batch: the last one is filled with copies of the
-        last example.
-      limit: batches at most; 0: all.
+      data: the `data` section of the config; if None, images are not transformed.
+      batch_size: global batch size B. The last batch is padded with copies of the last
+        example.
+      limit: maximum number of batches; 0 for all.
       tokens: as in `shuffled`.
-      mesh: its processes read only the rows of their own devices, as
-        `rq.parallel.sharding.shard_batch` takes them; all rows where None.
-      start, stop: of the examples; to the end where None.
+      mesh: each of its processes reads only the rows of its own devices, which
+        `rq.parallel.sharding.shard_batch` takes; if None, all rows are read.
+      start, stop: range of examples; `stop` None means the end.
       captions: whether batches have 'captions', a list of tuples.
 
     Yields:
-      dicts of arrays `[B / processes, ...]`, with 'mask' bool: False for copies.
+      Dicts of arrays `[B / processes, ...]`, with 'mask' bool, False for padding.
 
     Raises:
-      MeshError: where the batch does not divide over the devices.
+      MeshError: if the batch size is not divisible by the number of devices.
     """
     stop = len(source) if stop is None else stop
     rows = range(batch_size) if mesh is None else sharding.rows(mesh, batch_size)
@@ -129,7 +129,7 @@ def in_order(
     steps = -(-(stop - start) // batch_size)
     steps = min(steps, limit) if limit else steps
     batches = _read_ahead(_Batches(example, batch_size, rows, steps), data)
-    with contextlib.closing(batches):  # stops reading where the caller stops
+    with contextlib.closing(batches):  # stops reading when the caller stops
         yield from batches
 
 
@@ -141,10 +141,10 @@ def _read_ahead(batches: _Batches, data) -> grain.DatasetIterator:
 
 
 class _Batches:
-    """This process's rows of the global batches, by step."""
+    """A sequence of this process's rows of the global batches, by step."""
 
     def __init__(self, example: Callable[[int], dict], batch_size, rows, steps):
-        """Takes a function of a place in the sequence of all rows of all batches."""
+        """Takes a function from a row's place in all batches to an example."""
         self._example, self._batch_size = example, batch_size
         self._rows, self._steps = rows, steps
 
@@ -152,9 +152,9 @@ class _Batches:
         return self._steps
 
     def __getitem__(self, step: int) -> dict:
-        # Each example is copied as soon as it is read: its memory, still in the cache,
-        # serves the next one. Together they would be pages that the kernel has to find
-        # for every batch.
+        # Each example is copied as soon as it is read, so that its memory, which is
+        # still in the cache, is reused for the next one. Stacking them at the end would
+        # page in new memory for every batch.
         batch, first = {}, int(step) * self._batch_size
         for k, row in enumerate(self._rows):
             for name, value in self._example(first + row).items():
@@ -169,7 +169,7 @@ class _Batches:
 
 
 def _reader(source, data, transform, seed, tokens, captions=False):
-    """Returns a function of (index in the source, place in the order) to an example."""
+    """Returns a function from (index in the source, place in order) to an example."""
 
     def read(index, place):
         rng = generator(seed, place)
@@ -188,19 +188,19 @@ def _reader(source, data, transform, seed, tokens, captions=False):
 
 
 def generator(seed: int, place: int) -> np.random.Generator:
-    """Returns the randomness of one example; counter-based, quick to make."""
+    """Returns the generator of one example; it is counter-based and fast to create."""
     return np.random.Generator(np.random.Philox(key=[seed, place]))
 
 
 class Variants:
-    """Every image of a source in several versions, as they are encoded.
+    """A source with several variants of every image, for encoding.
 
-    Example i is of image i // variants: first cropped as in evaluation, then augmented,
-    each a function of (seed, i).
+    Example i is a variant of image i // variants. The first is transformed as in
+    evaluation, the others are augmented. Each is a function of (seed, i).
     """
 
     def __init__(self, source: Source, data, variants: int = 1, seed: int = 0):
-        """Takes a source of images and the `data` section of a config."""
+        """Takes a source of images and the `data` section of the config."""
         self._source, self._data = source, data
         self._variants, self._seed = variants, seed
         self._augment, self._center = transforms(data)
@@ -212,7 +212,7 @@ class Variants:
         return self.read(index)[0]
 
     def read(self, index: int) -> tuple[dict, tuple[str, ...]]:
-        """Returns an example, its image of the model's resolution, and its captions."""
+        """Returns an example, its image at the model's resolution, and its captions."""
         image, variant = divmod(index, self._variants)
         example, captions = self._source.read(image)
         transform = self._augment if variant else self._center

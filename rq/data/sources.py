@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a source of examples is, and how the `data` section of a config opens one."""
+"""Defines sources of examples; opens the one that the `data` section names."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rq.data.own_images import inventory, prepared
 from rq.data.own_images.readers import READERS
 from rq.data.tfds_source import TFDSSource
 
-# Data sets that prepare themselves on first use.
+# Data sets that are prepared on first use.
 BUILT_IN = {"digits": digits.prepare, "emoji": emoji.prepare}
-# In the names of the files that hold a data set: records, features, names of classes.
+# Parts of the names of a data set's files: records, features, class names.
 CONTENTS = (".array_record", "features.json", ".labels.txt")
 
 
 class Source(Protocol):
-    """Examples by index, in any order and from several threads at once.
+    """A sequence of examples that several threads can read at once.
 
-    An example is a dict of arrays: 'image' uint8 `[H, W, C]` and 'label' int32 of
-    images; 'codes', 'features' and 'label' of stored codes.
+    An example is a dict of arrays: 'image' uint8 `[H, W, C]` and 'label' int32 for
+    images; 'codes', 'features' and 'label' for stored codes.
     """
 
     def __len__(self) -> int: ...
@@ -34,18 +34,18 @@ class Source(Protocol):
         """Returns an example."""
 
     def read(self, index: int) -> tuple[dict, tuple[str, ...]]:
-        """Returns an example and its captions, none where it has none."""
+        """Returns an example and its captions, possibly none."""
 
 
 def open_split(data, split: str) -> TFDSSource:
-    """Opens a split of the set that the `data` section of a config names.
+    """Opens a split of the data set that the `data` section of the config names.
 
-    Built-in sets are prepared on first use.
+    Built-in data sets are prepared on first use.
 
     Raises:
-      DataError: where the set is unknown, not prepared (with the command that does it),
-        prepared in another format (likewise), without images, of another number of
-        classes, or without such a split.
+      DataError: if the data set is unknown, not prepared or in another format (the
+        message has the command to run), or has no images, no such split or another
+        number of classes.
     """
     builder = _open(data)
     _check(builder, data, split)
@@ -59,10 +59,10 @@ def open_split(data, split: str) -> TFDSSource:
 
 
 def fingerprint(data, split: str) -> str:
-    """Returns a SHA-256 of a split's contents: of all records, features and classes.
+    """Returns a SHA-256 of a split's contents: all records, features and classes.
 
-    It is the same wherever the data set lies, and another one when any image is. The
-    first call reads all files of the set, later ones only those that have changed.
+    It does not depend on where the data set is stored, and changes if any image does.
+    The first call reads all files of the data set, later ones only changed files.
 
     Raises:
       DataError: as `open_split`.
@@ -74,7 +74,7 @@ def fingerprint(data, split: str) -> str:
         for path in pathlib.Path(builder.data_dir).iterdir()
         if any(part in path.name for part in CONTENTS)
     )
-    # Names of records begin with that of the set, which may be of the images' path.
+    # File names begin with the name of the set, which may depend on the images' path.
     names = [path.name.removeprefix(f"{builder.name}-") for path in files]
     hashes = contents.hash_files(files, data.threads)
     listing = [split, *(f"{n} {h}" for n, h in zip(names, hashes, strict=True))]
@@ -89,7 +89,7 @@ def _open(data):
         builder = _find_files(data)
     else:
         builder = _find(name, folder)
-    # What lies on disk decides, a converted copy included; the code knows of neither.
+    # Read the description on disk: the set may have been converted after it was built.
     return tfds.builder_from_directory(builder.data_dir)
 
 
@@ -108,12 +108,12 @@ def _builder(name, folder):
 
 def _find(name, folder):
     builder = _builder(name, folder)
-    # Not `info.splits`: with a network TFDS fills them in for sets that are not here.
+    # Not `info.splits`: with a network TFDS fills them in for sets that are missing.
     if not builder.is_prepared():
         where = f" --data_dir={folder}" if folder else ""
         raise DataError(
             f"{name} is not prepared in {builder.data_dir}; run: "
-            f"tfds build {name} --file_format=array_record{where}; or, where it has "
+            f"tfds build {name} --file_format=array_record{where}; or, if it has "
             "moved, give its folder: --config.data.dir=FOLDER"
         )
     return builder
@@ -124,22 +124,22 @@ def _find_files(data):
     if not builder.is_prepared():
         raise DataError(
             f"{data.path} is not prepared in {builder.data_dir}; run: "
-            "python -m rq.main --mode=prepare, with the same --config flags; or, where "
-            "the prepared set or the images have moved, say where they are: "
+            "python -m rq.main --mode=prepare, with the same --config flags; or, if "
+            "the prepared set or the images have moved, give their location: "
             "--config.data.dir=FOLDER, --config.data.path=PATH"
         )
     return builder
 
 
 def prepare(data) -> dict:
-    """Prepares the set that the `data` section of a config names, if it is not yet.
+    """Prepares the data set that the `data` section of the config names, if needed.
 
     Returns:
-      'folder' of the set, 'splits' with their sizes, and of one's own files also what
-      was converted and left out.
+      A dict of 'folder' and 'splits' with their sizes. For one's own images it also has
+      the report of what was converted and left out.
 
     Raises:
-      DataError: where that cannot be done, with what to do first.
+      DataError: if the data set cannot be prepared.
     """
     report = {}
     if data.name in BUILT_IN:
@@ -159,12 +159,12 @@ def prepare(data) -> dict:
 
 
 def summary(report: dict) -> str:
-    """Returns the report of `prepare` as text that a person can check at a glance."""
+    """Returns the report of `prepare` as readable text."""
     file = pathlib.Path(report["folder"]) / prepared.SUMMARY
     if file.exists():
         picture = file.with_name(prepared.PICTURE)
         return f"{file.read_text('utf-8')}  picture     {picture}"
-    if "kept" in report:  # prepared by a version that wrote no summary
+    if "kept" in report:  # prepared by a version without summaries
         return inventory.summary(report, report["folder"])
     splits = ", ".join(f"{number} {name}" for name, number in report["splits"].items())
     return f"{report['folder']}\n  images      {splits}"
@@ -173,15 +173,15 @@ def summary(report: dict) -> str:
 def _check(builder, data, split):
     info, name = builder.info, data.name
     if tfds.core.FileFormat.ARRAY_RECORD not in info.available_file_formats():
-        # Converted in place: with --out_dir TFDS leaves out the set's description.
+        # Converted in place: with --out_dir TFDS omits the description of the set.
         raise DataError(
-            f"{builder.data_dir} holds {info.file_format.value}; add ArrayRecord: "
+            f"{builder.data_dir} is in {info.file_format.value}; add ArrayRecord: "
             "pip install apache-beam && "
             "python -m tensorflow_datasets.scripts.convert_format "
             f"--dataset_version_dir={builder.data_dir} --out_file_format=array_record"
         )
     if "image" not in info.features:
-        raise DataError(f"{name} has no 'image' but {sorted(info.features)}")
+        raise DataError(f"{name} has no 'image', only {sorted(info.features)}")
     if unknown := {part.split("[")[0] for part in split.split("+")} - set(info.splits):
         raise DataError(
             f"{name} has splits {sorted(info.splits)}, not {sorted(unknown)}"

@@ -1,19 +1,20 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Stored codes: what stage 1 makes of every image, written once and read by stage 2.
+"""Stores the codes of all images, which the RQ-VAE writes once and stage 2 reads.
 
-A folder for each split:
+Each split is a folder:
 
-    manifest.json             sizes, the RQ-VAE and the images that the codes are of
-    00000-of-00012.array_record ...   shards, each there when it is complete
+    manifest.json             sizes, the RQ-VAE and the images that the codes belong to
+    00000-of-00012.array_record ...   shards, renamed to these names when complete
 
-A record is one image: a checksum, codes (uint16 `[H, W, D]`), features (float32
-`[H, W, C]`, what was quantized), label (int32) and captions (UTF-8, a line each).
+A record is one image: a checksum, codes (uint16 `[H, W, D]`), features (the latents
+before quantization, float32 `[H, W, C]`), label (int32) and captions (UTF-8, one a
+line).
 
-Soft targets and stochastic codes are drawn by distances between features and code
-vectors (paper section 3.2.3), which the nearest codes alone do not give. With the
-features both are made anew in every step, exactly as if the images had been encoded
-then. They are most of the 66 kB that an image of the paper's models takes.
+Soft targets and stochastic codes are sampled from the distances between latents and
+code vectors (paper section 3.2.3), so the nearest codes alone are not enough. With the
+latents both are recomputed in every step, exactly as if the image had been encoded.
+Latents are most of the 66 kB per image of the paper's models.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from rq.data.captions import split_lines
 from rq.parallel import atomic_files
 
 MANIFEST = "manifest.json"
-CHECKSUM = 4  # bytes at the start of each record, the checksum of the rest
+CHECKSUM = 4  # bytes at the start of each record: the CRC-32 of the rest
 LABEL = np.dtype(np.int32)
-LARGEST = np.iinfo(np.uint16).max  # code
-SHARD_SIZE = 8192  # images
+LARGEST = np.iinfo(np.uint16).max  # largest code
+SHARD_SIZE = 8192  # images per shard
 
 
 class CodeWriter:
-    """Writes the shards of one split, each by any one process."""
+    """Writes the shards of one split; any process may write any shard."""
 
     def __init__(
         self,
@@ -51,18 +52,18 @@ class CodeWriter:
         images: str = "",
         shard_size: int = SHARD_SIZE,
     ):
-        """Describes what is written; touches no file.
+        """Describes the codes to write, without touching any file.
 
         Args:
-          directory: of the split's codes.
-          num_examples: N, in all shards.
-          shapes: of one example's 'codes' and 'features'.
-          fingerprint: identifies the RQ-VAE, JSON.
+          directory: folder of the split's codes.
+          num_examples: number of examples in all shards.
+          shapes: shapes of one example's 'codes' and 'features'.
+          fingerprint: identifies the RQ-VAE, as JSON.
           images: identifies the images, see `rq.data.sources.fingerprint`.
-          shard_size: images in a shard.
+          shard_size: images per shard.
 
         Raises:
-          DataError: where there are no examples.
+          DataError: if there are no examples.
         """
         self._directory = pathlib.Path(directory)
         if not num_examples:
@@ -80,12 +81,12 @@ class CodeWriter:
         self.num_shards = len(self._paths)
 
     def start(self) -> list[int]:
-        """Removes codes of another RQ-VAE or of other images; returns missing shards.
+        """Removes codes of another RQ-VAE or other images; returns the missing shards.
 
-        One process calls it, before any of them writes.
+        Call it in one process, before any process writes.
         """
         known = _read_manifest(self._directory)
-        # Manifests of version 0.1 do not say which images they are of.
+        # Manifests of version 0.1 do not identify the images.
         if {"images": self._manifest["images"]} | known != self._manifest:
             for file in self._directory.glob("*.array_record*"):
                 file.unlink()
@@ -94,20 +95,20 @@ class CodeWriter:
         return [k for k, path in enumerate(self._paths) if not path.exists()]
 
     def write(self, shard: int, batches: Iterable[Mapping]) -> None:
-        """Writes one shard, which takes its name when it is complete.
+        """Writes one shard to a temporary file and renames it when it is complete.
 
         Args:
-          shard: its number.
+          shard: number of the shard.
           batches: the examples of `span(shard)` in order, as dicts of 'codes' int
-            `[B, H, W, D]`, 'features' float `[B, H, W, C]`, 'label' int `[B]` (zeros
-            where absent) and 'captions' (B sequences of lines; none where absent).
+            `[B, H, W, D]`, 'features' float `[B, H, W, C]`, optionally 'label' int
+            `[B]` (default zeros) and 'captions' (B sequences of lines, default none).
 
         Raises:
-          DataError: on more or fewer examples, other shapes, or codes beyond uint16.
+          DataError: if number or shapes are not as declared, or codes exceed uint16.
         """
         path = self._paths[shard]
         temporary = path.with_suffix(".array_record_tmp")
-        # One record in a group, as they are read in any order.
+        # One record per group, since records are read in random order.
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
         written, expected = 0, len(self.span(shard))
         for batch in batches:
@@ -118,11 +119,11 @@ class CodeWriter:
         writer.close()
         if written != expected:
             temporary.unlink()
-            raise DataError(f"{path}: {written} examples, {expected} announced")
+            raise DataError(f"{path}: {written} examples, not {expected} as declared")
         temporary.replace(path)
 
     def span(self, shard: int) -> range:
-        """Returns the examples of a shard."""
+        """Returns the indices of the examples in a shard."""
         size, number = self._manifest["shard_size"], self._manifest["num_examples"]
         return range(shard * size, min((shard + 1) * size, number))
 
@@ -189,7 +190,7 @@ def _shards(directory, manifest) -> list[pathlib.Path]:
 
 
 def _as_stored(fingerprint: Mapping) -> dict:
-    """Returns it as JSON reads it back, with lists for tuples."""
+    """Returns the fingerprint as JSON reads it back, with lists for tuples."""
     return json.loads(json.dumps(dict(fingerprint)))
 
 
@@ -198,7 +199,7 @@ def _is_of(manifest, fingerprint) -> bool:
 
 
 def is_complete(directory, fingerprint: Mapping) -> bool:
-    """Returns whether a folder has all codes of this RQ-VAE."""
+    """Returns whether a folder has all codes of the RQ-VAE with this fingerprint."""
     manifest = _read_manifest(directory)
     if not manifest or not _is_of(manifest, fingerprint):
         return False
@@ -206,19 +207,19 @@ def is_complete(directory, fingerprint: Mapping) -> bool:
 
 
 class CodeSource:
-    """Stored codes by index: {'codes' int32, 'features' float32, 'label' int32}."""
+    """A source of stored codes: 'codes' int32, 'features' float32, 'label' int32."""
 
     def __init__(self, directory, fingerprint: Mapping, patience: float = 0.0):
         """Opens a folder and checks that its codes are of the given RQ-VAE.
 
         Args:
-          directory: of the split's codes.
-          fingerprint: of the RQ-VAE, as `CodeWriter` takes it.
-          patience: seconds to wait for files that another process has written, which a
-            shared file system may show late.
+          directory: folder of the split's codes.
+          fingerprint: identifies the RQ-VAE, as in `CodeWriter`.
+          patience: seconds to wait for another process's files to become visible on a
+            shared file system.
 
         Raises:
-          DataError: where codes are missing, damaged or another RQ-VAE's.
+          DataError: if codes are missing, damaged or of another RQ-VAE.
         """
         directory, deadline = pathlib.Path(directory), time.monotonic() + patience
         while not is_complete(directory, fingerprint) and time.monotonic() < deadline:
@@ -226,16 +227,16 @@ class CodeSource:
         manifest = _read_manifest(directory)
         if manifest and not _is_of(manifest, fingerprint):
             raise DataError(
-                f"{directory} holds codes of the RQ-VAE {manifest['fingerprint']}, "
-                f"not of {dict(fingerprint)}; remove that folder to make them anew"
+                f"{directory} has codes of the RQ-VAE {manifest['fingerprint']}, "
+                f"not of {dict(fingerprint)}; remove that folder to recompute them"
             )
         if not is_complete(directory, fingerprint):
             raise DataError(
-                f"{directory} has no stored codes, or not all; python -m rq.main "
-                f"--mode=encode --workdir={directory.parent.parent} makes them"
+                f"{directory} has no stored codes, or not all; to compute them, run: "
+                f"python -m rq.main --mode=encode --workdir={directory.parent.parent}"
             )
         self._paths, self._manifest = _shards(directory, manifest), manifest
-        for path in self._paths:  # the reader would name none of them
+        for path in self._paths:  # errors of the reader below name no file
             try:
                 array_record_module.ArrayRecordReader(str(path)).close()
             except Exception as error:
@@ -252,18 +253,18 @@ class CodeSource:
         return self._manifest["num_examples"]
 
     def __getitem__(self, index: int) -> dict:
-        """Raises DataError, naming the file, where a record is damaged."""
+        """Returns an example; raises DataError with the file name if it is damaged."""
         return self.read(index)[0]
 
     def read(self, index: int) -> tuple[dict, tuple[str, ...]]:
         """Returns an example and its captions; raises as indexing does."""
         try:
             return _unpack(self._records[index], self._manifest["shapes"])
-        except Exception as error:  # the library's own, of damaged chunks, or ours
+        except Exception as error:  # raised by the library or by `_unpack`
             path = self._paths[index // self._manifest["shard_size"]]
             raise self._damaged(path, error) from error
 
     @staticmethod
     def _damaged(path, error):
         reason = " ".join(str(error).split())[:200]
-        return DataError(f"{path} is damaged ({reason}); remove it to make it anew")
+        return DataError(f"{path} is damaged ({reason}); remove it to recompute it")

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Captions to tokens: byte-pair encoding with dropout (Provilkov et al. 2020).
+"""Tokenizes captions: byte-pair encoding with dropout (Provilkov et al. 2020).
 
-Normalising, splitting and merging is the library `tokenizers`'. Dropout is ours: the
-library's cannot be seeded, so that resumed training would see other tokens.
+The library `tokenizers` normalises, splits and merges. BPE dropout is implemented here,
+since the library's cannot be seeded and resumed training would see other tokens.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from rq.parallel import atomic_files
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 FILE = "tokenizer.json"
-LONG = 32  # parts of a word from which on merges are found with a heap
+LONG = 32  # words of more characters are merged with a heap
 
 
 class TextTokenizer:
-    """Captions to token sequences of one length, padded at the end or cut there.
+    """Tokenizes captions to sequences of fixed length, padded or cut at the end.
 
     Attributes:
-      length: S.
-      vocab_size: tokens there are, padding included.
-      null: the tokens of no text at all, padding alone, int32 `[S]`.
+      length: sequence length S.
+      vocab_size: number of tokens, padding included.
+      null: tokens of the empty text, only padding, int32 `[S]`.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, length: int):
-        """Takes the library's tokenizer, of a BPE model."""
+        """Takes a BPE tokenizer of the library."""
         tokenizer.add_special_tokens([PAD])
         self._pad = tokenizer.token_to_id(PAD)
         tokenizer.no_padding()
@@ -49,12 +49,12 @@ class TextTokenizer:
     def __call__(
         self, text: str, dropout: float = 0.0, rng: np.random.Generator | None = None
     ) -> np.ndarray:
-        """Tokens of a caption, int32 `[S]`.
+        """Returns the tokens of a caption, int32 `[S]`.
 
         Args:
-          text: any Unicode, also none.
-          dropout: probability that a merge is left out, where it could be made.
-          rng: of the dropout.
+          text: any Unicode text, possibly empty.
+          dropout: probability of skipping a possible merge.
+          rng: generator of the dropout.
         """
         if dropout:
             tokens = self._with_dropout(text, dropout, rng)
@@ -67,24 +67,24 @@ class TextTokenizer:
     def choose(
         self, captions: Sequence[str], dropout: float, rng: np.random.Generator
     ) -> np.ndarray:
-        """Tokens of one of several captions, drawn; of none, `null`."""
+        """Returns the tokens of a random caption; `null` if there are no captions."""
         if not captions:
             return self.null
         return self(captions[rng.integers(len(captions))], dropout, rng)
 
     def save(self, path) -> None:
-        """Writes it as one file, which `load` reads."""
+        """Writes the tokenizer to one file, which `load` reads."""
         with atomic_files.atomic_write(path) as temporary:
             temporary.write_text(self._tokenizer.to_str(pretty=True))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, up to what the tokenizer normalises away."""
+        """Returns the text of tokens, in the normalised form of the tokenizer."""
         kept = [int(token) for token in tokens if token != self._pad]
         return self._tokenizer.decode(kept)
 
     @functools.cached_property
     def _model(self):
-        """Ranks of merges, tokens, the mark at a word's end, and the unknown token."""
+        """Returns merge ranks, vocabulary, end-of-word suffix and unknown token."""
         model = json.loads(self._tokenizer.to_str())["model"]
         pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
         ranks = {tuple(pair): rank for rank, pair in enumerate(pairs)}
@@ -99,18 +99,18 @@ class TextTokenizer:
         return [i for word, _ in words for i in self._merge(word, dropout, rng)]
 
     def _merge(self, word, dropout, rng) -> list[int]:
-        """The tokens of one word."""
+        """Returns the tokens of one word."""
         ranks, vocab, suffix, unknown = self._model
         parts = [*word[:-1], word[-1] + suffix]
-        # A character that the vocabulary lacks takes no part in merges.
-        merge = _merge_in_turns if len(parts) <= LONG else _merge_from_heap
+        # Characters outside the vocabulary are never merged.
+        merge = _merge_all_pairs if len(parts) <= LONG else _merge_from_heap
         tokens = [
             vocab.get(part, unknown) for part in merge(parts, ranks, dropout, rng)
         ]
         return [token for token in tokens if token is not None]
 
     def count_cut(self, captions: Iterable[str]) -> tuple[int, int]:
-        """Returns how many captions there are, and how many have more than S tokens."""
+        """Returns the number of captions, and of those with more than S tokens."""
         number = cut = 0
         captions = iter(captions)
         while some := list(itertools.islice(captions, 1024)):
@@ -120,10 +120,10 @@ class TextTokenizer:
         return number, cut
 
 
-def _merge_in_turns(parts, ranks, dropout, rng) -> list[str]:
-    """Merges, at each turn, the first pair of those that are not left out.
+def _merge_all_pairs(parts, ranks, dropout, rng) -> list[str]:
+    """Merges the best-ranked pair that is not dropped, until none is left.
 
-    Draws one number for each pair at each turn: quadratic in the length of a word.
+    Each iteration draws a number for every pair: quadratic in the length of a word.
     """
     never = len(ranks)
     found = [ranks.get(pair, never) for pair in itertools.pairwise(parts)]
@@ -142,10 +142,10 @@ def _merge_in_turns(parts, ranks, dropout, rng) -> list[str]:
 
 
 def _merge_from_heap(parts, ranks, dropout, rng) -> list[str]:
-    """Merges of the same distribution, from other draws, in n log n.
+    """Merges as `_merge_all_pairs` in distribution, with other draws, in O(n log n).
 
-    Pairs are drawn for in the order of their ranks, up to the first that is not left
-    out; those left out are candidates again at the next turn.
+    Each iteration draws for the pairs in order of rank, up to the first one that is not
+    dropped. Dropped pairs are candidates again in the next iteration.
     """
     after, before = list(range(1, len(parts) + 1)), list(range(-1, len(parts) - 1))
     heap = []
@@ -164,7 +164,7 @@ def _merge_from_heap(parts, ranks, dropout, rng) -> list[str]:
             rank, place, pair = heapq.heappop(heap)
             second = after[place]
             if second == len(parts) or (parts[place], parts[second]) != pair:
-                continue  # one of them was merged with another
+                continue  # one of the two was merged with another part
             if rng.random() < dropout:
                 left_out.append((rank, place, pair))
                 continue
@@ -176,23 +176,23 @@ def _merge_from_heap(parts, ranks, dropout, rng) -> list[str]:
             push(place)
             break
         else:
-            break  # all were left out
+            break  # all were dropped
         for entry in left_out:
             heapq.heappush(heap, entry)
     return [part for part in parts if part is not None]
 
 
 def load(path, length: int) -> TextTokenizer:
-    """A tokenizer from files.
+    """Loads a tokenizer from files.
 
     Args:
-      path: a `tokenizer.json` of the library; or a folder with that, or with one
-        `*vocab.json` and one `*merges.txt` in the authors' format (words of characters
-        that end in '</w>', lower case, unknown token '[UNK]').
-      length: S, tokens of a caption.
+      path: a `tokenizer.json` of the library; or a folder with that file, or with one
+        `*vocab.json` and one `*merges.txt` in the authors' format (characters, '</w>'
+        at the end of words, lower case, unknown token '[UNK]').
+      length: tokens per caption, S.
 
     Raises:
-      DataError: where there is no such file, or it is something else.
+      DataError: if the file does not exist or is not a BPE tokenizer.
     """
     path = pathlib.Path(path).expanduser()
     if path.is_dir() and not (path / FILE).exists():
@@ -217,28 +217,28 @@ def load(path, length: int) -> TextTokenizer:
     try:
         made = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing more specific
-        raise DataError(f"{file} is no tokenizer: {error}") from error
+        raise DataError(f"{file} is not a tokenizer: {error}") from error
     if not isinstance(made.model, models.BPE):
-        raise DataError(f"{file} holds a {type(made.model).__name__}, not a BPE")
+        raise DataError(f"{file} has a {type(made.model).__name__} model, not BPE")
     return TextTokenizer(made, length)
 
 
 def train(captions: Iterable[str], vocab_size: int, path) -> int:
-    """Trains a BPE of bytes on captions, in lower case, and writes it to `path`.
+    """Trains a byte-level BPE on lower-case captions and writes it to `path`.
 
-    Of bytes, so that no script and no emoji is ever unknown.
+    It works on bytes, so that no script and no emoji is unknown.
 
     Returns:
-      the size of its vocabulary: `vocab_size`, or less where the captions have no more.
+      The size of the vocabulary: `vocab_size`, or less if the captions are too few.
 
     Raises:
-      DataError: where there are no captions, or `vocab_size` cannot hold all bytes.
+      DataError: if there are no captions, or `vocab_size` cannot hold all bytes.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size <= len(alphabet):
         raise DataError(
             f"transformer.text.vocab_size = {vocab_size}: must be above "
-            f"{len(alphabet)}, one for each byte and one of padding"
+            f"{len(alphabet)}, to hold all bytes and padding"
         )
     captions = list(captions)
     if not any(captions):

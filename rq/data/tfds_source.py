@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A split of a data set that TFDS prepared as ArrayRecord, read by index."""
+"""Reads a split of a TFDS data set in ArrayRecord format by index."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from rq.data import DataError
 from rq.data.captions import split_lines
 from rq.data.decode import DecodeError, decode
 
-MAX_REPLACED = 100  # images in a row that may be damaged before it is an error
+MAX_REPLACED = 100  # consecutive damaged images, from which on reading fails
 
 
 class TFDSSource:
-    """One split of a prepared TFDS set, decoded to `channels` channels.
+    """A split of a prepared TFDS data set.
 
-    By index it gives {'image': uint8 `[H, W, channels]`, 'label': int32}. An image that
-    cannot be decoded is replaced by the next one, which is logged and counted, so that
-    what index i gives does not depend on what was read before.
+    Item i is {'image': uint8 `[H, W, channels]`, 'label': int32}. An image that cannot
+    be decoded is replaced by the next one, logged and counted, so that item i does not
+    depend on what was read before.
 
     Attributes:
-      replaced: indices that were replaced so far.
+      replaced: indices that have been replaced so far.
     """
 
     def __init__(self, records, features, name: str, channels: int):
-        """Takes records of serialized examples, and the set's TFDS features.
-
-        Of these only those are parsed that are asked for: it takes time.
-        """
+        """Takes records of serialized examples, and the TFDS features of the set."""
         self._records, self._name, self._channels = records, name, channels
+        # Captions are parsed only when they are read, since parsing takes time.
         self._pixels, self._texts = (
             tfds.features.FeaturesDict({k: features[k] for k in names if k in features})
             for names in (("image", "label"), ("caption", "captions"))
@@ -45,16 +43,16 @@ class TFDSSource:
         return self._find(index)[0]
 
     def read(self, index: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """An example and its captions: those of the image that is in it."""
+        """Returns an example and the captions of its (possibly replaced) image."""
         example, serialized = self._find(index)
         return example, self._captions_of(serialized)
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Captions of an image: of the set's 'caption', a line each, or 'captions'."""
+        """Returns the captions: lines of the feature 'caption', or else 'captions'."""
         return self._captions_of(self._records[index])
 
     def _find(self, index):
-        """The example at `index`, or the next whole one, and its serialized record."""
+        """Returns the first example from `index` on that decodes, and its record."""
         for offset in range(min(MAX_REPLACED, len(self))):
             at = (index + offset) % len(self)
             serialized = self._records[at]

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files below a folder, and which of them are images."""
+"""Lists the files below a folder and recognises images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 from absl import logging
 
-# Names of files that hold one image. Not all can be decoded here; what cannot be is
-# left out with a reason, and not passed over.
+# Suffixes of image files. Some formats cannot be decoded here: such files are left out
+# with a reason instead of being ignored.
 SUFFIXES = frozenset(
     ".apng .avif .avifs .bmp .dds .dib .exr .gif .hdr .heic .heif .hif .icns .ico .j2c "
     ".j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .jxl .mpo .pbm .pcx .pfm .pgm "
     ".pjpeg .png .pnm .ppm .psd .qoi .sgi .svg .tga .tif .tiff .webp "
     ".arw .cr2 .cr3 .dng .nef .orf .raf .rw2".split()
 )
-# Of these, files of cameras, of which decoders would return the small preview.
+# Raw files of cameras: decoders would return their small preview.
 RAW_SUFFIXES = frozenset(".arw .cr2 .cr3 .dng .nef .orf .raf .rw2".split())
 # Files that operating systems and viewers leave in folders and archives.
 _SYSTEM_FILES = frozenset([".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"])
@@ -49,12 +49,12 @@ _MAGIC = (
     ("DDS", rb"DDS "),
     ("PNM", rb"P[1-7][ \t\r\n]+[0-9#]|P[Ff]\n[0-9]"),
 )
-MAGIC_BYTES = 32  # that `image_format` looks at
-MAX_VISITS = 8  # of one folder by different links: more would grow without end
+MAGIC_BYTES = 32  # read by `image_format`
+MAX_VISITS = 8  # to one folder through links, so that walks end
 
 
 def image_format(head: bytes) -> str | None:
-    """Returns the image format that a file's first bytes name, or None."""
+    """Returns the image format of a file by its first bytes, or None."""
     for name, pattern in _MAGIC:
         if re.match(pattern, head, re.DOTALL):
             return name
@@ -62,19 +62,19 @@ def image_format(head: bytes) -> str | None:
 
 
 def is_image(name: str, head: Callable[[], bytes]) -> bool:
-    """Returns whether a file is an image, by its suffix or else by its first bytes.
+    """Returns whether a file is an image by its suffix or else its first bytes.
 
     Args:
-      name: of the file.
-      head: returns its first `MAGIC_BYTES`; called only where the suffix is unknown.
+      name: file name.
+      head: returns its first `MAGIC_BYTES`; called only if the suffix is unknown.
     """
     return suffix(name) in SUFFIXES or image_format(head()) is not None
 
 
 def is_system_file(name: str) -> bool:
-    """Returns whether a path names what an operating system leaves behind.
+    """Returns whether an operating system created a file.
 
-    Such are `._*`, `.DS_Store` and `Thumbs.db`, and all files in `__MACOSX`.
+    Examples are `._*`, `.DS_Store`, `Thumbs.db` and all files in `__MACOSX`.
     """
     *folders, file = name.lower().split("/")
     if file.startswith("._") or file in _SYSTEM_FILES:
@@ -83,12 +83,12 @@ def is_system_file(name: str) -> bool:
 
 
 def suffix(name: str) -> str:
-    """Returns the last suffix of a path in lower case: '.png', or '' for none."""
+    """Returns the last suffix of a path in lower case ('.png'), or ''."""
     return pathlib.PurePosixPath(name).suffix.lower()
 
 
 def printable(name: str) -> str:
-    """Returns a name as text that can be stored, bytes that are no UTF-8 as \\xNN."""
+    """Returns a name as valid UTF-8, with other bytes escaped as \\xNN."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -96,10 +96,10 @@ class File(NamedTuple):
     """A file below a folder.
 
     Attributes:
-      path: to open it.
-      name: its path from the folder, with '/'.
-      size: in bytes.
-      problem: why it cannot be read; '' where nothing is known against it.
+      path: path to open.
+      name: path relative to the folder, with '/'.
+      size: size in bytes.
+      problem: why it cannot be read; '' if no problem is known.
     """
 
     path: pathlib.Path
@@ -108,7 +108,7 @@ class File(NamedTuple):
     problem: str = ""
 
     def head(self) -> bytes:
-        """Returns the first bytes, or none where the file cannot be read."""
+        """Returns the first bytes; b'' if the file cannot be read."""
         try:
             with self.path.open("rb") as stream:
                 return stream.read(MAGIC_BYTES)
@@ -119,9 +119,8 @@ class File(NamedTuple):
 def walk(root: pathlib.Path) -> Iterator[File]:
     """Yields all files below a folder, sorted by the parts of their paths.
 
-    Links are followed. A link to a folder that contains it is not, and is yielded as a
-    file with a problem; so are broken links, folders that cannot be opened, and what is
-    neither a file nor a folder.
+    Links are followed. Yielded as files with a problem are links to a folder that
+    contains them, broken links, folders that cannot be opened, and special files.
     """
     root = pathlib.Path(root)
     parents = [_identity(folder) for folder in root.resolve().parents]
@@ -161,10 +160,9 @@ def _walk(folder, prefix, parents, visits):
 
 
 def images(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the images below a folder, as `walk` finds them; warns of what it cannot.
+    """Yields the images below a folder in the order of `walk`; warns of its problems.
 
-    Such are broken links and folders that cannot be opened. A file that is an image by
-    its name is yielded, whether it can be decoded or not.
+    Files with the suffix of an image are yielded whether they can be decoded or not.
     """
     for file in walk(root):
         if is_system_file(file.name):
@@ -181,6 +179,6 @@ def _identity(path) -> tuple[int, int]:
 
 
 def natural_order(name: str) -> tuple:
-    """Returns a key that sorts names with their numbers by size: a2 before a10."""
+    """Returns a sort key that compares numbers in names by value: a2 before a10."""
     parts = re.split(r"([0-9]+)", name)
     return tuple(int(p) if i % 2 else p for i, p in enumerate(parts)), name

@@ -1,3 +1,3 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Formulas: arrays in, numbers out; no networks, no files."""
+"""Computes metrics from arrays, without networks or image files."""

@@ -1,8 +1,8 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Distances of generated images from real ones in features; arrays in, numbers out.
+"""Computes distances between generated and real images from their features.
 
-Float64 throughout: Frechet distances are small differences of large traces.
+Everything is in float64, since Frechet distances are small differences of large traces.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Of KID, as torch-fidelity and the paper have it.
+# The defaults of KID in torch-fidelity and the paper.
 SUBSETS, SUBSET_SIZE, KID_SEED = 100, 1000, 2020
 
 
@@ -19,9 +19,9 @@ class Frechet(NamedTuple):
     """A Frechet distance.
 
     Attributes:
-      value: the distance, as FID has it (squared).
-      condition: of the product of both covariances, largest over smallest eigenvalue;
-        infinite where it is singular, as with fewer images than features.
+      value: the squared distance, as in FID.
+      condition: condition number of the product of both covariances; infinite if it is
+        singular, as with fewer images than features.
     """
 
     value: float
@@ -31,19 +31,19 @@ class Frechet(NamedTuple):
 def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> Frechet:
     """Returns |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2)) of two Gaussians (Heusel 2017).
 
-    tr (A B)^(1/2) is the sum of the singular values of R_a^T R_b with A = R_a R_a^T:
-    those keep the precision that roots of the eigenvalues of a product lose, so that
-    singular covariances need no multiple of the identity and equal sets are 0 apart.
+    tr (A B)^(1/2) is the sum of the singular values of R_a^T R_b with A = R_a R_a^T.
+    These are more precise than roots of the eigenvalues of A B: singular covariances
+    need no regularisation, and the distance of a set from itself is 0.
 
     Args:
       mean_a, mean_b: `[F]`.
       covariance_a, covariance_b: `[F, F]`.
 
     Returns:
-      The distance; 0 where it is less than its rounding.
+      The distance, or 0 if it is below the rounding error.
 
     Raises:
-      ValueError: on other shapes, or numbers that are not finite.
+      ValueError: if shapes do not match or values are not finite.
     """
     mean_a, mean_b, a, b = (
         np.asarray(x, np.float64) for x in (mean_a, mean_b, covariance_a, covariance_b)
@@ -57,7 +57,7 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> Frechet:
         raise ValueError("means or covariances are not finite")
     epsilon = width * np.finfo(np.float64).eps
     roots = np.linalg.svd(_root(a, epsilon).T @ _root(b, epsilon), compute_uv=False)
-    # Eigenvalues of A B; those that a root lacks are 0.
+    # Eigenvalues of A B; those missing because of rank are 0.
     values = np.pad(roots**2, (0, width - len(roots)))
     condition = np.inf
     if values[-1] > epsilon * values[0]:
@@ -68,14 +68,14 @@ def frechet_distance(mean_a, covariance_a, mean_b, covariance_b) -> Frechet:
 
 
 def _root(covariance, epsilon):
-    """R `[F, rank]` with R R^T = covariance; its rank as LAPACK would count it."""
+    """Returns R `[F, rank]` with R R^T = covariance, the rank up to rounding."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     kept = values > epsilon * max(values[-1], 0)
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
 class Estimate(NamedTuple):
-    """A mean over parts of the images, and the standard deviation among them."""
+    """A mean over subsets of the images, and the standard deviation across them."""
 
     mean: float
     std: float
@@ -84,16 +84,16 @@ class Estimate(NamedTuple):
 def kernel_distance(
     a, b, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = KID_SEED
 ) -> Estimate:
-    """KID: the squared maximum mean discrepancy under a cubic kernel (Binkowski 2018).
+    """Returns KID, the squared MMD with a cubic kernel (Binkowski et al. 2018).
 
-    Unbiased, over random subsets drawn as torch-fidelity draws them.
+    The estimate is unbiased and uses the same random subsets as torch-fidelity.
 
     Args:
       a, b: features `[N, F]`, `[M, F]`.
-      subsets, size, seed: how many subsets of how many features, and of which seed.
+      subsets, size, seed: number of subsets, features per subset, random seed.
 
     Raises:
-      ValueError: where there are fewer features than a subset has.
+      ValueError: if there are fewer features than `size`.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if min(len(a), len(b)) < size:
@@ -112,15 +112,15 @@ def _cubic(x, y):
 
 
 def inception_score(logits, splits: int = 10, ddof: int = 1) -> Estimate:
-    """exp of the mean divergence of p(class | image) from p(class) (Salimans 2016).
+    """Returns exp(E KL(p(class | image) || p(class))) (Salimans et al. 2016).
 
     Args:
       logits: `[N, K]`, in the order of generation.
-      splits: parts j N / splits to (j + 1) N / splits, each with its own p(class).
-      ddof: 1: deviation over `splits - 1` as the paper's code; 0 as torch-fidelity.
+      splits: number of consecutive parts of the images, each with its own p(class).
+      ddof: of the standard deviation: 1 in the paper, 0 in torch-fidelity.
 
     Raises:
-      ValueError: where there are fewer images than parts.
+      ValueError: if there are fewer images than splits.
     """
     logits = np.asarray(logits, np.float64)
     if len(logits) < splits:

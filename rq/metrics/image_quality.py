@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of images, pixels in [-1, 1]."""
+"""Compares images with pixels in [-1, 1]: PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 PEAK_TO_PEAK = 2.0
-# Of SSIM (Wang et al. 2004): a Gaussian window, and constants that steady the ratios.
+# SSIM (Wang et al. 2004): the Gaussian window and the constants that stabilise ratios.
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 
 def psnr(a, b) -> np.ndarray:
-    """Peak signal-to-noise ratio of each image, in decibels.
+    """Returns the peak signal-to-noise ratio of each image, in decibels.
 
     Args:
-      a, b: images `[..., H, W, C]` in [-1, 1]. Values outside are taken as they are.
+      a, b: images `[..., H, W, C]` in [-1, 1]; other values are not clipped.
 
     Returns:
-      float64 `[...]`, infinite where the images are equal.
+      float64 `[...]`, infinite if the images are equal.
 
     Raises:
-      ValueError: where the shapes differ or are not those of images.
+      ValueError: if the shapes differ or are not those of images.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim < 3:
@@ -35,25 +35,25 @@ def psnr(a, b) -> np.ndarray:
 
 
 def psnr_of_error(error) -> np.ndarray:
-    """`psnr` from mean squared errors, of any shape, float64."""
+    """Returns the PSNR, float64, of mean squared errors of any shape."""
     with np.errstate(divide="ignore"):
         return 10.0 * np.log10(PEAK_TO_PEAK**2 / np.asarray(error, np.float64))
 
 
 def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Structural similarity of each image, at most 1 (Wang et al. 2004).
+    """Returns the structural similarity of each image, at most 1 (Wang et al. 2004).
 
-    The mean over channels and over the windows that lie within the image, as the
-    paper and scikit-image (with `gaussian_weights`) have it. Traceable, float32.
+    It is the mean over channels and over all windows inside the image, as in the paper
+    and in scikit-image with `gaussian_weights`. Traceable, float32.
 
     Args:
       a, b: images `[B, H, W, C]` in [-1, 1], sides of at least `SSIM_WINDOW`.
 
     Returns:
-      `[B]`.
+      float32 `[B]`.
 
     Raises:
-      ValueError: where the shapes differ, or images are smaller than the window.
+      ValueError: if the shapes differ, or images are smaller than the window.
     """
     if a.shape != b.shape or a.ndim != 4 or min(a.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(

@@ -1,9 +1,8 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Precision and recall, density and coverage: whose neighbourhoods hold whose images.
+"""Computes precision, recall, density and coverage from nearest neighbours.
 
-Distances of all to all are looked at in blocks and never held: 50,000 x 50,000 of them
-take 10 GB in float32.
+Distances are computed in blocks: all of 50,000 x 50,000 would take 10 GB in float32.
 """
 
 from __future__ import annotations
@@ -13,19 +12,21 @@ from typing import NamedTuple
 import numpy as np
 
 BLOCK = 4096  # rows and columns of distances at a time: 64 MiB
-NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5  # of the papers
+NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5  # as in the papers
 
 
 class Manifold(NamedTuple):
-    """Shares in [0, 1], but for density.
+    """Metrics in [0, 1], except for density, which may exceed 1.
+
+    The k-ball of an image is the ball around it up to its k-th nearest neighbour.
 
     Attributes:
-      precision: of the generated images that lie in the ball of a real one, whose
-        radius is the distance of its third neighbour (Kynkaanniemi et al. 2019).
-      recall: of the real ones that lie in the ball of a generated one.
-      density: how many real balls, of five neighbours, hold a generated image, over
-        five (Naeem et al. 2020); 1 where both are alike.
-      coverage: of the real balls of five neighbours that hold a generated image.
+      precision: fraction of generated images in the 3-ball of any real image
+        (Kynkaanniemi et al. 2019).
+      recall: fraction of real images in the 3-ball of any generated image.
+      density: mean number of real 5-balls around a generated image, divided by 5
+        (Naeem et al. 2020); 1 if both distributions are equal.
+      coverage: fraction of real images with a generated image in their 5-ball.
     """
 
     precision: float
@@ -35,18 +36,18 @@ class Manifold(NamedTuple):
 
 
 def manifold(generated, real, block: int = BLOCK) -> Manifold:
-    """All four, of features `[N, F]` and `[M, F]`.
+    """Returns all four metrics of features `[N, F]` and `[M, F]`.
 
     Raises:
-      ValueError: where there are too few for neighbours.
+      ValueError: if there are too few images.
     """
     generated, real = np.asarray(generated), np.asarray(real)
     if min(len(generated), len(real)) <= DENSITY_NEIGHBOURS:
         raise ValueError(
-            f"{len(generated)} and {len(real)} images: neighbourhoods need more than "
-            f"{DENSITY_NEIGHBOURS}"
+            f"{len(generated)} and {len(real)} images: more than {DENSITY_NEIGHBOURS} "
+            "of both are needed"
         )
-    # Around one centre the rounding of |x|^2 + |y|^2 - 2 x y is least.
+    # Centring reduces the rounding error of |x|^2 + |y|^2 - 2 x y.
     centre = real.mean(axis=0, dtype=np.float64).astype(np.float32)
     generated, real = (np.asarray(x, np.float32) - centre for x in (generated, real))
     real_radii, wide_radii = _radii(real, block)
@@ -75,21 +76,21 @@ def _blocks(number: int, block: int):
 
 
 def _distances(x, y):
-    """Squared distances of two blocks `[n, F]`, `[m, F]`: float32 `[n, m]`."""
+    """Returns squared distances float32 `[n, m]` of blocks `[n, F]` and `[m, F]`."""
     squares = np.einsum("nf,nf->n", x, x)[:, None] + np.einsum("mf,mf->m", y, y)
     return squares - 2 * (x @ y.T)
 
 
 def _radii(features, block: int):
-    """Squared distance of each feature's third and of its fifth neighbour, `[N]`."""
-    keep = DENSITY_NEIGHBOURS + 1  # itself is the nearest
+    """Returns squared distances `[2, N]` to each third and fifth nearest neighbour."""
+    keep = DENSITY_NEIGHBOURS + 1  # the nearest is the feature itself
     radii = []
     for rows in _blocks(len(features), block):
         nearest = np.empty((rows.stop - rows.start, 0), np.float32)
         for columns in _blocks(len(features), block):
             distances = _distances(features[rows], features[columns])
             if rows == columns:
-                np.fill_diagonal(distances, 0)  # exactly, so that it stays the nearest
+                np.fill_diagonal(distances, 0)  # exactly, so that it stays nearest
             if distances.shape[1] > keep:
                 distances = np.partition(distances, keep, axis=1)[:, :keep]
             nearest = np.concatenate([nearest, distances], axis=1)

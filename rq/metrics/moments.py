@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Mean and covariance of features, streamed, and in pytorch-fid's file format."""
+"""Computes mean and covariance of features; reads and writes pytorch-fid's files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 
 from rq.data import DataError
 
-ROWS = 1024  # features whose moments are taken at once
-# What NumPy raises on an .npz that is damaged or something else.
+ROWS = 1024  # features that `Stream` buffers
+# Exceptions that NumPy raises on a damaged .npz or another kind of file.
 DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class Moments(NamedTuple):
-    """Of N features of width F, float64; made by `of`, joined by `merge`.
+    """The float64 moments of N features of width F; see `of` and `merge`.
 
     Attributes:
-      number: N.
+      number: number of features N.
       mean: `[F]`.
-      scatter: `[F, F]`, the sum of the products of deviations from the mean.
+      scatter: `[F, F]`, sum of the outer products of deviations from the mean.
     """
 
     number: int
@@ -32,10 +32,10 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """Unbiased, over N - 1.
+        """Returns the unbiased covariance `[F, F]`, divided by N - 1.
 
         Raises:
-          ValueError: where there are fewer than two.
+          ValueError: if there are fewer than two features.
         """
         if self.number < 2:
             raise ValueError(f"no covariance of {self.number} features")
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
 
 def of(features) -> Moments:
-    """Of features `[N, F]`."""
+    """Returns the moments of features `[N, F]`."""
     features = np.asarray(features, np.float64)
     mean = features.mean(axis=0) if len(features) else np.zeros(features.shape[1])
     deviations = features - mean
@@ -51,7 +51,7 @@ def of(features) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Of both together (Chan et al. 1983): what streams lose no digits by."""
+    """Returns the moments of both sets together, stably (Chan et al. 1983)."""
     if not (a.number and b.number):
         return a if a.number else b
     number = a.number + b.number
@@ -62,14 +62,14 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 class Stream:
-    """Moments of rows that come in batches, of which it keeps no more than `ROWS`."""
+    """Accumulates moments of batches of features; buffers about `ROWS` rows."""
 
     def __init__(self):
-        """Starts with none."""
+        """Starts without features."""
         self._rows, self._number, self._moments = [], 0, None
 
     def add(self, rows: np.ndarray) -> None:
-        """Takes features `[n, F]`."""
+        """Adds features `[n, F]`."""
         self._rows.append(rows)
         self._number += len(rows)
         if self._number >= ROWS:
@@ -82,14 +82,14 @@ class Stream:
         self._rows, self._number = [], 0
 
     def moments(self) -> Moments | None:
-        """Of all so far; None of none."""
+        """Returns the moments of all features so far, or None without any."""
         if self._rows:
             self._take()
         return self._moments
 
 
 class Gaussian(NamedTuple):
-    """What a Frechet distance is of, as stored; `number` is 0 where nobody noted it."""
+    """Mean `[F]` and covariance `[F, F]` from a file; `number` is 0 if unknown."""
 
     number: int
     mean: np.ndarray
@@ -97,7 +97,7 @@ class Gaussian(NamedTuple):
 
 
 def save(path, found: Moments | Gaussian, **about: str) -> None:
-    """Writes pytorch-fid's `.npz`: 'mu', 'sigma'; and 'number' and notes."""
+    """Writes pytorch-fid's `.npz` ('mu', 'sigma'), 'number' and the strings `about`."""
     np.savez(path, mu=found.mean, sigma=found.covariance, number=found.number, **about)
 
 
@@ -105,7 +105,7 @@ def load(path) -> Gaussian:
     """Reads pytorch-fid's `.npz`.
 
     Raises:
-      DataError: where the file is missing or holds something else.
+      DataError: if the file is missing, damaged or of another kind.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -116,21 +116,21 @@ def load(path) -> Gaussian:
             missing = {"mu", "sigma"} - set(file.files)
             mean, covariance = (np.asarray(file[k], float) for k in ("mu", "sigma"))
             number = int(file["number"]) if "number" in file.files else 0
-    except Exception as error:  # np.load and zipfile raise nearly every kind
+    except Exception as error:  # np.load and zipfile raise many kinds
         if missing:
             raise DataError(
-                f"{path} has no 'mu' and 'sigma' as pytorch-fid writes them"
+                f"{path} has no 'mu' and 'sigma' in the format of pytorch-fid"
             ) from None
         line = " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is damaged or no .npz: {line}") from None
+        raise DataError(f"{path} is damaged or not an .npz: {line}") from None
     return checked(path, Gaussian(number, mean, covariance))
 
 
 def checked(path, found: Gaussian) -> Gaussian:
-    """What was read from a file, if it can be a mean `[F]` and a covariance `[F, F]`.
+    """Returns `found` if it is a finite mean `[F]` and covariance `[F, F]`.
 
     Raises:
-      DataError: where it can not.
+      DataError: otherwise.
     """
     shapes = found.mean.shape, found.covariance.shape
     if len(shapes[0]) != 1 or shapes[1] != 2 * shapes[0]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of the first images of each class, to check a data set at a glance."""
+"""Draws the first images of each class, to check a data set at a glance."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from PIL import Image, ImageDraw, ImageFont
 from rq.data.augment import center
 
 SIDE = 64  # pixels of an image
-IMAGES = 8  # of a class
+IMAGES = 8  # per class
 ROWS = 32  # classes shown
-TEXT = 176  # pixels of the column of names
+TEXT = 176  # width of the column of names in pixels
 _GAP = 2
 
 
 class ContactSheet:
-    """Rows of images, one for each of the first classes."""
+    """Collects rows of images, one row for each of the first classes."""
 
     def __init__(self, names: list[str]):
-        """Takes the names of the classes, in the order of their numbers."""
+        """Takes the class names in order of their numbers."""
         self._rows: dict[str | None, list[np.ndarray]] = {
             name: [] for name in names[:ROWS] or [None]
         }
@@ -40,7 +40,7 @@ class ContactSheet:
 
     def write(self, path: pathlib.Path) -> None:
         """Writes the picture as a PNG."""
-        import matplotlib  # for its font alone, and only here: it takes long to import
+        import matplotlib  # only for its font; it is slow to import
 
         step, left = SIDE + _GAP, TEXT if self._names else 0
         size = (left + IMAGES * step, max(len(self._rows), 1) * step)

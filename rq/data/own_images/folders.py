@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images in a folder, with lists of splits and captions."""
+"""Finds images in a folder, with lists of splits and captions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _LISTS = frozenset(f"{name}.txt" for name in SPLITS)
 def folder(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Found]:
     """Yields the images in a folder, at any depth; links are followed.
 
-    Folders `train`, `validation` (or `val`) and `test` at the top are splits; so are
-    lists `train.txt` and `validation.txt` of file names, one a line. Folders below are
-    classes. Captions, one a line, are in a `.txt` or `.caption` beside the image, or in
-    the columns `file` and `caption` of `captions.csv` at the top, or in `captions.tsv`
-    as `read_tsv` reads it.
+    Top-level folders `train`, `validation` (or `val`) and `test` are splits, or the
+    lists of file names `train.txt` and `validation.txt`, one name a line. Folders below
+    are classes. Captions, one a line, are in a `.txt` or `.caption` next to the image,
+    or in the columns `file` and `caption` of a top-level `captions.csv`, or in
+    `captions.tsv` (see `read_tsv`).
     """
     inventory = Inventory() if inventory is None else inventory
     images, beside, lists, tables = [], {}, {}, []
@@ -51,7 +51,7 @@ def folder(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[F
             count_other(inventory, file.name)
     stems = {stem(image.name) for image in images}
     for name in [name for name in beside if name.lower() in _LISTS]:
-        if stem(name) not in stems:  # else the captions of an image test.png
+        if stem(name) not in stems:  # else captions of an image test.png
             lists[SPLITS[stem(name).lower()]] = beside.pop(name)
             inventory.other["lists of a split"] += 1
     listed = _Listed(lists, inventory)
@@ -84,7 +84,7 @@ def folder(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[F
 
 
 class _Listed:
-    """Splits by file name, from lists at the top of a folder."""
+    """Looks up splits by file name in the lists of a folder."""
 
     def __init__(self, lists: dict[str, pathlib.Path], inventory: Inventory):
         self._inventory, self._splits, self._unused = inventory, {}, {}
@@ -93,7 +93,7 @@ class _Listed:
             for line in caption_files.caption_lines(text):
                 name = _key(line)
                 if self._splits.setdefault(name, split) != split:
-                    note = "files in two lists of splits, of which the first counts"
+                    note = "files in two lists of splits; the first is used"
                     inventory.note(note, line)
                 self._unused[name] = line
 
@@ -103,13 +103,13 @@ class _Listed:
         return self._splits.get(_key(name))
 
     def count_unused(self) -> None:
-        """Counts names for which there was no image."""
+        """Counts listed names without an image."""
         for line in self._unused.values():
             self._inventory.note("names in lists of splits without an image", line)
 
 
 class _Captions:
-    """Captions by image: of files beside it, else of a table."""
+    """Looks up the captions of images in files next to them, else in tables."""
 
     def __init__(self, beside, tables, inventory: Inventory):
         self._beside, self._inventory = beside, inventory
@@ -125,7 +125,7 @@ class _Captions:
         self._unused = set(self._table)
 
     def of(self, name: str) -> str:
-        """Returns the captions of an image, a line each; '' for none."""
+        """Returns the captions of an image, one a line; '' if there are none."""
         names = [base + s for base in (name, stem(name)) for s in CAPTION_SUFFIXES]
         lines = []
         for file in names:
@@ -140,12 +140,12 @@ class _Captions:
         return "\n".join(filter(None, map(caption_files.one_line, lines)))
 
     def count_unused(self) -> None:
-        """Counts captions for which there was no image."""
+        """Counts captions without an image."""
         if self._used:
             self._inventory.other["files of captions"] += len(self._used)
         for name in sorted(self._beside.keys() - self._used):
             self._inventory.other["text files without an image"] += 1
-            note = "text files without an image beside them"
+            note = "text files without an image next to them"
             self._inventory.note(note, walk.printable(name))
         for name in sorted(self._unused):
             self._inventory.note("files in tables of captions without an image", name)
@@ -160,13 +160,13 @@ def _read_text(path, inventory) -> tuple[str, str]:
 
 
 def _key(name: str) -> str:
-    """A file name as tables and lists are matched: of either system, composed."""
+    """Returns a file name in the form for comparison: NFC, with '/', without './'."""
     name = unicodedata.normalize("NFC", walk.printable(name)).replace("\\", "/")
     return name.removeprefix("./")
 
 
 def _class_folders(path: pathlib.Path, listed: bool) -> set[str]:
-    """Names of the folders that stand for classes, whether with images or without."""
+    """Returns the names of class folders, with or without images."""
 
     def folders(root):
         inner = (f for f in root.iterdir() if f.is_dir())

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""An image of one's own before it is read, and the names by which it is found."""
+"""Defines an image that was found but not read, and names of splits and classes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _NOT_SNIFFED = frozenset(".cls .csv .json .tsv".split())
 
 
 class Found(NamedTuple):
-    """An image before it is read.
+    """An image that was found but not read.
 
     Attributes:
-      name: its path from the root of the set.
+      name: path from the root of the data set.
       read: returns its bytes; raises OSError.
-      split: 'train', 'validation' or 'test'; None where the set has no splits.
-      label: name of its class; None where it has none.
-      captions: of it, one a line; '' for none.
-      size: in bytes; -1 where it is unknown.
+      split: 'train', 'validation' or 'test'; None if the data set has no splits.
+      label: class name; None if it has no class.
+      captions: captions, one a line; '' if there are none.
+      size: size in bytes; -1 if unknown.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Found(NamedTuple):
 
 
 def kind_of_file(name: str, head: Callable[[], bytes]) -> str:
-    """Returns 'image', 'caption', 'system' or 'other'; arguments of `walk.is_image`."""
+    """Returns 'image', 'caption', 'system' or 'other'; arguments as `walk.is_image`."""
     if walk.is_system_file(name):
         return "system"
     if walk.suffix(name) in CAPTION_SUFFIXES:
@@ -54,9 +54,9 @@ def kind_of_file(name: str, head: Callable[[], bytes]) -> str:
 
 
 def stem(name: str) -> str:
-    """Returns a path without its suffix, if that is one of images or captions.
+    """Returns a path without its suffix, if it is a suffix of images or captions.
 
-    What stands behind another dot belongs to the name: 'scan 2.0 (clean).png'.
+    Other dots are part of the name: 'scan 2.0 (clean).png'.
     """
     ending = walk.suffix(name)
     known = ending in walk.SUFFIXES or ending in CAPTION_SUFFIXES
@@ -64,13 +64,13 @@ def stem(name: str) -> str:
 
 
 def class_name(name: str) -> str:
-    """Returns the name of a class as TFDS can store it: one line, not empty."""
+    """Returns a class name that TFDS can store: one line, not empty."""
     name = walk.printable(name)
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
     return shown if shown.strip() == shown and shown else repr(shown)
 
 
 def note_encoding(inventory: Inventory, name: str, encoding: str) -> None:
-    """Notes a text that was not UTF-8: what it was taken for may be wrong."""
+    """Notes a text that was not UTF-8, since the encoding is a guess."""
     if encoding != "utf-8":
         inventory.note(f"texts read as {encoding}", name)

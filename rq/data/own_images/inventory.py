@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What became of every file of a data set, counted while it is prepared."""
+"""Counts the files of a data set while it is prepared: kept, left out and others."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import re
 
 from rq.data import walk
 
-LISTED = 1000  # names of files that are kept, of those that were left out
-NAMED = 20  # names that are kept of anything else
+LISTED = 1000  # files left out that are named in the report
+NAMED = 20  # examples that are named for each note
 CLASSES_SHOWN = 50
 
 
@@ -18,16 +18,16 @@ class Inventory:
     """Counts of files: seen = images kept + images left out + other files.
 
     Attributes:
-      kept: images by split.
-      classes: images kept by class and split.
-      converted: images kept that are not plain RGB, by what they are.
-      small: images kept whose short side is below the config's resolution.
-      captioned: images kept that have captions.
-      left_out: number of images that were not kept.
+      kept: number of images kept, by split.
+      classes: number of images kept, by class and split.
+      converted: number of images kept that are not plain RGB, by kind.
+      small: number of images kept whose short side is below the config's resolution.
+      captioned: number of images kept that have captions.
+      left_out: number of images left out.
       reasons: number of images left out, by the general part of the reason.
-      files_left_out: names of the first of them, with the reason.
-      other: files that are no images, by what they are.
-      notes: what else a person should look at, a line each.
+      files_left_out: reason by name, for the first images left out.
+      other: number of files that are not images, by kind.
+      notes: other lines that a person should read.
     """
 
     def __init__(self):
@@ -42,7 +42,7 @@ class Inventory:
         self._named: dict[str, list] = {}
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Counts an image that is not kept."""
+        """Counts an image that is left out."""
         self.left_out += 1
         reason = reason or "no reason known"
         group = _group(reason)
@@ -61,7 +61,7 @@ class Inventory:
             self.classes.setdefault(label, collections.Counter())[split] += 1
 
     def note(self, what: str, name: str = "") -> None:
-        """Adds a line, or one more name to the line that says the same."""
+        """Counts a note, and names an example of it."""
         if what not in self._named:
             self._named[what] = [0, []]
         entry = self._named[what]
@@ -70,10 +70,10 @@ class Inventory:
             entry[1].append(name)
 
     def as_dict(self, class_names=()) -> dict:
-        """Returns all of it as JSON has it.
+        """Returns the report as a JSON-compatible dict.
 
         Args:
-          class_names: in the order of the numbers that the model uses.
+          class_names: class names in order of the labels.
         """
         kept = sum(self.kept.values())
         notes = [_note(what, *entry) for what, entry in self._named.items()]
@@ -98,7 +98,7 @@ class Inventory:
 
 
 def _group(reason: str) -> str:
-    """What a reason says without the numbers of one file, which follow a colon."""
+    """Returns a reason without the details of one file, which follow a colon."""
     return re.split(r": | \(", reason, maxsplit=1)[0]
 
 
@@ -108,7 +108,7 @@ def _note(what: str, number: int, names: list[str]) -> str:
 
 
 def count_other(inventory: Inventory, name: str) -> None:
-    """Counts a file that is neither an image nor part of one, by its kind."""
+    """Counts a file that is not an image and does not belong to one, by kind."""
     if walk.is_system_file(name):
         inventory.other["system files (._*, __MACOSX, .DS_Store, Thumbs.db)"] += 1
     else:
@@ -116,11 +116,11 @@ def count_other(inventory: Inventory, name: str) -> None:
 
 
 def summary(report: dict, title: str) -> str:
-    """Returns a report of `Inventory.as_dict` as text for a person.
+    """Returns a report of `Inventory.as_dict` as readable text.
 
     Args:
-      report: of this version or of one before, which lacks some counts.
-      title: its first line.
+      report: report of this version or an earlier one, which lacks some counts.
+      title: first line of the text.
     """
     lines = [title]
     kept = sum(report["kept"].values())

@@ -1,11 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Folders, tar shards and tables, prepared once as a TFDS data set.
+"""Prepares folders, tar shards and tables as a TFDS data set.
 
-Preparing decodes every image strictly, once. What cannot be decoded is left out, what
-must be converted is kept as it is and converted whenever it is read. Every file is
-counted: in the set's `metadata.json`, and for a person in `summary.txt` and
-`first_images.png` beside it.
+Every image is decoded once, strictly. Images that cannot be decoded are left out.
+Others are stored unchanged and converted when they are read. Every file is counted in
+`metadata.json` in the data set, with `summary.txt` and `first_images.png` for people.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from rq.data.own_images.inventory import Inventory, summary
 from rq.data.own_images.readers import READERS, Found
 
 SUMMARY, PICTURE = "summary.txt", "first_images.png"
-MAX_BYTES = 1 << 28  # of an image file
-MAX_CLASS = 1 << 20  # largest number of a class
+MAX_BYTES = 1 << 28  # per image file
+MAX_CLASS = 1 << 20  # largest class number
 
 
 def scan(data, inventory: Inventory) -> dict[str, list[Found]]:
-    """Finds the images of `data.path`, by split, `train` first.
+    """Returns the images of `data.path` by split, `train` first.
 
-    Where there are no splits, `data.holdout` of them, drawn once for all, become
-    'validation'; files with the same bytes stay together.
+    If there are no splits, `data.holdout` images, sampled with a fixed seed, become
+    'validation'. Files with the same bytes stay in the same split.
 
     Raises:
-      DataError: where the path is missing, has no images, or too few of them.
+      DataError: if the path is missing or has no images, or too few.
     """
     path = _path(data)
     if not path.exists():
@@ -70,7 +69,7 @@ def scan(data, inventory: Inventory) -> dict[str, list[Found]]:
 
 
 def _read(name: str, path: pathlib.Path, inventory: Inventory) -> Iterator[Found]:
-    """Yields what a reader finds; what it cannot open is an error of one line."""
+    """Yields the images that a reader finds; raises DataError if it cannot read."""
     try:
         yield from READERS[name](path, inventory)
     except OSError as error:
@@ -78,7 +77,7 @@ def _read(name: str, path: pathlib.Path, inventory: Inventory) -> Iterator[Found
 
 
 def _hold_out(images, number, path, inventory) -> dict[str, list[Found]]:
-    """Draws the images to validate with; copies of an image go where it goes."""
+    """Samples the validation images; copies of an image stay in the same split."""
     if number >= len(images):
         raise DataError(
             f"data.holdout={number} of the {len(images)} images in {path} leaves "
@@ -95,7 +94,7 @@ def _hold_out(images, number, path, inventory) -> dict[str, list[Found]]:
             seen |= same
             if len(held) + len(same) <= number:
                 held |= same
-    if not held:  # each has too many copies: as drawn, which the report counts
+    if not held:  # all have too many copies: split them; the report counts copies
         held = set(order[:number])
     if len(held) < number:
         inventory.notes.append(
@@ -109,7 +108,7 @@ def _hold_out(images, number, path, inventory) -> dict[str, list[Found]]:
 
 
 class _Copies:
-    """Images with the same bytes; only those of one size are read to be compared."""
+    """Finds images with the same bytes; reads only images of equal file size."""
 
     def __init__(self, images: list[Found]):
         self._images, self._digests = images, {}
@@ -118,7 +117,7 @@ class _Copies:
             self._by_size[image.size].append(index)
 
     def of(self, index: int) -> set[int]:
-        """Returns the indices of images with the bytes of this one, itself included."""
+        """Returns the indices of images with the same bytes, including `index`."""
         size = self._images[index].size
         same = self._by_size[size]
         if size <= 0 or len(same) == 1 or size > MAX_BYTES:
@@ -130,7 +129,7 @@ class _Copies:
             try:
                 digest = _digest(self._images[index].read())
             except OSError:
-                digest = index  # is no copy of anything
+                digest = index  # counts as unique
             self._digests[index] = digest
         return self._digests[index]
 
@@ -140,20 +139,20 @@ def _digest(content: bytes) -> bytes:
 
 
 def class_names(data, labels: set[str]) -> list[str]:
-    """Returns the names of classes in the order of their numbers.
+    """Returns the class names in order of their numbers.
 
-    Names sort naturally: a2 before a10. Where `.cls` files have numbers, a class is
-    that number, and numbers that do not occur are classes without images.
+    Names are in natural order: a2 before a10. If `.cls` files have numbers, these are
+    the class numbers, and numbers that do not occur are classes without images.
 
     Raises:
-      DataError: where numbers and names are mixed, or a number is too large.
+      DataError: if numbers and names are mixed, or a number is too large.
     """
     numbers = {label for label in labels if label.isascii() and label.isdecimal()}
     if data.name != "tar" or not numbers:
         return sorted(labels, key=walk.natural_order)
     if names := labels - numbers:
         raise DataError(
-            f".cls files hold numbers, as {min(numbers)}, and names, as {min(names)!r}:"
+            f".cls files have both numbers ({min(numbers)}) and names ({min(names)!r}):"
             " use one or the other"
         )
     largest = max(map(int, numbers))
@@ -163,12 +162,12 @@ def class_names(data, labels: set[str]) -> list[str]:
 
 
 class FileSet(BuiltInBuilder):
-    """Images of files, with name, captions and, where they have classes, label."""
+    """A TFDS set of image files, with their names, captions and any class labels."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, data, splits: dict[str, list[Found]], inventory: Inventory):
-        """A set that is filled with `splits` when it is prepared."""
+        """Takes the images by split, which are written when the set is prepared."""
         self.name = set_name(data)
         self._data, self._splits, self._inventory = data, splits, inventory
         labels = {i.label for images in splits.values() for i in images}
@@ -179,9 +178,9 @@ class FileSet(BuiltInBuilder):
             )
             labels = {None}
         self._classes = [] if None in labels else class_names(data, labels)
-        self._sheet = ContactSheet(self._classes)  # of images to train on
-        self._train = array.array("Q")  # digests
-        self._others: list[tuple[int, str]] = []  # of other splits, with names
+        self._sheet = ContactSheet(self._classes)  # shows training images
+        self._train = array.array("Q")  # digests of training images
+        self._others: list[tuple[int, str]] = []  # digests and names of other images
         super().__init__(data_dir=data.dir or None)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -196,7 +195,7 @@ class FileSet(BuiltInBuilder):
             builder=self,
             description=f"Images of {walk.printable(str(_path(self._data)))}.",
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(),  # the report, written with the set
+            metadata=tfds.core.MetadataDict(),  # for the report
         )
 
     def _split_generators(self, dl_manager):
@@ -242,7 +241,7 @@ class FileSet(BuiltInBuilder):
             self._finish()
 
     def _finish(self):
-        """Writes the report, into the folder that is renamed when the set is whole."""
+        """Writes the report to the temporary folder, which TFDS renames when done."""
         digests = np.array([digest for digest, _ in self._others], np.uint64)
         copied = np.isin(digests, np.frombuffer(self._train, np.uint64))
         for index in np.flatnonzero(copied):
@@ -256,7 +255,7 @@ class FileSet(BuiltInBuilder):
         self._sheet.write(folder / PICTURE)
 
     def _examined(self, images: Iterable[Found]) -> Iterator[tuple]:
-        """Images with bytes, (height, width) and kind; or None twice and the reason."""
+        """Yields (image, bytes, (height, width), kind), or image, Nones and reason."""
         ahead = collections.deque()
         with ThreadPoolExecutor(max(self._data.threads, 1)) as pool:
             for image in images:
@@ -268,7 +267,7 @@ class FileSet(BuiltInBuilder):
 
 
 def _examine(image: Found) -> tuple:
-    """An image as `FileSet._examined` yields it."""
+    """Reads and checks an image; returns what `FileSet._examined` yields."""
     if walk.suffix(image.name) in walk.RAW_SUFFIXES:
         return image, None, None, "a camera's raw file: convert it to JPEG or PNG"
     if image.size > MAX_BYTES:
@@ -277,7 +276,7 @@ def _examine(image: Found) -> tuple:
         encoded = image.read()
         return image, encoded, *examine(encoded)
     except MemoryError:
-        return image, None, None, "too large for the memory"
+        return image, None, None, "too large for memory"
     except OSError as error:
         reason = error.strerror or str(error)
     except (DecodeError, ValueError) as error:  # ValueError: a zero byte in a name
@@ -290,7 +289,7 @@ def _path(data) -> pathlib.Path:
 
 
 def set_name(data) -> str:
-    """The TFDS name of what `data.path` names: another path or holdout is another."""
+    """Returns the TFDS name of the set, which depends on the path and the holdout."""
     path = _path(data)
     digest = hashlib.sha256(os.fsencode(f"{path}:{data.holdout}")).hexdigest()[:8]
     stem = re.sub(r"\W+", "_", path.stem.lower(), flags=re.ASCII).strip("_")
@@ -298,18 +297,18 @@ def set_name(data) -> str:
 
 
 def builder(data) -> FileSet:
-    """The set as it lies on disk, prepared or not."""
+    """Returns the builder of the set, whether it is prepared or not."""
     return FileSet(data, {}, Inventory())
 
 
 def prepare(data) -> dict:
-    """Prepares what `data.path` names, where that is not done yet.
+    """Prepares the images in `data.path` as a TFDS set, if it does not exist.
 
     Returns:
-      the report (`Inventory.as_dict`), which is stored with the set.
+      The report (`Inventory.as_dict`), which is stored with the set.
 
     Raises:
-      DataError: where there are no images, or none that can be read.
+      DataError: if there are no images, or none can be read.
     """
     if not builder(data).is_prepared():
         inventory = Inventory()
@@ -321,8 +320,8 @@ def prepare(data) -> dict:
             logging.info("%s was prepared by another process", made.data_dir)
         except OSError as error:
             raise DataError(
-                f"preparing in {made.data_dir}: {error.strerror or error}; data.dir "
-                "names another place"
+                f"cannot write {made.data_dir}: {error.strerror or error}; choose "
+                "another folder with --config.data.dir"
             ) from error
         for name, reason in list(inventory.files_left_out.items())[:10]:
             logging.warning("left out %s: %s", name, reason)

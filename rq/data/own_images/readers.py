@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images of one's own: readers by the name that `data.name` gives them.
+"""Maps `data.name` to readers of one's own images.
 
-Each reader yields the images that it finds, in a fixed order, and counts all other
-files in an `Inventory`. Images are not opened before they are read.
+A reader yields the images that it finds, without opening them, in a fixed order. It
+counts all other files in an `Inventory`.
 """
 
 from __future__ import annotations

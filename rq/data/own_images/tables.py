@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images listed in tables, each line a file and a caption."""
+"""Finds images listed in tables, with a file and a caption on each line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rq.data.own_images.inventory import Inventory
 
 
 def tsv(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Found]:
-    """Yields the images listed in a table, or in the tables of a folder: its splits.
+    """Yields the images listed in a table, or in a folder of tables, one per split.
 
-    Each line has a file, from the table's folder, and a caption, with a tab between
-    them. Lines of one file are its captions. Files that no table lists are not seen.
+    Each line has a file, relative to the table, a tab and a caption. A file may have
+    several lines. Files that no table lists are ignored.
 
     Raises:
-      DataError: where there is no table, or a line has no tab.
+      DataError: if there is no table, or a line has no tab.
     """
     inventory = Inventory() if inventory is None else inventory
     tables = sorted(path.glob("*.tsv")) if path.is_dir() else [path]

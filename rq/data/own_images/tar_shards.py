@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images in tar files, as WebDataset lays them out."""
+"""Finds images in tar files with the layout of WebDataset."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from rq.data.own_images.found import (
 )
 from rq.data.own_images.inventory import Inventory, count_other
 
-_BESIDE = (*CAPTION_SUFFIXES, ".json", ".cls")  # suffixes of what belongs to an image
-_MAX_TEXT = 1 << 24  # bytes of captions of an image
+_BESIDE = (*CAPTION_SUFFIXES, ".json", ".cls")  # files that belong to images
+_MAX_TEXT = 1 << 24  # bytes of a text file
 
 
 def tar(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Found]:
     """Yields the images in a tar file, or in all tar files of a folder, at any depth.
 
-    An image's captions are in `.txt` or `.caption` (one a line) or the field `caption`
-    of `.json`, its class in `.cls`. They belong to the image whose name is theirs
-    without the last suffix; where there is none, to those of which their name is the
-    beginning up to a dot: `0000.txt` is of `0000.png`, or of both `0000.left.png` and
-    `0000.right.png`. Tar files whose name begins with train or val, validation or test
-    are splits, and so are those in folders of these names.
+    Captions are in `.txt` or `.caption` files (one a line) or the field `caption` of
+    `.json`, classes in `.cls`. Such a file belongs to the image with the same name but
+    for the suffix. If there is none, it belongs to the images whose names begin with
+    its name and a dot: `0000.txt` belongs to `0000.png`, or to both `0000.left.png` and
+    `0000.right.png`. Tar files are in a split if their name begins with train, val,
+    validation or test, or if they are in a folder with such a name.
 
     Raises:
-      DataError: where there is no tar file.
+      DataError: if there is no tar file.
     """
     inventory = Inventory() if inventory is None else inventory
     shards = {path.name: path}
@@ -53,7 +53,7 @@ def tar(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Foun
 
 
 def _tar_files(path, inventory: Inventory) -> Iterator[tuple[str, pathlib.Path]]:
-    """Names and paths of tar files in a folder; other files are counted."""
+    """Yields names and paths of tar files in a folder; counts other files."""
     for file in walk.walk(path):
         compressed = walk.suffix(file.name) == ".tgz" or ".tar." in file.name.lower()
         if walk.is_system_file(file.name):
@@ -64,14 +64,14 @@ def _tar_files(path, inventory: Inventory) -> Iterator[tuple[str, pathlib.Path]]
         elif walk.suffix(file.name) == ".tar":
             yield file.name, file.path
         elif walk.is_image(file.name, file.head):
-            reason = "an image beside the tar files: data.name='folder' reads images"
+            reason = "an image outside a tar file: use data.name='folder' for images"
             inventory.leave_out(walk.printable(file.name), reason)
         else:
             count_other(inventory, file.name)
 
 
 def _split(name: str) -> str | None:
-    """The split of a tar file, by the folder it is in, else by its name."""
+    """Returns the split of a tar file, by its top folder or else its name."""
     first, *rest = name.lower().split("/")
     if rest and first in SPLITS:
         return SPLITS[first]
@@ -86,7 +86,7 @@ class _Member(NamedTuple):
 
 
 class _Shard:
-    """One tar file, which is opened for each list and read, so that none stays open."""
+    """A tar file, opened for each operation so that no file handle stays open."""
 
     def __init__(self, path: pathlib.Path, name: str, inventory: Inventory):
         self._path, self._inventory = path, inventory
@@ -95,7 +95,7 @@ class _Shard:
         self._used: set[_Member] = set()
 
     def images(self, split: str | None) -> Iterator[Found]:
-        """Yields the images; counts what else is in the shard."""
+        """Yields the images; counts the other files."""
         images = self._sorted_members()
         for image in images:
             key = stem(image.name)
@@ -117,7 +117,7 @@ class _Shard:
                     self._inventory.note(note, self._shown(member))
 
     def _sorted_members(self) -> list[_Member]:
-        """Images; what belongs to them is kept by suffix and key, the rest counted."""
+        """Returns the images; indexes files that belong to them and counts the rest."""
         images, names = [], set()
         with self._path.open("rb") as stream:
             for member in self._members():
@@ -142,11 +142,11 @@ class _Shard:
         return images
 
     def _members(self) -> Iterator[_Member]:
-        """Files in it; of a damaged one those in front of the damage, which counts."""
+        """Yields the files in the tar, up to any damage, which is counted."""
         try:
             with tarfile.open(self._path, "r:") as archive:
                 for member in archive:
-                    archive.members.clear()  # or it keeps them all
+                    archive.members.clear()  # saves memory: it would keep them all
                     if member.isfile() and not member.issparse():
                         yield _Member(member.name, member.offset_data, member.size)
                     elif not member.isdir():
@@ -171,7 +171,7 @@ class _Shard:
         return head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
 
     def _member_of(self, suffix: str, key: str) -> _Member | None:
-        """What belongs to an image: of its key, or of the longest part up to a dot."""
+        """Returns the file of an image, by its name or the longest part up to a dot."""
         folder, slash, base = key.rpartition("/")
         while base:
             if member := self._beside[suffix].get(folder + slash + base):
@@ -221,9 +221,9 @@ class _Shard:
 
     def _read(self, member: _Member) -> bytes:
         with self._path.open("rb") as stream:
-            # Asked first: `read` would take the memory for a size that cannot be.
+            # Checked first: `read` would allocate memory for an impossible size.
             if member.offset + member.size > os.fstat(stream.fileno()).st_size:
-                raise OSError(f"{self._name} was cut short")
+                raise OSError(f"{self._name} is truncated")
             stream.seek(member.offset)
             return stream.read(member.size)
 

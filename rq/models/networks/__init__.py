@@ -1,3 +1,3 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Networks around the models: VGG16, Inception, ResNet, the discriminator."""
+"""Auxiliary networks: the discriminator, VGG16 (LPIPS), Inception-v3 and ResNet."""

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""PatchGAN discriminator (Isola et al. 2017, as VQGAN and the paper use it).
+"""PatchGAN discriminator (Isola et al. 2017), as in VQGAN and the paper.
 
 Dtypes: float32 throughout, batch statistics included.
 """
@@ -11,21 +11,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-MOMENTUM = 0.9  # of the running statistics: share that stays
+MOMENTUM = 0.9  # of the running statistics: fraction that is kept
 EPSILON = 1e-5
 SLOPE = 0.2  # of the leaky ReLU
 
 
 class BatchNorm(nn.Module):
-    """PyTorch's batch norm: normalises by the biased variance, keeps the unbiased one.
+    """PyTorch's batch norm: normalises by the biased variance, stores the unbiased one.
 
-    Flax's keeps the biased one. Means run over the global batch: with a sharded batch
-    under `jit` they become all-reduces by themselves.
+    Flax's stores the biased one. Statistics are those of the global batch: under `jit`
+    with a sharded batch, the means become all-reduces.
     """
 
     @nn.compact
     def __call__(self, x, train: bool):
-        """`[B, H, W, C]`; in training, collection `batch_stats` must be mutable."""
+        """Normalises `[B, H, W, C]`; in training, `batch_stats` must be mutable."""
         channels = x.shape[-1:]
         axes = ("conv_in",)
         scale = self.param(
@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
 
 
 def _normal(mean: float = 0.0):
-    """N(mean, 0.02), as pix2pix initialises."""
+    """Returns the initializer of pix2pix, N(mean, 0.02)."""
 
     def init(key, shape, dtype=jnp.float32):
         return mean + 0.02 * jax.random.normal(key, shape, dtype)
@@ -61,11 +61,11 @@ def _normal(mean: float = 0.0):
 
 
 class Discriminator(nn.Module):
-    """Images to a map of logits, each of which judges a patch; real is positive.
+    """Classifies patches of images as real (positive logits) or generated.
 
     Attributes:
-      ndf: channels of the first layer; they double from layer to layer, up to 8 ndf.
-      layers: convolutions that halve the resolution; two more keep it.
+      ndf: channels of the first layer; they double in every layer, up to 8 ndf.
+      layers: number of convolutions with stride 2; two more have stride 1.
     """
 
     ndf: int = 64
@@ -73,17 +73,17 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Images `[B, R, R, channels]` in [-1, 1] to logits `[B, r, r]`.
+        """Returns logits `[B, r, r]` of images `[B, R, R, channels]` in [-1, 1].
 
-        r = R / 2**layers - 2. In training it normalises by the batch and moves the
-        running statistics (`mutable=["batch_stats"]`).
+        r = R / 2**layers - 2. In training it normalises by batch statistics and updates
+        the running statistics (`mutable=["batch_stats"]`).
 
         Raises:
-          ValueError: where the images are too small to leave a logit.
+          ValueError: if the images are too small for one logit.
         """
         if min(images.shape[1:3]) // 2**self.layers < 3:
             raise ValueError(
-                f"images {images.shape[1:3]} leave no logit after {self.layers} layers"
+                f"images {images.shape[1:3]} are too small for {self.layers} layers"
             )
 
         def conv(x, features, stride, bias, index):

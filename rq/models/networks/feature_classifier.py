@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A small classifier whose feature maps can measure perceptual distance."""
+"""A small classifier whose feature maps are used for perceptual distances."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rq.models.networks.lpips import FeatureNetwork
 
 
 class FeatureClassifier(nn.Module):
-    """A linear layer on the averaged last feature map.
+    """Classifies images by a linear layer on the averaged last feature map.
 
     Attributes:
-      widths, convs: of the `FeatureNetwork`.
+      widths, convs: attributes of the `FeatureNetwork`.
       num_classes: number of logits.
       precision: of the products, see `FeatureNetwork`.
     """

@@ -1,13 +1,13 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The Inception-v3 of 2015-12-05, in whose features FID is defined.
+"""The Inception-v3 of 2015-12-05, whose features define FID.
 
-The network of TF-Slim's graph (Szegedy et al. 2016) as pytorch-fid, clean-fid, ADM's
-evaluator and torch-fidelity have it, which is not torchvision's: averages leave padding
-out, the last block takes a maximum, and there are 1,008 classes. Batch norms are folded
-into the convolutions (`rq.convert.inception_weights`). float32 throughout, with
-products at the highest precision: accelerators would round them to bfloat16 or TF32
-otherwise.
+It is the network of TF-Slim's graph (Szegedy et al. 2016), as in pytorch-fid,
+clean-fid, ADM's evaluator and torch-fidelity. Unlike torchvision's, its average pooling
+excludes padding, its last block has max pooling, and there are 1,008 classes. Batch
+norms are folded into the convolutions (`rq.convert.inception_weights`). float32
+throughout, with products at the highest precision: accelerators would round to bfloat16
+or TF32.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import jax.numpy as jnp
 
 SIDE = 299
 NUM_CLASSES = 1008
-WIDTH = 2048  # of the features
-SPATIAL_CHANNELS = 7  # of sFID, as ADM's evaluator has it
+WIDTH = 2048  # of the pooled features
+SPATIAL_CHANNELS = 7  # used by sFID, as in ADM's evaluator
 
 
 class Features(NamedTuple):
-    """What metrics are computed in, float32.
+    """The float32 outputs that metrics are computed from.
 
     Attributes:
-      pool: `[B, 2048]`: FID, KID, precision and recall.
-      spatial: `[B, 2023]`, 17 x 17 of `SPATIAL_CHANNELS`: sFID.
-      logits: `[B, 1008]`: Inception score.
+      pool: `[B, 2048]`, for FID, KID, precision and recall.
+      spatial: `[B, 2023]`, 17 x 17 times `SPATIAL_CHANNELS`, for sFID.
+      logits: `[B, 1008]`, for the Inception score.
     """
 
     pool: jax.Array
@@ -53,10 +53,9 @@ def _conv(width, size, stride, padding, name):
 
 
 class _Block(nn.Module):
-    """Branches of convolutions side by side.
+    """Base class of blocks with parallel branches of convolutions.
 
-    Convolutions are told as (name, width, size, stride); those of stride 2 have no
-    padding, as has none that changes a side.
+    A layer is (name, width, size, stride); with stride 2 it has no padding.
     """
 
     def conv(self, x, name, width, size=(1, 1), stride=1):
@@ -105,7 +104,7 @@ class _B(_Block):
 
 
 class _C(_Block):
-    """Returns its first branch as well, of which sFID takes a part."""
+    """Also returns its first branch, which sFID uses."""
 
     inner: int
 
@@ -174,18 +173,18 @@ class _E(_Block):
 
 
 class Inception(_Block):
-    """The whole network; layers are named as in pytorch-fid's weights.
+    """The Inception-v3 network, with the layer names of pytorch-fid's weights.
 
     Attributes:
-      biased: whether logits have their bias: in the authors' Inception score they do,
-        in that of TensorFlow's graph, torch-fidelity and ADM's evaluator they do not.
+      biased: whether the bias is added to the logits: True for the Inception score of
+        the paper's authors, False for TensorFlow's graph, torch-fidelity and ADM.
     """
 
     biased: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Features:
-        """Images `[B, 299, 299, 3]` in [-1, 1], as `preprocess` leaves them."""
+        """Returns the features of images `[B, 299, 299, 3]` from `preprocess`."""
 
         def valid(x, name, width, stride=1):
             return nn.relu(_conv(width, (3, 3), stride, "VALID", name)(x))
@@ -212,21 +211,21 @@ class Inception(_Block):
         return Features(pool, spatial.reshape(len(images), -1), logits)
 
 
-# How images get to 299 x 299: where output pixel i of n looks, in units of pixels of an
-# input of `size`, is (i + shift) size / n - shift. Neither way has antialiasing.
-#   'tf1'     TensorFlow 1's `resize_bilinear`, as in the graph, without half a pixel's
-#             shift: images move to the lower right, which published statistics contain.
-#             ADM's evaluator and torch-fidelity.
-#   'pytorch' PyTorch's `interpolate`: pytorch-fid, and the authors of the paper.
+# Resizing to 299 x 299 without antialiasing: output pixel i of n interpolates an input
+# of `size` pixels at (i + shift) size / n - shift.
+#   'tf1'     TensorFlow 1's `resize_bilinear`, used by the graph, ADM's evaluator and
+#             torch-fidelity. It lacks the half-pixel shift, so images move to the lower
+#             right, also in published statistics.
+#   'pytorch' PyTorch's `interpolate`, used by pytorch-fid and the paper's authors.
 _SHIFTS = {"tf1": 0.0, "pytorch": 0.5}
 
 
 def preprocess(images: jax.Array, resize: str = "tf1") -> jax.Array:
-    """uint8 images `[B, H, W, 3]` to `[B, 299, 299, 3]`, about [-1, 1].
+    """Resizes and scales images to `[B, 299, 299, 3]`, about in [-1, 1].
 
     Args:
-      images: of any size.
-      resize: 'tf1' or 'pytorch', see above.
+      images: uint8 `[B, H, W, 3]` of any size.
+      resize: 'tf1' or 'pytorch', see `_SHIFTS`.
     """
     resized = resize_bilinear(images.astype(jnp.float32), SIDE, _SHIFTS[resize])
     if resize == "tf1":
@@ -235,7 +234,7 @@ def preprocess(images: jax.Array, resize: str = "tf1") -> jax.Array:
 
 
 def resize_bilinear(images: jax.Array, side: int, shift: float) -> jax.Array:
-    """Images `[B, H, W, C]` to `[B, side, side, C]`; `shift` of a pixel's centre."""
+    """Resizes `[B, H, W, C]` to `[B, side, side, C]`; `shift` is that of `_SHIFTS`."""
     for axis in (1, 2):
         size = images.shape[axis]
         places = jnp.arange(side, dtype=jnp.float32) + shift
@@ -244,7 +243,7 @@ def resize_bilinear(images: jax.Array, side: int, shift: float) -> jax.Array:
         high = jnp.minimum(low + 1, size - 1)
         shape = [1] * images.ndim
         shape[axis] = side
-        share = (where - low).reshape(shape)
+        weight = (where - low).reshape(shape)
         below, above = (jnp.take(images, i, axis=axis) for i in (low, high))
-        images = below + (above - below) * share
+        images = below + (above - below) * weight
     return images

@@ -1,11 +1,11 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Perceptual distance of images (LPIPS, Zhang et al. 2018), on any stack of features.
+"""Perceptual distance of images (LPIPS, Zhang et al. 2018) on any feature network.
 
-With VGG16's features and the learned heads it is LPIPS itself; with the features of a
-small network trained on the data at hand, and heads of one, it needs no download. Both
-are frozen: gradients run to the images alone. float32 throughout; training takes the
-backend's precision of products, evaluation the highest.
+With VGG16 and the learned heads it is LPIPS. With a small network trained on the same
+data, and heads of ones, it needs no download. Both are frozen: only the images have
+gradients. float32 throughout; training uses the default precision of products,
+evaluation the highest.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# Of VGG16: channels and convolutions of the blocks, each at half the resolution.
+# VGG16: channels and number of convolutions of each block.
 VGG16_WIDTHS = (64, 128, 256, 512, 512)
 VGG16_CONVS = (2, 2, 3, 3, 3)
-# What [-1, 1] becomes in front of torchvision's VGG16: (x - SHIFT) / SCALE.
+# Pixels x in [-1, 1] are normalised to (x - SHIFT) / SCALE for torchvision's VGG16.
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
-NORM_EPSILON = 1e-10  # in front of the division by a feature vector's length
+NORM_EPSILON = 1e-10  # added to the norm of a feature vector
 
 
 class FeatureNetwork(nn.Module):
-    """VGG's convolutions: blocks of 3x3 convolutions with ReLU, 2x2 maxima between.
+    """The convolutions of VGG: blocks of 3x3 convolutions and ReLU, with max pooling.
 
     Attributes:
       widths: channels of each block.
@@ -41,9 +41,9 @@ class FeatureNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
-        """Images `[B, R, R, channels]` to the last feature map of each block.
+        """Returns each block's last feature map of images `[B, R, R, channels]`.
 
-        Block k (from 0): `[B, R / 2**k, R / 2**k, widths[k]]`, not negative.
+        That of block k is `[B, R / 2**k, R / 2**k, widths[k]]`, non-negative.
         """
         x, features = images, []
         for block, (width, convs) in enumerate(
@@ -73,14 +73,14 @@ class FeatureNetwork(nn.Module):
 
 
 class PerceptualDistance(nn.Module):
-    """Weighted squared distance of unit feature vectors, averaged over positions.
+    """Averages the weighted squared distance of unit feature vectors over positions.
 
-    Its parameters are those of `network`, and `shift` and `scale` (of pixels) and
-    `head_0`, `head_1`, ... (weights `[C_k]` of each block's channels, not negative).
+    Its parameters are those of `network`, the `shift` and `scale` of pixels, and
+    `head_0`, `head_1`, ... (non-negative weights `[C_k]` of each block's channels).
 
     Attributes:
-      widths, convs, precision: of the `FeatureNetwork`.
-      image_channels: that the network takes; a grey image is repeated where it is 3.
+      widths, convs, precision: attributes of the `FeatureNetwork`.
+      image_channels: input channels of the network; grey images are repeated to 3.
     """
 
     widths: tuple[int, ...] = VGG16_WIDTHS
@@ -99,11 +99,11 @@ class PerceptualDistance(nn.Module):
         ]
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """The distance of images `[B, R, R, channels]` in [-1, 1]: float32 `[B]`."""
+        """Returns distances float32 `[B]` of images `[B, R, R, C]` in [-1, 1]."""
         return sum(self.layers(a, b))
 
     def layers(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
-        """Each block's part of the distance, `[B]`."""
+        """Returns each block's term of the distance, `[B]`."""
         return [
             jnp.mean(jnp.sum((x - y) ** 2 * head, axis=-1), axis=(1, 2))
             for x, y, head in zip(
@@ -112,32 +112,32 @@ class PerceptualDistance(nn.Module):
         ]
 
     def features(self, images: jax.Array) -> list[jax.Array]:
-        """The feature maps of the frozen network, as `FeatureNetwork` returns them."""
+        """Returns the feature maps of the network, see `FeatureNetwork`."""
         shape = (*images.shape[:-1], self.image_channels)
         return self.network((jnp.broadcast_to(images, shape) - self.shift) / self.scale)
 
 
 def unit(features: Sequence[jax.Array]) -> list[jax.Array]:
-    """Each vector divided by its length; zero stays zero, with gradient zero."""
+    """Divides each vector by its norm; zero stays zero, with zero gradient."""
 
     def one(x):
         square = jnp.sum(x**2, axis=-1, keepdims=True)
-        # The square root has no derivative at zero, where all features are off.
-        length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-        return x / (length + NORM_EPSILON)
+        # The gradient of the square root is infinite at zero.
+        norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+        return x / (norm + NORM_EPSILON)
 
     return [one(x) for x in features]
 
 
 def own_distance(network_params, widths, convs, image_channels: int) -> tuple:
-    """The distance on a network trained on the data set itself.
+    """Returns the perceptual distance for a network trained on the data set itself.
 
     Args:
-      network_params: of a `FeatureNetwork` with these `widths` and `convs`.
-      image_channels: that it was trained with.
+      network_params: parameters of a `FeatureNetwork` with these `widths` and `convs`.
+      image_channels: image channels that it was trained with.
 
     Returns:
-      a `PerceptualDistance` and its parameters, every head being one.
+      A `PerceptualDistance` and its parameters, with heads of ones.
     """
     module = PerceptualDistance(widths, convs, image_channels)
     params = {

@@ -1,11 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet (He et al. 2016) as torchvision has it: a frozen judge of samples.
+"""torchvision's ResNet (He et al. 2016), a frozen classifier of samples.
 
-Batch norms are folded into the convolutions in front of them
-(`rq.convert.resnet_weights`), since the network never trains here. float32 throughout,
-with products at the highest precision: accelerators would round them to bfloat16 or
-TF32 otherwise.
+Batch norms are folded into the convolutions before them (`rq.convert.resnet_weights`),
+since the network is never trained here. float32 throughout, with products at the
+highest precision: accelerators would round to bfloat16 or TF32.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ def _conv(x, width, size, stride, name):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3, 1x1, beside a shortcut.
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 in a bottleneck.
 
     Attributes:
-      width: of the 3x3 convolutions.
-      stride: of the last 3x3 convolution of a bottleneck, or the first otherwise.
-      bottleneck: whether there are three, the last `EXPANSION` times as wide.
+      width: channels of the 3x3 convolutions.
+      stride: stride of the first 3x3 convolution.
+      bottleneck: whether it is a bottleneck, whose output is `EXPANSION` times as wide.
     """
 
     width: int
@@ -45,7 +44,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[B, H, W, C]` to `[B, H / stride, W / stride, width or 4 width]`."""
+        """Maps `[B, H, W, C]` to `[B, H / stride, W / stride, width or 4 width]`."""
         width, stride = self.width, (self.stride, self.stride)
         if self.bottleneck:
             wide = EXPANSION * width
@@ -62,12 +61,12 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNets with batch norms folded.
+    """The ResNet of torchvision, with batch norms folded.
 
     Attributes:
-      blocks: of each group; (3, 4, 23, 3) is ResNet-101.
-      bottleneck: of its blocks; ResNet-18 and -34 have none.
-      num_classes: logits.
+      blocks: number of blocks in each group; (3, 4, 23, 3) for ResNet-101.
+      bottleneck: whether blocks are bottlenecks; False for ResNet-18 and ResNet-34.
+      num_classes: number of logits.
     """
 
     blocks: tuple[int, ...]
@@ -76,7 +75,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images `[B, R, R, 3]`, normalised, to logits `[B, num_classes]`."""
+        """Returns logits `[B, num_classes]` of normalised images `[B, R, R, 3]`."""
         x = nn.relu(_conv(images, WIDTHS[0], 7, (2, 2), "conv1"))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for group, (width, number) in enumerate(zip(WIDTHS, self.blocks, strict=True)):
@@ -89,10 +88,10 @@ class ResNet(nn.Module):
 
 
 def preprocess(images: jax.Array) -> jax.Array:
-    """Images `[B, R, R, C]` in [-1, 1] as torchvision's weights want them: 224 x 224.
+    """Normalises `[B, R, R, C]` in [-1, 1] to `[B, 224, 224, 3]` as torchvision does.
 
-    Of another size than 256 they are resized (bilinear with antialiasing); a grey one
-    becomes three equal channels.
+    Images are resized to 256 x 256 if needed (bilinear with antialiasing) and cropped.
+    Grey images are repeated to three channels.
     """
     number, side, _, _ = images.shape
     images = jnp.broadcast_to(images, (number, side, side, 3))
