@@ -220,7 +220,10 @@ def shown():
     """Every command in the README and the documents."""
     for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = re.sub(r"\\\n *", "", file.read_text())
-        for line in re.findall(r"^    ((?:python -m )?rq[ .].*)", text, re.M):
+        lines = re.findall(r"^    ((?:python -m )?rq[ .].*)", text, re.M)
+        if file.name == "README.md":  # has its commands in a table
+            lines += re.findall(r"`(rq [a-z]+ [^`]*--[^`]*)`", text)
+        for line in lines:
             yield pytest.param(line, id=f"{file.name}: {line[:60]}")
 
 
