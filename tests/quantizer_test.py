@@ -146,6 +146,39 @@ def test_update_conserves_counts_and_sums(own):
     np.testing.assert_allclose(jnp.sum(last[1], 0), jnp.sum(residual, 0), atol=1e-4)
 
 
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("chunk", [4, 7, 8192])
+def test_sums_by_products_are_those_by_scattering(monkeypatch, own, chunk):
+    monkeypatch.setattr(quantizer, "CHUNK", chunk)
+    z, codebook, form = draw(0, (50,), 10, 3, 2, own)
+    key = jax.random.key(5)
+    found = [
+        quantizer.quantize(z, codebook, update=Update(sums=kind), key=key, **form)
+        for kind in ("scatter", "one_hot")
+    ]
+    np.testing.assert_array_equal(found[0].codes, found[1].codes)
+    np.testing.assert_array_equal(found[0].codebook.counts, found[1].codebook.counts)
+    np.testing.assert_allclose(
+        found[0].codebook.sums, found[1].codebook.sums, 1e-5, 1e-6
+    )
+
+
+def test_sums_by_products_scatter_nothing():
+    """Scattered additions have no fixed order on a GPU."""
+
+    def lowered(kind):
+        z, codebook, _ = draw(0, (50,), 10, 3, 2, False)
+        update = Update(sums=kind, restart=False)
+
+        def step(z, codebook):
+            return quantizer.quantize(z, codebook, depth=2, update=update).codebook
+
+        return jax.jit(step).lower(z, codebook).as_text()
+
+    assert "stablehlo.scatter" in lowered("scatter")
+    assert "stablehlo.scatter" not in lowered("one_hot")
+
+
 def test_shared_codebook_moves_between_depths():
     """Depth 2 searches what depth 1 has just updated (the authors' order)."""
     z, codebook, _ = draw(3, (64,), 4, 2, 2, False)

@@ -158,6 +158,14 @@ _RQVAE_MODEL = dict(
         (0.99,), "decay of codebook averages; one, or one per depth", BELOW_ONE
     ),
     restart_codes=Field(True, "replace unused codes by latents of the batch"),
+    codebook_sums=Field(
+        "scatter",
+        "how codebook averages sum over a batch; 'one_hot': in a fixed order, so that "
+        "GPU runs repeat bit for bit",
+        one_of("scatter", "one_hot"),
+        since="0.2",
+        changed_by=_TRAIN,
+    ),
     cosine=Field(False, "codes of equal norm at each depth, compared by angle"),
     fsq_levels=Field(
         (0,),

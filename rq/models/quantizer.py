@@ -53,12 +53,17 @@ class Update(NamedTuple):
       restart: whether codes with a moving count below 1 restart from batch vectors.
       one_length: whether all codes keep one length, so that the nearest one is the
         nearest by angle.
+      sums: how counts and sums of a batch are taken: 'scatter' adds each vector to its
+        code, in an order that a GPU does not fix, so that runs differ in the last bits;
+        'one_hot' multiplies by the matrix of assignments, the same each time, for
+        2 N K C FLOPs.
     """
 
     decay: float | jax.Array = 0.99
     epsilon: float = 1e-5
     restart: bool = True
     one_length: bool = False
+    sums: str = "scatter"
 
 
 class Quantized(NamedTuple):
@@ -197,12 +202,11 @@ def update_codebook(
     Raises:
       ValueError: where restarts are asked for without a key.
     """
-    num_codes, channels = codebook.embedding.shape
+    num_codes = codebook.embedding.shape[0]
     if valid is None:
         valid = jnp.ones(num_codes, bool)
     vectors = vectors.astype(jnp.float32)
-    batch_counts = jnp.zeros(num_codes, jnp.float32).at[codes].add(1.0)
-    batch_sums = jnp.zeros((num_codes, channels), jnp.float32).at[codes].add(vectors)
+    batch_counts, batch_sums = _batch_sums(vectors, codes, num_codes, update.sums)
     counts = update.decay * codebook.counts + (1 - update.decay) * batch_counts
     sums = update.decay * codebook.sums + (1 - update.decay) * batch_sums
 
@@ -226,6 +230,24 @@ def update_codebook(
         embedding = sums / smoothed[:, None]
     embedding = jnp.where(valid[:, None], embedding, 0)
     return Codebook(embedding, counts, sums)
+
+
+def _batch_sums(vectors, codes, num_codes: int, kind: str):
+    """Number and sum of the vectors `[N, C]` of each code: `[K]` and `[K, C]`."""
+    if kind == "scatter":
+        counts = jnp.zeros(num_codes, jnp.float32).at[codes].add(1.0)
+        zeros = jnp.zeros((num_codes, vectors.shape[1]), jnp.float32)
+        return counts, zeros.at[codes].add(vectors)
+
+    def some(start):  # a chunk of codes at a time: the matrix is [N, chunk]
+        numbers = start + jnp.arange(min(num_codes, CHUNK))
+        assigned = (codes[:, None] == numbers).astype(jnp.float32)
+        product = jnp.einsum("nk,nc->kc", assigned, vectors, precision="highest")
+        return jnp.sum(assigned, axis=0), product
+
+    starts = jnp.arange(0, num_codes, CHUNK)
+    counts, sums = jax.lax.map(some, starts)
+    return counts.reshape(-1)[:num_codes], sums.reshape(-1, sums.shape[-1])[:num_codes]
 
 
 def _restart_vectors(key, vectors, num_codes, size):

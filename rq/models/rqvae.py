@@ -32,6 +32,7 @@ class RQVAE(nn.Module):
       shared_codebook: one codebook for all depths (the paper's setting).
       decay: of the codebook's moving averages, one or one for each depth.
       restart_codes: whether unused codes restart from vectors of the batch.
+      codebook_sums: 'scatter' or 'one_hot', see `quantizer.Update`.
       cosine: codes of one length at each depth, compared by angle.
       fsq_levels: a fixed grid in place of a learned codebook; (0,) is off.
       gradient: past the quantizer, 'straight_through' or 'rotation'.
@@ -52,6 +53,7 @@ class RQVAE(nn.Module):
     shared_codebook: bool = True
     decay: tuple[float, ...] = (0.99,)
     restart_codes: bool = True
+    codebook_sums: str = "scatter"
     cosine: bool = False
     fsq_levels: tuple[int, ...] = (0,)
     gradient: str = "straight_through"
@@ -146,7 +148,10 @@ class RQVAE(nn.Module):
         if train and not self._is_grid:
             decay = jnp.asarray(self.decay, jnp.float32)
             update = quantizer.Update(
-                decay, restart=self.restart_codes, one_length=self.cosine
+                decay,
+                restart=self.restart_codes,
+                one_length=self.cosine,
+                sums=self.codebook_sums,
             )
             key = self.make_rng("codebook") if self.restart_codes else None
         quantized = quantizer.quantize(
