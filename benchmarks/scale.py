@@ -9,7 +9,7 @@ minute each, and writes tables and a plot to docs/scale.md. Reports that are in
 docs/scale.json are not compiled again, except with `--fresh`; `--only imagenet:3.8B`
 selects runs.
 
-The compiler is asked for little optimization effort. That takes a tenth of the time and
+The compiler is asked for little optimisation effort. That takes a tenth of the time and
 hardly changes memory and collectives. The runs in `CHECKED` are compiled both ways to
 measure the difference.
 """
