@@ -125,28 +125,38 @@ start() {
     -p TimeoutStopSec=120 $command"
 }
 
-# Prints the state of the service on host 0 (running, exited, failed or dead) with its
-# exit code, then the last line of its log.
-progress() {
-  on_host 0 "systemctl show $UNIT -p SubState -p ExecMainStatus --value | xargs
-    sudo journalctl -u $UNIT -n 1 -o cat --no-pager" 2>/dev/null
+# Prints a line for each host: the state of its service (running, exited, failed or
+# dead) and its exit code. Fails if a host cannot be reached.
+states() {
+  on_host all "systemctl show $UNIT -p SubState -p ExecMainStatus --value | xargs" \
+    2>/dev/null
 }
 
-# Starts the service if there is none and waits for it to end. Returns its exit code, or
-# 255 if the slice is gone.
+# Prints the last line of the log of a host, or of `all`.
+last_line() {
+  on_host "$1" "sudo journalctl -u $UNIT -n 1 -o cat --no-pager" 2>/dev/null || true
+}
+
+# Starts the services if there are none and waits for them to end on all hosts. Returns
+# their exit code, or 255 if the slice is gone.
 train() {
-  local found service
+  local found reached
   while true; do
-    if found=$(progress); then
-      service=${found%%$'\n'*}
-      echo "$found"
-      case $service in
-        *exited*) return 0 ;;
-        *failed*) return "${service//[!0-9]/}" ;;
-        *dead*) { set_up && start; } || true ;;
-      esac
-    elif [ "$(state)" != ACTIVE ]; then
-      return 255
+    reached=1
+    found=$(states) || reached=
+    [ -z "$found" ] || sort <<<"$found" | uniq -c | sed -E 's/^ *([0-9]+)/\1 hosts:/'
+    if grep -q failed <<<"$found"; then
+      last_line all
+      # The lowest: an error (1 or 2) makes the other hosts fail with higher codes.
+      return "$(grep failed <<<"$found" | tr -cd '0-9\n' | sort -n | head -n 1)"
+    elif [ -z "$reached" ]; then
+      [ "$(state)" = ACTIVE ] || return 255
+    elif grep -q dead <<<"$found"; then
+      { set_up && start; } || true
+    elif ! grep -qv exited <<<"$found"; then
+      return 0
+    else
+      last_line 0
     fi
     sleep "$POLL"
   done
@@ -165,7 +175,8 @@ wait_for_slice
 if [ -n "$DRY" ]; then
   set_up
   start
-  progress
+  states
+  last_line 0
   exit
 fi
 while true; do

@@ -153,9 +153,10 @@ def test_the_jobset_is_filled_in():
 
 
 GCLOUD = """#!/bin/bash
-# A cloud in a folder: slices are there at once. Each training ends as the next line of
-# `outcomes` says: with an exit code, or `gone` if the slice vanishes, which its request
-# reports one query later.
+# A cloud in a folder: slices of two hosts are there at once. Each training ends as the
+# next line of `outcomes` says: with an exit code, of both hosts or of each; or `gone`
+# if the slice vanishes, which its request reports one query later. A host may also run
+# on, have no service (`dead`), or be `unreachable`.
 cd "$(dirname "$0")"
 echo "$*" >> calls
 case "$*" in
@@ -170,15 +171,23 @@ case "$*" in
   *systemd-run*)
     outcome=$(head -n 1 outcomes)
     sed -i 1d outcomes
-    case $outcome in
-      gone) touch gone ;;
-      0) echo "exited 0" > service ;;
-      *) echo "failed $outcome" > service ;;
-    esac ;;
+    if [ "$outcome" = gone ]; then touch gone; exit; fi
+    case $outcome in *,*) ;; *) outcome=$outcome,$outcome ;; esac
+    for host in ${outcome//,/ }; do
+      case $host in
+        0) echo "0 exited" ;;
+        runs) echo "0 running" ;;
+        dead) echo "0 dead" ;;
+        unreachable) echo unreachable ;;
+        *) echo "$host failed" ;;
+      esac
+    done > service ;;
   *"systemctl show"*)
     [ ! -e gone ] || exit 255
-    cat service 2>/dev/null || echo "0 dead"
-    echo "the last line" ;;
+    [ -e service ] || printf '0 dead\n0 dead\n' > service
+    grep -v unreachable service
+    ! grep -q unreachable service ;;
+  *journalctl*) echo "the last line" ;;
 esac
 """
 
@@ -191,6 +200,11 @@ esac
         ("gone 0", 2, 2, 0),
         ("75 gone 143 0", 2, 4, 0),
         ("gone 1", 2, 2, 1),  # an error
+        ("runs,75 0", 1, 2, 0),  # the first host waits for the second, which is lost
+        ("75,1", 1, 1, 1),  # an error on the second host, by which the first one ends
+        ("134,75 143,0 0", 1, 3, 0),
+        ("0,dead 0", 1, 2, 0),  # it was started on one host only
+        ("unreachable,143 0", 1, 2, 0),
     ],
 )
 def test_training_on_a_slice_goes_on_to_its_end(
@@ -224,7 +238,7 @@ def test_training_on_a_slice_goes_on_to_its_end(
 def test_a_script_started_again_watches_what_runs(tmp_path):
     command(tmp_path / "bin", "gcloud", GCLOUD)
     (tmp_path / "bin/state").write_text("ACTIVE\n")
-    (tmp_path / "bin/service").write_text("running 0\n")
+    (tmp_path / "bin/service").write_text("running 0\n" * 2)
     process = subprocess.Popen(
         [LAUNCH / "tpu_vm.sh"],
         env=os.environ
@@ -238,8 +252,11 @@ def test_a_script_started_again_watches_what_runs(tmp_path):
         text=True,
     )
     lines = (process.stdout.readline() for _ in range(4))
-    assert [line.strip() for line in lines] == ["running 0", "the last line"] * 2
-    (tmp_path / "bin/service").write_text("exited 0\n")
+    assert [line.strip() for line in lines] == [
+        "2 hosts: running 0",
+        "the last line",
+    ] * 2
+    (tmp_path / "bin/service").write_text("exited 0\n" * 2)
     assert process.wait(timeout=60) == 0
     calls = (tmp_path / "bin/calls").read_text()
     assert "rq.main" not in calls and "create" not in calls
@@ -254,7 +271,7 @@ def test_a_dry_run_for_tpus_prints_every_command():
         check=True,
     )
     lines = [line for line in done.stdout.splitlines() if "project=mine" in line]
-    assert ["create", "scp", "ssh", "ssh", "ssh", "ssh"] == [
+    assert ["create", "scp", *["ssh"] * 5] == [
         word
         for line in lines
         for word in line.split()
