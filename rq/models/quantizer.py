@@ -126,7 +126,7 @@ def nearest(
       embedding: `[K, C]`.
       valid: mask `[K]` of the codes that may be chosen; all where None.
       chunk: codes compared at a time, which bounds memory to `N * chunk` distances.
-      temperature, key: where given, draws from softmax(-distance / temperature), as
+      temperature, key: where given, samples from softmax(-distance / temperature), as
         the least of distance / temperature minus Gumbel noise.
 
     Returns:
@@ -145,16 +145,16 @@ def nearest(
     if num_codes <= chunk:
         return jnp.argmin(cost(key, embedding, valid), axis=-1).astype(jnp.int32)
 
-    pieces = -(-num_codes // chunk)
-    padding = pieces * chunk - num_codes
-    embedding = jnp.pad(embedding, ((0, padding), (0, 0))).reshape(pieces, chunk, -1)
-    valid = jnp.pad(valid, (0, padding)).reshape(pieces, chunk)
+    chunks = -(-num_codes // chunk)
+    padding = chunks * chunk - num_codes
+    embedding = jnp.pad(embedding, ((0, padding), (0, 0))).reshape(chunks, chunk, -1)
+    valid = jnp.pad(valid, (0, padding)).reshape(chunks, chunk)
 
-    def compare(best, piece):
+    def compare(best, inputs):
         best_distance, best_code = best
-        start, piece_embedding, piece_valid = piece
-        piece_key = None if key is None else jax.random.fold_in(key, start)
-        distance = cost(piece_key, piece_embedding, piece_valid)
+        start, embedding, valid = inputs
+        chunk_key = None if key is None else jax.random.fold_in(key, start)
+        distance = cost(chunk_key, embedding, valid)
         code = jnp.argmin(distance, axis=-1).astype(jnp.int32)
         distance = jnp.min(distance, axis=-1)
         nearer = distance < best_distance
@@ -166,7 +166,7 @@ def nearest(
     # Derived from the vectors rather than made fresh, so that they have its sharding.
     best = (jnp.full_like(vectors[:, 0], jnp.inf), jnp.zeros_like(vectors[:, 0], int))
     best = (best[0], best[1].astype(jnp.int32))
-    starts = jnp.arange(pieces, dtype=jnp.int32) * chunk
+    starts = jnp.arange(chunks, dtype=jnp.int32) * chunk
     (_, codes), _ = jax.lax.scan(compare, best, (starts, embedding, valid))
     return codes
 
@@ -233,7 +233,7 @@ def update_codebook(
 
 
 def _batch_sums(vectors, codes, num_codes: int, kind: str):
-    """Number and sum of the vectors `[N, C]` of each code: `[K]` and `[K, C]`."""
+    """Returns each code's number of vectors `[K]` and their sum `[K, C]`."""
     if kind == "scatter":
         counts = jnp.zeros(num_codes, jnp.float32).at[codes].add(1.0)
         zeros = jnp.zeros((num_codes, vectors.shape[1]), jnp.float32)
@@ -281,8 +281,8 @@ def quantize(
 ) -> Quantized:
     """Quantizes the residual at each depth in turn (paper eq. 1-2).
 
-    In training (`update` given) each depth searches the codebook in force, updates it
-    with its own residuals, and looks its codes up in what it searched.
+    In training (`update` given) each depth searches the codebook, updates it with its
+    residuals, and takes its code vectors from the codebook before that update.
 
     Args:
       z: vectors `[..., C]`.
