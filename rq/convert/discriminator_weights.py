@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The discriminator in the authors' stage-1 training checkpoints."""
+"""Reads the discriminator in the authors' stage-1 training checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rq.models.networks.discriminator import Discriminator
 
 
 def from_torch(arch: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]):
-    """The module and variables of a PatchGAN discriminator.
+    """Returns the module and variables of a PatchGAN discriminator.
 
     Args:
       arch: the section `gan.disc.arch` of the authors' config.yaml: `ndf`,

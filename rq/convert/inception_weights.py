@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""pytorch-fid's Inception weights to one file of arrays, batch norms folded."""
+"""Converts pytorch-fid's Inception weights to one file, batch norms folded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rq.convert.names import StateDict
 from rq.convert.torch_file import read_torch_file
 from rq.models.networks.inception import NUM_CLASSES, SIDE, Inception
 
-KIND = "inception-2015-12-05"  # what the file says of itself
+KIND = "inception-2015-12-05"  # stored in the file
 EPSILON = 1e-3  # of its batch norms
 
 
 @functools.cache
 def _shapes() -> dict[str, tuple[int, ...]]:
-    """Shape of each array of the network by its name."""
+    """Returns the shape of each array of the network by its name."""
     images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     tree = jax.eval_shape(Inception().init, jax.random.key(0), images)["params"]
     flat = flax.traverse_util.flatten_dict(tree, sep="/")
@@ -31,10 +31,10 @@ def _shapes() -> dict[str, tuple[int, ...]]:
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray]):
-    """Parameters of `Inception` from PyTorch's arrays.
+    """Returns parameters of `Inception` from PyTorch's arrays.
 
     Args:
-      state_dict: of pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`.
+      state_dict: that of pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`.
 
     Raises:
       ValueError: on missing names or wrong shapes.
@@ -65,10 +65,10 @@ def from_torch(state_dict: Mapping[str, np.ndarray]):
 
 
 def convert(weights, out) -> None:
-    """pytorch-fid's weights to the `.npz` that `--inception` names.
+    """Converts pytorch-fid's weights to the `.npz` that `--inception` takes.
 
     Raises:
-      ValueError: as `from_torch`, or where `out` is no .npz.
+      ValueError: as `from_torch`, or if `out` is no .npz.
     """
     npz_file.save(out, KIND, from_torch(read_torch_file(weights)))
 
@@ -77,7 +77,7 @@ def load(path):
     """Reads what `convert` wrote: parameters of `Inception`.
 
     Raises:
-      DataError: where the file is missing or something else, with the command.
+      DataError: if the file is missing, damaged or something else, with the command.
     """
     how = (
         "python -m rq.convert inception --weights=pt_inception-2015-12-05-6726825d.pth "

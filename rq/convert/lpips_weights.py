@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""LPIPS weights: torchvision's VGG16 and the learned heads, to one file of arrays."""
+"""Converts LPIPS weights: torchvision's VGG16 and the learned heads, to one file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from rq.convert import npz_file
-from rq.convert.names import StateDict
+from rq.convert.names import StateDict, unwrapped
 from rq.convert.torch_file import read_torch_file
 from rq.data import DataError
 from rq.models.networks import lpips
 from rq.models.networks.lpips import PerceptualDistance
 
-KIND = "lpips"  # what the file says of itself
+KIND = "lpips"  # stored in the file
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray]):
-    """A module and its parameters from PyTorch's arrays.
+    """Returns a module and its parameters from PyTorch's arrays.
 
     Args:
       state_dict: either a whole LPIPS (`net.slice{s}.{i}.*`, `scaling_layer.*`), or
@@ -35,6 +35,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray]):
     Raises:
       ValueError: on missing names or shapes that do not follow each other.
     """
+    state_dict = unwrapped(state_dict)
     names = {
         re.sub(r"^net\.slice\d+\.|^features\.", "", name): name
         for name in state_dict
@@ -76,12 +77,12 @@ def convert(vgg, heads, out) -> None:
 
     Args:
       vgg: torchvision's `vgg16-*.pth`.
-      heads: `weights/v0.1/vgg.pth` of the package `lpips`; where None, that of the
+      heads: `weights/v0.1/vgg.pth` of the package `lpips`; if None, that of the
         installed package.
       out: an `.npz`.
 
     Raises:
-      FileNotFoundError: where the heads are not given and `lpips` is not installed.
+      FileNotFoundError: if the heads are not given and `lpips` is not installed.
       ValueError: as `from_torch`.
     """
     heads = _installed_heads() if heads is None else heads
@@ -104,11 +105,11 @@ def load(path, name: str = "rqvae.lpips_weights"):
     """Reads what `convert` wrote: (`PerceptualDistance`, parameters).
 
     Args:
-      path: of the `.npz`.
-      name: of the field or flag that has it, for errors.
+      path: the `.npz`.
+      name: field or flag that has the path, for errors.
 
     Raises:
-      DataError: where the file is missing or something else, with the command.
+      DataError: if the file is missing, damaged or something else, with the command.
     """
     how = (
         "python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=FILE.npz makes it "

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What all converters share: a state dict that checks what is taken from it."""
+"""Checks the names, shapes and values of PyTorch state dicts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ WRAPPER = "module."  # in front of all names where DataParallel wrapped the mode
 _SHOWN = 3  # names in a message
 
 
-class StateDict:
-    """Arrays by name, with shapes and values checked.
+def unwrapped(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Returns a state dict without the prefix `module.`, if all names have it."""
+    if not all(str(name).startswith(WRAPPER) for name in arrays):
+        return arrays
+    return {name[len(WRAPPER) :]: array for name, array in arrays.items()}
 
-    The prefix `module.` is dropped where all names have it.
-    """
+
+class StateDict:
+    """Checks the shapes and values of arrays that are taken by name."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
-        """`arrays` by their PyTorch names."""
-        if arrays and all(str(name).startswith(WRAPPER) for name in arrays):
-            arrays = {name[len(WRAPPER) :]: array for name, array in arrays.items()}
+        """Takes arrays by their PyTorch names, `unwrapped`."""
+        arrays = unwrapped(arrays)
         self._arrays, self._left, self._finite = arrays, set(arrays), set()
 
     def __contains__(self, name: str) -> bool:
@@ -50,7 +53,7 @@ class StateDict:
         self._finite.update(names)
 
     def take(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """The array of that name.
+        """Returns the array of that name.
 
         Raises:
           ValueError: if there is none, of another shape, or with NaN or infinite
@@ -85,21 +88,21 @@ def _is_finite(array) -> bool:
 
 
 def one_or_each(value) -> tuple:
-    """A number or a list of numbers to a tuple."""
+    """Returns a number or a list of numbers as a tuple."""
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
 def same_or_each(value) -> tuple:
-    """As `one_or_each`; a list of equal numbers becomes one."""
+    """Returns what `one_or_each` does; a list of equal numbers becomes one."""
     values = one_or_each(value)
     return values[:1] if len(set(values)) == 1 else values
 
 
 @contextlib.contextmanager
 def readable_errors():
-    """Raises ValueError where a section of config.yaml lacks a field or has no such.
+    """Raises ValueError if a section of config.yaml lacks a field or is malformed.
 
-    A decorator of functions that take a section apart.
+    Decorates functions that read a section.
     """
     try:
         yield

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""torchvision's ResNet weights to one file of arrays, batch norms folded."""
+"""Converts torchvision's ResNet weights to one file, batch norms folded."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from rq.convert import npz_file
-from rq.convert.names import StateDict
+from rq.convert.names import StateDict, unwrapped
 from rq.convert.torch_file import read_torch_file
 from rq.models.networks.resnet import WIDTHS, ResNet
 
-KIND = "resnet"  # what the file says of itself
+KIND = "resnet"  # stored in the file
 EPSILON = 1e-5  # of PyTorch's batch norm
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray]):
-    """A module and its parameters from PyTorch's arrays.
+    """Returns a module and its parameters from PyTorch's arrays.
 
     Args:
       state_dict: of torchvision's `resnet18` to `resnet152`; the kind and number of
@@ -30,6 +30,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray]):
     Raises:
       ValueError: on missing names or wrong shapes.
     """
+    state_dict = unwrapped(state_dict)
     arrays = StateDict(state_dict)
 
     def conv(name, norm, channels, width, size):
@@ -82,14 +83,14 @@ def save(module: ResNet, params, out) -> None:
     """Writes what `load` reads.
 
     Raises:
-      ValueError: where `out` is no .npz.
+      ValueError: if `out` is no .npz.
     """
     about = [module.blocks, module.bottleneck, module.num_classes]
     npz_file.save(out, KIND, params, about)
 
 
 def convert(weights, out) -> None:
-    """torchvision's `resnet*.pth` to the `.npz` that `--classifier` of sampling names.
+    """Converts torchvision's `resnet*.pth` to the `.npz` that `--classifier` takes.
 
     Raises:
       ValueError: as `from_torch` and `save`.
@@ -101,7 +102,7 @@ def load(path):
     """Reads what `convert` wrote: (`ResNet`, parameters).
 
     Raises:
-      DataError: where the file is missing or something else, with the command.
+      DataError: if the file is missing, damaged or something else, with the command.
     """
     how = (
         "python -m rq.convert resnet --weights=resnet101-63fe2227.pth --out=FILE.npz "
