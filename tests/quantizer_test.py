@@ -91,6 +91,17 @@ def test_search_in_chunks_equals_search_at_once(seed, num_codes, chunk):
     )
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_among_equal_codes_the_lowest_is_taken(chunk):
+    z = jax.random.normal(jax.random.key(0), (5, 2))
+    equal = jnp.ones((7, 2))
+    codes = quantizer.nearest(z, equal, chunk=chunk)
+    np.testing.assert_array_equal(codes, 0)
+    valid = jnp.arange(7) > 2
+    codes = quantizer.nearest(z, equal, valid, chunk)
+    np.testing.assert_array_equal(codes, 3)
+
+
 @hypothesis.given(
     seed=st.integers(0, 999),
     blocks=st.tuples(*[st.integers(1, 3)] * 4),
