@@ -82,6 +82,33 @@ def test_filters_keep_exactly_the_right_set(
     np.testing.assert_allclose(filtered[kept], logits[kept] / temperature, rtol=1e-5)
 
 
+@hypothesis.given(
+    seed=st.integers(0, 9999), size=st.integers(1, 12), p=st.floats(0.01, 0.99)
+)
+@few
+def test_typical_codes_are_those_nearest_to_the_entropy(seed, size, p):
+    logits = np.random.default_rng(seed).normal(size=size).astype(np.float32) * 2
+    filtered = filter_logits(jnp.asarray(logits), typical_p=p)
+    log_probs = logits - np.log(np.exp(logits.astype(np.float64)).sum())
+    distance = np.abs(-log_probs + (np.exp(log_probs) * log_probs).sum())
+    order = np.argsort(distance)
+    hypothesis.assume((np.diff(distance[order]) > 1e-5).all())
+    before = np.cumsum(np.exp(log_probs[order])) - np.exp(log_probs[order])
+    hypothesis.assume((np.abs(before[1:] - p) > 1e-5).all())
+    kept = np.sort(order[before < p])
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(filtered)), kept)
+    np.testing.assert_array_equal(filtered[kept], logits[kept])
+
+
+@pytest.mark.parametrize("others", [{}, dict(top_k=3, top_p=0.9, min_p=0.1)])
+def test_typical_p_of_1_changes_no_bit(others):
+    logits = jax.random.normal(jax.random.key(0), (50, 9)) * 3
+    plain = filter_logits(logits, 0.7, **others)
+    np.testing.assert_array_equal(
+        filter_logits(logits, 0.7, typical_p=1.0, **others), plain
+    )
+
+
 def test_ties_with_the_last_kept_code_stay():
     filtered = filter_logits(jnp.array([1.0, 3.0, 2.0, 2.0]), top_k=2)
     np.testing.assert_array_equal(jnp.isfinite(filtered), [False, True, True, True])
@@ -374,6 +401,7 @@ def test_samples_follow_the_model():
         dict(top_p=0),
         dict(min_p=-0.1),
         dict(min_p=(0.5, np.nan)),
+        dict(typical_p=0.0),
         dict(guidance=-1.0),
         dict(guidance_schedule="cubic"),
         dict(seed=-1),

@@ -63,6 +63,13 @@ class SamplingConfig:
         "depth; 0: all",
         FRACTION,
     )
+    typical_p: tuple[float, ...] = _option(
+        (1.0,),
+        "keeps the codes whose information is closest to the entropy, up to this "
+        "probability, by depth; 1: all",
+        PROBABILITY,
+        since="0.2",
+    )
     guidance: tuple[float, ...] = _option(
         (1.0,), "scale of classifier-free guidance, by depth; 1: off", NOT_NEGATIVE
     )

@@ -41,7 +41,34 @@ def min_p(ranked: jax.Array, p: jax.Array):
     return ranked[..., :1] + jnp.log(p), jnp.inf
 
 
-FILTERS = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+def typical_p(ranked: jax.Array, p: jax.Array):
+    """Keeps the codes whose information is closest to the entropy; 1: all.
+
+    Until their mass reaches p (Meister et al. 2022). The most probable code may go.
+    """
+
+    def bounds(ranked):
+        log_probs = jax.nn.log_softmax(ranked, axis=-1)
+        probs = jnp.exp(log_probs)
+        information = jnp.where(probs > 0, -log_probs, 0)
+        entropy = jnp.sum(probs * information, axis=-1, keepdims=True)
+        distance = jnp.where(probs > 0, jnp.abs(information - entropy), jnp.inf)
+        nearest, mass = jax.lax.sort((distance, probs), num_keys=1)
+        kept = jnp.sum(jnp.cumsum(mass, axis=-1) - mass < p, axis=-1, keepdims=True)
+        farthest = jnp.take_along_axis(nearest, jnp.maximum(kept, 1) - 1, axis=-1)
+        near = (distance <= farthest) & (probs > 0)
+        low = jnp.min(jnp.where(near, ranked, jnp.inf), axis=-1, keepdims=True)
+        high = jnp.max(jnp.where(near, ranked, -jnp.inf), axis=-1, keepdims=True)
+        return low, high
+
+    def everything(ranked):
+        infinity = jnp.full_like(ranked[..., :1], jnp.inf)
+        return -infinity, infinity
+
+    return jax.lax.cond(p < 1, bounds, everything, ranked)
+
+
+FILTERS = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p}
 # What every value is where it changes nothing.
 OFF = {name: getattr(SamplingConfig(), name)[0] for name in ("temperature", *FILTERS)}
 
