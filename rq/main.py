@@ -14,21 +14,11 @@ from collections.abc import Sequence
 
 from rq.cli import program
 
-COMMANDS = {  # by mode
-    "train": "train",
-    "prepare": "prepare",
-    "tokenizer": "tokenizer",
-    "encode": "encode",
-    "sample": "sample",
-    "reconstruct": "reconstruct",
-    "eval": "evaluate",
-    "evaluate": "evaluate",
-    "rank": "rank",
-}
+COMMANDS = {name: name for name in program.COMMANDS} | {"eval": "evaluate"}  # by mode
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the command of `--mode`, which is `train` where not given."""
+    """Runs the command of `--mode`, by default `train`."""
     mode, rest = "train", []
     args = iter(sys.argv[1:] if args is None else args)
     for arg in args:

@@ -11,14 +11,12 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
 from config_test import load
 
 from rq import config as config_lib
 from rq import main
 from rq.cli import program, run_checks, run_flags
 from rq.config import sampling, schema
-from rq.config.command_line import parse_with_config
 from rq.config.declaration import RUN_COMMANDS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -52,19 +50,12 @@ def workdir(tmp_path):
 
 
 def parsed(name, *args):
-    """The flags of a command, after its command line."""
-    command, values = importlib.import_module(f"rq.cli.{name}"), flags.FlagValues()
-    command.define(values)
-    alone = command.CONFIG == "directory"
-    rest = parse_with_config(values, ["rq", *args], overrides_alone=alone)[1:]
-    program._take_positional(command, values, rest)
-    return values
+    """Returns the flags of a command, after its command line."""
+    return program.parse(importlib.import_module(f"rq.cli.{name}"), args)
 
 
 def own_flags(name):
-    values = flags.FlagValues()
-    importlib.import_module(f"rq.cli.{name}").define(values)
-    return set(values)
+    return {flag.name for flag in importlib.import_module(f"rq.cli.{name}").FLAGS}
 
 
 def as_flag(name, value):
@@ -158,18 +149,22 @@ def test_flags_of_sampling_options_are_made_from_their_declaration():
         (["convert", "resnet", "--weights=no.pth", "--out=x.npz"], 2, "no.pth"),
         (["evaluate", "--samples=x"], 1, "--samples needs --reference"),
         (["evaluate", "--samples=x", "--reference=y"], 1, "either --inception=FILE or"),
-        (["evaluate", "x", "--captions=y"], 1, "--captions goes with --samples"),
-        (["evaluate", "x", "--seed=1"], 1, "--seed is of samples"),
-        (["evaluate", "x", "--top_p=0.5"], 1, "--top_p is of samples"),
+        (["evaluate", "x", "--captions=y"], 1, "--captions needs --samples"),
+        (["evaluate", "x", "--seed=1"], 1, "--seed needs --num_samples"),
+        (["evaluate", "x", "--top_p=0.5"], 1, "--top_p needs --num_samples"),
         (
             ["evaluate", "x", "--config.sampling.top_p=0.5"],
             1,
-            "--config.sampling.top_p is of samples",
+            "--config.sampling.top_p needs --num_samples",
         ),
-        (["evaluate", "--samples=x", "--step=best"], 1, "--step goes with a run dir"),
-        (["evaluate", "--samples=x", "--config.seed=1"], 1, "--config.seed goes with"),
-        (["sample", "x", "--mask=top"], 1, "--mask goes with --complete"),
-        (["sample", "x", "--classifier=f"], 1, "--classifier goes with --keep"),
+        (["evaluate", "--samples=x", "--step=best"], 1, "--step needs a run dir"),
+        (
+            ["evaluate", "--samples=x", "--config.seed=1"],
+            1,
+            "--config.seed needs a run dir",
+        ),
+        (["sample", "x", "--mask=top"], 1, "--mask needs --complete"),
+        (["sample", "x", "--classifier=f"], 1, "--classifier needs --keep"),
     ],
 )
 def test_errors_are_one_line_with_the_remedy(args, code, message, capsys, monkeypatch):
@@ -246,11 +241,7 @@ def test_commands_that_the_documents_show_parse(line, tmp_path, monkeypatch):
             return
     else:
         name, args = words[1], words[2:]
-    command = importlib.import_module(f"rq.cli.{name}")
-    values = flags.FlagValues()
-    command.define(values)
-    rest = program._parse(command, values, ["rq", *args])[1:]
-    program._take_positional(command, values, rest)
+    parsed(name, *args)
 
 
 # Overrides in a run directory.

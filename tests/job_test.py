@@ -384,8 +384,8 @@ def test_eval_mode_writes_samples_metrics_and_a_page(with_features, tmp_path):
         assert min(Image.open(workdir / f"eval/pictures/{name}.png").size) > 30
     for wrong, message in (
         ("--num_samples=1", "--num_samples=2 or more"),
-        ("--resize=clean", "--resize goes with --inception"),
-        ("--images=x", "--images does not go with --num_samples"),
+        ("--resize=clean", "--resize needs --inception"),
+        ("--images=x", "--images cannot be combined with --num_samples"),
         ("--clip=x", "--clip=x has no"),
     ):
         printed = run(*flags, "--num_samples=12", wrong, status=1)
@@ -577,7 +577,7 @@ def test_the_command_measures_any_images(
         ([*sets, f"--clip={CLIP}"], "go together"),
         ([*sets, clips[0], f"--captions={tmp_path}/few.txt"], "1 lines for 9 images"),
         ([*sets, "--batch_size=0"], "must be positive"),
-        ([*sets, "--resize=clean"], "--resize goes with"),
+        ([*sets, "--resize=clean"], "--resize needs"),
         ([*sets, f"--out={tmp_path}/none/out.json"], "no such folder"),
     ):
         with pytest.raises(SystemExit, match="1"):

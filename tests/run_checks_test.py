@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is found out before training computes anything; what the run stores."""
+"""Checks before training computes anything; the config that a run stores."""
 
 import os
 import shutil
@@ -10,10 +10,10 @@ from config_test import load
 from etils import epath
 from program import TINY, run
 
-from rq.cli import run_checks
+from rq.cli import run_checks, train
 from rq.config import STAGES, ConfigError, from_json, to_json
 from rq.data import DataError, sources
-from rq.parallel import sharding
+from rq.parallel import run_lock, sharding
 
 
 @pytest.fixture
@@ -56,9 +56,21 @@ def test_a_directory_that_cannot_be_written_is_found_out_first(
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):  # one line, see rq.cli.exits
         run_checks.claim(epath.Path(tmp_path) / "file" / "run", config)
+    with pytest.raises(ConfigError, match="cannot be written .*another --workdir"):
+        train.run_stages(config, epath.Path(tmp_path) / "file" / "run")
     monkeypatch.setattr(os, "access", lambda *args: False)
     with pytest.raises(ConfigError, match="cannot be written: use another --workdir"):
         run_checks.claim(workdir, config)
+
+
+def test_a_directory_in_use_keeps_its_config(workdir):
+    config = load("digits", "tiny")
+    config.sampling.temperature = (0.5,)
+    before = (workdir / "config.json").read_text()
+    with run_lock.lock(workdir):
+        with pytest.raises(ConfigError, match="in use by process"):
+            train.run_stages(config, workdir)
+    assert (workdir / "config.json").read_text() == before
 
 
 # Stages.

@@ -355,7 +355,7 @@ def test_converted_weights_are_written_and_read(tmp_path, about):
 def test_own_features_need_their_stage(tmp_path):
     config = default()
     config.rqvae.loss.perceptual = "features"
-    with pytest.raises(ConfigError, match="'features' in front of 'rqvae'"):
+    with pytest.raises(ConfigError, match="'features' before 'rqvae'"):
         run_checks.check_perceptual(config, tmp_path)
     config.stages = ("features", "rqvae")
     run_checks.check_perceptual(config, tmp_path)

@@ -1,51 +1,53 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a config's program for TPUs without having any.
+"""Compiles a config's program for TPUs, without having one.
 
     rq aot --config=configs/imagenet.py:3.8B --topology=v5e:16x16
 
-Prints memory, FLOPs, collectives and a bound on the speed. With --batch=fit it looks
-for the largest batch that the chips' memory holds, and compiles a few times. Needs a
-TPU's compiler, `pip install -e '.[tpu]'`, and one to three minutes a compilation. Exits
-with 1 where the program does not fit into the chips' memory, or the flags are wrong.
+Prints memory, FLOPs, collectives and an upper bound of the speed. --batch=fit compiles
+several times to find the largest batch that fits into the chips' memory. Needs the TPU
+compiler (`pip install -e '.[tpu]'`) and one to three minutes per compilation. The exit
+code is 1 if the program does not fit into the chips' memory or the flags are wrong.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
 
-from absl import flags, logging  # noqa: E402
+from absl import logging  # noqa: E402
 
 from rq.aot import chips, compiled_report, programs  # noqa: E402
+from rq.cli.flag import Flag  # noqa: E402
 from rq.config import ConfigError  # noqa: E402
 
 CONFIG = "file"
-
-
-def define(values) -> None:
-    """Defines the flags."""
-    string = functools.partial(flags.DEFINE_string, flag_values=values)
-    enum = functools.partial(flags.DEFINE_enum, flag_values=values)
-    string("topology", None, "chip and shape, as v5e:16x16 or v5p:4x4x8")
-    flags.DEFINE_integer(
-        "slices", 1, "slices of that topology", lower_bound=1, flag_values=values
-    )
-    enum("program", "transformer", programs.PROGRAMS, "a train step, or the sampler")
-    enum("batch", "config", ["config", "fit"], "the config's, or the largest that fits")
-    flags.DEFINE_multi_string(
-        "xla", [], "a compiler's option, NAME=VALUE; repeat it", flag_values=values
-    )
-    flags.DEFINE_bool("json", False, "prints JSON", flag_values=values)
-    string("out", None, "JSON file to write as well")
+FLAGS = (
+    Flag("topology", "chip and shape, as v5e:16x16 or v5p:4x4x8"),
+    Flag("slices", "number of slices of that topology", 1, int, minimum=1),
+    Flag(
+        "program",
+        "a train step, or the sampler",
+        "transformer",
+        choices=tuple(programs.PROGRAMS),
+    ),
+    Flag(
+        "batch",
+        "the config's batch, or the largest that fits",
+        "config",
+        choices=("config", "fit"),
+    ),
+    Flag("xla", "compiler option NAME=VALUE; repeat the flag for several", [], tuple),
+    Flag("json", "print JSON", False, bool),
+    Flag("out", "JSON file to write"),
+)
 
 
 def run(values) -> int:
-    """Compiles and prints; returns exit code 1 if the program does not fit."""
+    """Prints the report; returns exit code 1 if the program does not fit."""
     logging.set_verbosity(logging.WARNING)
     if values.config is None or values.topology is None:
         raise ConfigError("rq aot needs --config=FILE and --topology=NAME")

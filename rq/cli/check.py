@@ -7,23 +7,18 @@ rq check runs/digits
 
 from __future__ import annotations
 
-import sys
-
 from rq.cli import run_flags
 from rq.training import checkpoint, checkpoint_files
 
-POSITIONAL = "workdir"
+FLAGS, POSITIONAL = (run_flags.WORKDIR,), "workdir"
 
 
-def define(values) -> None:
-    """Defines the flags."""
-    run_flags.define_workdir(values, "the run directory")
-
-
-def run(values) -> None:
-    """Prints a line for each checkpoint; exits with 1 if a file is damaged."""
+def run(values) -> int:
+    """Prints a line for each checkpoint; returns exit code 1 if a file is damaged."""
     workdir = checkpoint.folder(run_flags.require_workdir(values, "check"))
     damaged, checked = False, checkpoint_files.checkpoints_of(workdir)
+    if not checked:
+        raise checkpoint.CheckpointError(f"{workdir} has no checkpoints")
     for path in checked:
         problems = checkpoint_files.find_changes(path)
         if problems is None:
@@ -34,7 +29,4 @@ def run(values) -> None:
         for problem in problems:
             print(f"damaged: {problem}")
         damaged = damaged or bool(problems)
-    if not checked:
-        raise checkpoint.CheckpointError(f"{workdir} has no checkpoints")
-    if damaged:
-        sys.exit(1)
+    return int(damaged)

@@ -6,44 +6,35 @@
     rq convert resnet --weights=resnet101-63fe2227.pth --out=resnet101.npz
     rq convert inception --weights=pt_inception-2015-12-05-6726825d.pth --out=FILE.npz
 
-They are for rqvae.lpips_weights, for --classifier of `rq sample`, and for --inception
-of `rq evaluate`.
+The files are for rqvae.lpips_weights, for --classifier of `rq sample`, and for
+--inception of `rq evaluate`.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 
-from absl import flags
-
 from rq.cli import exits
+from rq.cli.flag import Flag
 from rq.config import ConfigError
 from rq.config.command_line import one_line
 from rq.convert import inception_weights, lpips_weights, resnet_weights
 
-POSITIONAL = "kind"
 _KINDS = ("lpips", "resnet", "inception")
-
-
-def define(values) -> None:
-    """Defines the flags."""
-    string = functools.partial(flags.DEFINE_string, flag_values=values)
-    flags.DEFINE_enum(
-        "kind", None, _KINDS, "network; may stand without --kind=", flag_values=values
-    )
-    string("weights", None, "resnet, inception: .pth of torchvision, of pytorch-fid")
-    string("vgg", None, "lpips: torchvision's vgg16-*.pth")
-    string(
-        "heads",
-        None,
-        "lpips: weights/v0.1/vgg.pth of the package lpips; its own if absent",
-    )
-    string("out", None, "the .npz to write")
+POSITIONAL = "kind"
+FLAGS = (
+    Flag("kind", "network to convert; --kind= may be omitted", choices=_KINDS),
+    Flag("weights", "resnet: .pth of torchvision; inception: .pth of pytorch-fid"),
+    Flag("vgg", "lpips: torchvision's vgg16-*.pth"),
+    Flag(
+        "heads", "lpips: weights/v0.1/vgg.pth of the package lpips; default: installed"
+    ),
+    Flag("out", "the .npz to write"),
+)
 
 
 def run(values) -> None:
-    """Converts one network; ends with exit code 2 on an error."""
+    """Converts one network; exits with code 2 on an error."""
     try:
         _convert(values)
     except (ValueError, OSError) as error:
@@ -55,14 +46,14 @@ def run(values) -> None:
 def _convert(values) -> None:
     if values.kind is None:
         raise ConfigError(f"rq convert needs one of {', '.join(_KINDS)}")
-    given, other = ("vgg", "weights") if values.kind == "lpips" else ("weights", "vgg")
-    for name in (given, "out"):
+    lpips = values.kind == "lpips"
+    for name in ("vgg" if lpips else "weights", "out"):
         if values[name].value is None:
             raise ConfigError(f"rq convert {values.kind} needs --{name}=FILE")
-    for name in (other, *(["heads"] if values.kind != "lpips" else [])):
+    for name in ("weights",) if lpips else ("vgg", "heads"):
         if values[name].present:
-            raise ConfigError(f"--{name} does not go with rq convert {values.kind}")
-    if values.kind == "lpips":
+            raise ConfigError(f"rq convert {values.kind} does not use --{name}")
+    if lpips:
         lpips_weights.convert(values.vgg, values.heads, values.out)
     elif values.kind == "resnet":
         resnet_weights.convert(values.weights, values.out)

@@ -1,10 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Stores the codes of a data set, by a trained RQ-VAE.
+"""Encodes a data set with a trained RQ-VAE and stores the codes.
 
     rq encode runs/digits --config.codes.batch_size=256
 
-Shards that are there stay. `rq train` does so, too.
+Resumes after the shards that are already stored. `rq train` does this by itself.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from rq.cli import run_flags, train
 from rq.parallel import run_lock
 
 CONFIG, POSITIONAL = "directory", "workdir"
-
-
-def define(values) -> None:
-    """Defines the flags."""
-    run_flags.define_run(values, step=False, dtype=False)
+FLAGS = run_flags.RUN
 
 
 def run(values) -> None:

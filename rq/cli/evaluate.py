@@ -6,19 +6,18 @@
     rq evaluate runs/digits --num_samples=50000 --inception=FILE
     rq evaluate --samples=DIR_OR_NPZ --reference=DIR_OR_NPZ --inception=FILE
 
-The first has reconstruction metrics and cross entropy, on the evaluation split or, with
---images, on files. The second generates images, and measures FID and its kin; killed,
-it goes on where it was. The third measures anybody's images. Without --inception the
-features are those of the run's own classifier, and metrics are named so.
+The first measures reconstructions and cross entropy on the evaluation split, or on
+--images. The second generates images and measures FID, precision and recall; it resumes
+if it was killed. The third measures any images. Without --inception, features are those
+of the run's own classifier, and the names of metrics say so.
 """
 
 from __future__ import annotations
 
 import functools
 
-from absl import flags
-
 from rq.cli import evaluate_images, run_flags
+from rq.cli.flag import Flag
 from rq.cli.sample import classifier_of
 from rq.config import ConfigError
 from rq.config.sampling import OPTIONS
@@ -34,70 +33,70 @@ from rq.evaluation import (
 
 CONFIG, POSITIONAL = "directory", "workdir"
 
-_SAMPLING = (*OPTIONS, "config.sampling")
-# Flags of generated images, with --num_samples alone.
-_OF_GENERATED = ("keep", "classifier", "classes", "text", *_SAMPLING)
-_OF_ANY_RUN = ("step", "dtype", "mesh", "config")  # not of features of --inception
+# Flags for generated images, which need --num_samples.
+_SAMPLING = ("keep", "classifier", "classes", "text", *OPTIONS, "config.sampling")
+_OF_A_RUN = ("step", "dtype", "mesh", "config")
 
 
-def define(values) -> None:
-    """Defines the flags."""
-    string = functools.partial(flags.DEFINE_string, flag_values=values)
-    flags.DEFINE_integer(
-        "num_samples",
-        None,
-        "generates so many images and measures them",
-        lower_bound=1,
-        flag_values=values,
-    )
-    string("inception", None, "file of `rq convert inception`, for FID")
-    flags.DEFINE_enum(
+FLAGS = (
+    Flag(
+        "num_samples", "number of images to generate and measure", type=int, minimum=1
+    ),
+    Flag("inception", "for FID: file of `rq convert inception`"),
+    Flag(
         "resize",
+        "for --inception: resize as TensorFlow, pytorch-fid or clean-fid do",
         "tf1",
-        list(extractors.RESIZES),
-        "for --inception: as TensorFlow's graph, pytorch-fid or clean-fid",
-        flag_values=values,
-    )
-    string("reference", "train", "train, eval, or images or statistics of any")
-    string("clip", None, "folder of a CLIP in ONNX, for texts")
-    string("lpips", None, "file of `rq convert lpips`, for reconstructions")
-    string("images", None, "a file or folder to reconstruct; else the eval split")
-    run_flags.define_conditions(values)
-    run_flags.define_sampling(values)
-    run_flags.define_rejection(values)
-    evaluate_images.define(values)
-    string("out", None, "JSON file to write")
-    run_flags.define_run(values)
+        choices=tuple(extractors.RESIZES),
+    ),
+    Flag("reference", "train, eval, or images or statistics to compare with", "train"),
+    Flag("clip", "for texts: folder of a CLIP model in ONNX"),
+    Flag("lpips", "for reconstructions: file of `rq convert lpips`"),
+    Flag("images", "image file or folder to reconstruct; default: evaluation split"),
+    *run_flags.CONDITIONS,
+    *run_flags.SAMPLING.values(),
+    *run_flags.REJECTION,
+    *evaluate_images.FLAGS,
+    Flag("out", "JSON file to write"),
+    run_flags.STEP,
+    run_flags.DTYPE,
+    *run_flags.RUN,
+)
 
 
 def run(values) -> None:
-    """Prints metrics as JSON, and writes them."""
+    """Prints metrics as JSON and writes them."""
     refuse = functools.partial(run_flags.refuse, values)
     if not values.inception:
-        refuse("goes with --inception", "resize")
+        refuse("needs --inception", "resize")
     if values.samples is not None:
-        others = set(_OF_GENERATED) - {"batch_size"}
-        refuse("does not go with --samples", "num_samples", "lpips", "images", *others)
+        others = set(_SAMPLING) - {"batch_size"}
+        refuse(
+            "cannot be combined with --samples",
+            "num_samples",
+            "lpips",
+            "images",
+            *others,
+        )
         if values.workdir is None:
-            refuse("goes with a run directory", *_OF_ANY_RUN)
+            refuse("needs a run directory", *_OF_A_RUN)
         evaluate_images.run(values)
         return
-    refuse("goes with --samples", *evaluate_images.FLAGS)
+    refuse("needs --samples", *evaluate_images.NEED_SAMPLES)
     if values.num_samples is None:
-        names = ("clip", "reference", *_OF_GENERATED)
-        refuse("is of samples: it goes with --num_samples", *names)
+        refuse("needs --num_samples", "clip", "reference", *_SAMPLING)
         _evaluate_run(values)
         return
-    refuse("does not go with --num_samples", "images", "lpips")
+    refuse("cannot be combined with --num_samples", "images", "lpips")
     if values.keep == 1:
-        refuse("goes with --keep below 1", "classifier")
+        refuse("needs --keep below 1", "classifier")
     if values.num_samples < 2:
         raise ConfigError("metrics need --num_samples=2 or more")
     _evaluate_samples(values)
 
 
 def _extractor(values, experiment, required: bool):
-    """Returns the network of features; None where there is none nor is one needed."""
+    """Returns the feature extractor; None if the run has none and none is required."""
     if values.inception:
         return extractors.inception(values.inception, experiment.mesh, values.resize)
     if required or experiment.finished("features"):
@@ -106,7 +105,7 @@ def _extractor(values, experiment, required: bool):
 
 
 def _evaluate_run(values) -> None:
-    """Writes metrics of both stages."""
+    """Prints and writes metrics of both stages."""
     experiment = run_flags.open_run(values, "evaluate")
     prefix = "" if values.images is None else "images_"
     out = run_flags.output(values, f"{prefix}evaluation.json", ".json")
@@ -117,7 +116,7 @@ def _evaluate_run(values) -> None:
 
 
 def _evaluate_samples(values) -> None:
-    """Generates images, writes their metrics and a page on them."""
+    """Generates images, then writes their metrics and a report."""
     experiment = run_flags.open_run(values, "evaluate")
     extractor = _extractor(values, experiment, required=True)
     task = sample_job.Job(

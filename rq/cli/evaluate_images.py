@@ -1,20 +1,18 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`rq evaluate --samples=...`: metrics of anybody's images.
+"""`rq evaluate --samples=...`: measures any images.
 
-Samples are a folder of images or an `.npz` of ADM's evaluator; so is the reference, or
-it is an `.npz` of pytorch-fid's statistics, or one of ADM's reference files.
+Samples and reference are each a folder of images or an `.npz` for ADM's evaluator. The
+reference may also be statistics: an `.npz` of pytorch-fid, or a reference file of ADM.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import pathlib
 
-from absl import flags
-
 from rq.cli import run_flags
+from rq.cli.flag import Flag
 from rq.config import ConfigError
 from rq.data import DataError
 from rq.data.captions import decode_text, split_lines
@@ -22,20 +20,17 @@ from rq.evaluation import clip, extractors, feature_sets
 from rq.evaluation.image_files import ImageSet
 from rq.parallel import sharding
 
-FLAGS = ("captions", "save", "cache")
-
-
-def define(values) -> None:
-    """Defines the flags that only these metrics have."""
-    string = functools.partial(flags.DEFINE_string, flag_values=values)
-    string("samples", None, "folder or .npz of any images to measure")
-    string("captions", None, "for --samples and --clip: text file, a line for each")
-    string("save", None, ".npz to write the mu and sigma of --samples to")
-    string("cache", None, "for --samples: folder of references' statistics")
+FLAGS = (
+    Flag("samples", "folder of images, or .npz, to measure"),
+    Flag("captions", "for --samples and --clip: text file, one line per image"),
+    Flag("save", "for --samples: .npz to write their mu and sigma to"),
+    Flag("cache", "for --samples: folder to keep statistics of references in"),
+)
+NEED_SAMPLES = ("captions", "save", "cache")
 
 
 def run(values) -> None:
-    """Prints metrics as JSON, and writes them."""
+    """Prints metrics as JSON and writes them."""
     try:
         result = _measure(values, _captions(values))
     except ValueError as error:
@@ -46,12 +41,12 @@ def run(values) -> None:
 
 
 def _captions(values) -> list[str]:
-    """Returns the captions; refuses before any compute what would fail after it."""
+    """Returns the captions, after checking all flags before any compute."""
     if not values["reference"].present:
         raise ConfigError("--samples needs --reference=IMAGES_OR_STATISTICS")
     if (values.inception is None) == (values.workdir is None):
         raise ConfigError(
-            "--samples needs either --inception=FILE or, for features of its own "
+            "--samples needs either --inception=FILE or, for the features of its "
             "classifier, a run directory"
         )
     if (values.clip is None) != (values.captions is None):
@@ -61,7 +56,7 @@ def _captions(values) -> list[str]:
     for name in ("save", "out"):
         path = values[name].value
         if path and not pathlib.Path(path).absolute().parent.is_dir():
-            raise ConfigError(f"--{name}={path}: there is no such folder")
+            raise ConfigError(f"--{name}={path}: no such folder")
     if values.captions is None:
         return []
     text, _ = decode_text(pathlib.Path(values.captions).read_bytes())
@@ -69,7 +64,7 @@ def _captions(values) -> list[str]:
 
 
 def _measure(values, captions: list[str]) -> dict:
-    """Returns metrics, and what they are of."""
+    """Returns metrics, and the settings that identify them."""
     network = clip.Clip(values.clip) if values.clip else None
     channels = 3
     if values.inception:

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Exit codes that launchers can rely on, and errors of the user in one line."""
+"""Exit codes for launchers, and user errors in one line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from absl import logging
 from rq.config import ConfigError
 from rq.config.command_line import one_line
 
-LOST = 75  # exit code EX_TEMPFAIL: other processes or devices are gone; try again
-PATIENCE = 10.0  # seconds that a failing process gives the others to fail too
+LOST = 75  # exit code EX_TEMPFAIL: other processes or devices are gone, so try again
+PATIENCE = 10.0  # seconds that a failing process waits for the others to fail too
 
-# A file or disk that only the user can put right.
+# Errors of files and disks that only the user can fix.
 _FILE_ERRORS = (
     FileExistsError,
     FileNotFoundError,
@@ -30,7 +30,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def is_user_error(error: Exception) -> bool:
-    """Returns whether an error is the user's: one line says all, and a remedy."""
+    """Returns whether the user can fix an error, so that its message is enough."""
     from rq.data import DataError
     from rq.parallel.sharding import MeshError
     from rq.training.checkpoint import CheckpointError
@@ -42,7 +42,7 @@ def is_user_error(error: Exception) -> bool:
 
 
 def print_error(text: str, debug: bool) -> None:
-    """Prints the current error in a line, with `debug` after its traceback."""
+    """Prints the current error in one line, after its traceback if `debug`."""
     if debug:
         traceback.print_exc()
     print(f"error: {text}", file=sys.stderr)
@@ -50,11 +50,12 @@ def print_error(text: str, debug: bool) -> None:
 
 @contextlib.contextmanager
 def exit_codes(debug: bool = False) -> Iterator[None]:
-    """Ends this process with a code that launchers understand, where the body fails.
+    """Exits with a code that launchers understand if the body raises an exception.
 
-    1, after a line, for errors of the user. Other exceptions of one process alone are
-    raised. Of several processes 1 also where all of them fail, or the memory does not
-    suffice: the next try would fail alike. `LOST` where others, or devices, are gone.
+    Exit code 1: do not retry. User errors, in one line; with several processes also
+    failures of all of them, and lack of memory. Exit code `LOST`: other processes or
+    devices are gone, retry. With one process, exceptions that are not user errors are
+    raised.
     """
     try:
         yield
@@ -65,11 +66,11 @@ def exit_codes(debug: bool = False) -> Iterator[None]:
 
         if is_user_error(error):
             print_error(one_line(error), debug)
-            processes.barrier_within("an end by mistake", PATIENCE)
+            processes.barrier_within("exit after a user error", PATIENCE)
             processes.exit_now(1)
         if not jax.distributed.is_initialized():
             raise
         logging.exception("this process has failed")
-        alike = processes.barrier_within("an end by failure", PATIENCE)
-        memory = "RESOURCE_EXHAUSTED" in str(error)
-        processes.exit_now(1 if alike or memory else LOST)
+        all_failed = processes.barrier_within("exit after a failure", PATIENCE)
+        no_memory = "RESOURCE_EXHAUSTED" in str(error)
+        processes.exit_now(1 if all_failed or no_memory else LOST)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Prepares a data set, and prints what is in it.
+"""Prepares a data set and prints a summary of it.
 
 rq prepare --config=configs/folder.py --config.data.path=DIR
 """
@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import json
 
-from rq.cli.train import require_config
+from rq.cli import run_flags
 from rq.data import sources
 
-CONFIG = "file"
-
-
-def define(values) -> None:
-    """Defines the flags: none but `--config`."""
+CONFIG, FLAGS = "file", ()
 
 
 def run(values) -> None:
     """Prepares the data set of the config."""
-    config = require_config(values, "prepare")
+    config = run_flags.require_config(values, "prepare")
     report = sources.prepare(config.data)
     print(sources.summary(report))
     print(json.dumps(report, indent=2))

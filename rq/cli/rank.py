@@ -1,33 +1,30 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks classes or texts by the likelihood of images under them.
+"""Ranks classes or texts by the likelihood of given images.
 
     rq rank runs/digits --images=FILE_OR_FOLDER --classes=3,7
 
-Prints, and writes as JSON, the exact likelihood of each image, the likeliest condition
-first, and bits per code by depth.
+Prints, and writes as JSON, the exact likelihood of each image under each condition, the
+most likely condition first, and bits per code by depth.
 """
 
 from __future__ import annotations
 
-from absl import flags
-
 from rq.cli import run_flags
+from rq.cli.flag import Flag
 from rq.config import ConfigError
 from rq.evaluation import ranking
 
 CONFIG, POSITIONAL = "directory", "workdir"
-
-
-def define(values) -> None:
-    """Defines the flags."""
-    flags.DEFINE_string(
-        "images", None, "an image file or a folder; needed", flag_values=values
-    )
-    run_flags.define_conditions(values)
-    run_flags.define_sampling(values, ["batch_size"])
-    flags.DEFINE_string("out", None, "a .json", flag_values=values)
-    run_flags.define_run(values)
+FLAGS = (
+    Flag("images", "image file or folder (required)"),
+    *run_flags.CONDITIONS,
+    run_flags.SAMPLING["batch_size"],
+    Flag("out", "JSON file to write"),
+    run_flags.STEP,
+    run_flags.DTYPE,
+    *run_flags.RUN,
+)
 
 
 def run(values) -> None:

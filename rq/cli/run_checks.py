@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is checked before training computes anything, and the config that it stores."""
+"""Checks a run before training computes anything, and stores its config."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def is_done(path: epath.Path, stage: str, config) -> bool:
 
 
 def check_run(config, path: epath.Path, mesh) -> None:
-    """Claims the run directory and checks everything that would stop training later.
+    """Checks everything that would stop training later, and stores the config.
+
+    The caller holds the lock of the run directory.
 
     Raises:
-      MeshError: where a batch does not divide over the devices.
-      ConfigError: where a stage lacks what an earlier one makes, the run was made with
+      MeshError: if a batch does not divide over the devices.
+      ConfigError: if a stage lacks the results of an earlier one, the run was made with
         another config, or the directory cannot be written.
-      DataError: where data or weights are missing, or are fewer than a batch.
+      DataError: if data or weights are missing, or a split is smaller than a batch.
     """
     for stage in TRAINED:
         if stage in config.stages:
@@ -40,7 +42,7 @@ def check_run(config, path: epath.Path, mesh) -> None:
             sharding.check_batch(part.batch_size, mesh, part.grad_accum_steps)
     if _encodes(config) and config.codes.batch_size % jax.local_device_count():
         raise ConfigError(
-            f"codes.batch_size={config.codes.batch_size} does not divide by the "
+            f"codes.batch_size={config.codes.batch_size} is not divisible by the "
             f"{jax.local_device_count()} devices of a process"
         )
     check_perceptual(config, path)
@@ -55,12 +57,12 @@ def _encodes(config) -> bool:
 
 
 def claim(path: epath.Path, config) -> None:
-    """Stores the config in the run directory, and checks it against the one there.
+    """Stores the config in the run directory, after comparing it with the one there.
 
-    The stages stored are all that were ever run there.
+    The stored `stages` are all that were ever run there.
 
     Raises:
-      ConfigError: naming the fields that differ and must not; or where the directory
+      ConfigError: if fields differ that must not, with their names; or if the directory
         cannot be written.
     """
     file, stored = path / CONFIG, config.copy_and_resolve_references()
@@ -83,11 +85,11 @@ def claim(path: epath.Path, config) -> None:
 
 
 def check_perceptual(config, path: epath.Path) -> None:
-    """Checks that stage 1 will have the network of its loss.
+    """Checks that the network of stage 1's perceptual loss exists or will be trained.
 
     Raises:
-      DataError: where the file of LPIPS is missing, with the command that makes it.
-      ConfigError: where the feature network neither is trained nor will be.
+      DataError: if the file of LPIPS weights is missing, with the command to make it.
+      ConfigError: if the feature network is neither trained nor in `stages`.
     """
     kind = config.rqvae.loss.perceptual
     if "rqvae" not in config.stages or finished(path, "rqvae", config):
@@ -97,16 +99,16 @@ def check_perceptual(config, path: epath.Path) -> None:
     elif kind == "features" and "features" not in config.stages:
         if not finished(path, "features", config):
             raise ConfigError(
-                "rqvae.loss.perceptual='features' needs the feature network, which "
-                f"{path} has not: put 'features' in front of 'rqvae' in stages"
+                "rqvae.loss.perceptual='features' needs the feature network, which is "
+                f"not in {path}: add 'features' before 'rqvae' to stages"
             )
 
 
 def check_order(config, path: epath.Path) -> None:
-    """Checks that stages have what earlier ones make, in this run or in the directory.
+    """Checks that results of earlier stages exist or will be made by this run.
 
     Raises:
-      ConfigError: with the stage to add.
+      ConfigError: if not, with the stage to add.
     """
     stages = config.stages
     codes = path / "codes" / config.data.train_split / "manifest.json"
@@ -118,16 +120,16 @@ def check_order(config, path: epath.Path) -> None:
     for missing, users in needed.items():
         if users:
             raise ConfigError(
-                f"stages = {stages!r}: {min(users)!r} needs {missing!r}, which {path} "
-                f"has not: put {missing!r} in front of it"
+                f"stages = {stages!r}: {min(users)!r} needs {missing!r}, which is not "
+                f"in {path}: add {missing!r} before it"
             )
 
 
 def check_data(config, path: epath.Path) -> None:
-    """Checks that the images which unfinished stages read are there, and suffice.
+    """Checks that unfinished stages have images, and enough of them for a batch.
 
     Raises:
-      DataError: where they are missing, or fewer than a batch.
+      DataError: if not.
     """
     data = config.data
     open_stages = [

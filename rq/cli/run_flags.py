@@ -1,16 +1,16 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Flags that several commands have: run directory, processes, sampling, conditions."""
+"""Flags that several commands share, and what they mean for a run."""
 
 from __future__ import annotations
 
-import functools
 import json
 
 import jax
-from absl import flags, logging
+from absl import logging
 from etils import epath
 
+from rq.cli.flag import Flag
 from rq.config import ConfigError, differences, validate, with_absolute_paths
 from rq.config.sampling import OPTIONS, SamplingConfig
 from rq.config.schema import FIELDS, default, fields
@@ -19,37 +19,53 @@ from rq.parallel import atomic_files, processes, sharding
 
 _MESH = ("data", "fsdp", "tensor")
 
+WORKDIR = Flag("workdir", "run directory; --workdir= may be omitted")
+STEP = Flag("step", "checkpoint of the last stage: latest, best or a number", "latest")
+DTYPE = Flag(
+    "dtype",
+    "dtype of the transformer's weights; by default as stored",
+    choices=("float32", "bfloat16"),
+)
+PROCESSES = (
+    Flag("coordinator", "several processes: host:port of process 0"),
+    Flag("num_processes", "several processes: their number", type=int),
+    Flag("process_id", "several processes: number of this one, from 0", type=int),
+    Flag("distributed", "several processes: JAX finds them, on TPU pods", False, bool),
+)
+# For commands that open a run directory.
+RUN = (
+    WORKDIR,
+    Flag("mesh", "--config.mesh.* in short, as fsdp=4 or data=2,tensor=4", ""),
+    *PROCESSES,
+)
+CONDITIONS = (
+    Flag("classes", "classes, separated by commas; by default all", [], list),
+    Flag("text", "a text; repeat the flag for several", [], tuple),
+)
+REJECTION = (
+    Flag("keep", "fraction of samples to keep, the best by a classifier", 1.0, float),
+    Flag(
+        "classifier", "for --keep: file of `rq convert resnet`; default: the run's own"
+    ),
+)
 
-def define_processes(values) -> None:
-    """Defines the flags by which several processes find each other."""
-    text = "several processes: "
-    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
-    flags.DEFINE_string(
-        "coordinator",
-        None,
-        f"{text}host:port of the first, in all of them",
-        flag_values=values,
-    )
-    integer("num_processes", None, f"{text}how many")
-    integer("process_id", None, f"{text}which this is, from 0")
-    flags.DEFINE_bool(
-        "distributed", False, f"{text}JAX finds them, on TPU pods", flag_values=values
-    )
+
+def _sampling_flag(name: str) -> Flag:
+    """Returns the flag that is short for `--config.sampling.NAME`."""
+    option = OPTIONS[name]
+    kind = list if isinstance(option.default, tuple) else type(option.default)
+    return Flag(name, f"{option.doc} (default: the config's)", type=kind)
+
+
+SAMPLING = {name: _sampling_flag(name) for name in OPTIONS}
 
 
 def join_processes(values) -> None:
-    """Joins the other processes; before anything touches a device."""
+    """Connects to the other processes; call before anything uses a device."""
     processes.start(
         values.coordinator, values.num_processes, values.process_id, values.distributed
     )
     logging.info("JAX %s on %s", jax.__version__, jax.devices())
-
-
-def define_workdir(values, text: str = "the run directory") -> None:
-    """Defines the flag that every command with a run directory has."""
-    flags.DEFINE_string(
-        "workdir", None, f"{text}; may stand without --workdir=", flag_values=values
-    )
 
 
 def require_workdir(values, command: str) -> str:
@@ -59,32 +75,19 @@ def require_workdir(values, command: str) -> str:
     return values.workdir
 
 
-def define_run(values, step: bool = True, dtype: bool = True) -> None:
-    """Defines the flags of commands that open a run directory."""
-    define_workdir(values)
-    string = functools.partial(flags.DEFINE_string, flag_values=values)
-    if step:
-        string(
-            "step", "latest", "checkpoint of the last stage: latest, best or a number"
-        )
-    if dtype:
-        flags.DEFINE_enum(
-            "dtype",
-            None,
-            ["float32", "bfloat16"],
-            "of the transformer's weights; as they are stored where not given",
-            flag_values=values,
-        )
-    string("mesh", "", "devices, as fsdp=4 or data=2,tensor=4: --config.mesh.*")
-    define_processes(values)
+def require_config(values, command: str):
+    """Returns the config of `--config` with absolute paths, or raises ConfigError."""
+    if values.config is None:
+        raise ConfigError(f"rq {command} needs --config=configs/FILE.py")
+    return with_absolute_paths(values.config)
 
 
 def open_run(values, command: str) -> Experiment:
-    """Joins other processes and opens the run directory with the config of the flags.
+    """Connects to other processes and opens the run directory, see `run_config`.
 
     Raises:
-      ConfigError: on overrides that the command does not take.
-      FileNotFoundError: where nothing was ever trained there.
+      ConfigError: on overrides that the command does not accept.
+      FileNotFoundError: if nothing was trained in the run directory.
     """
     require_workdir(values, command)
     config = run_config(values, command)
@@ -95,17 +98,16 @@ def open_run(values, command: str) -> Experiment:
 
 
 def run_config(values, command: str):
-    """Returns the stored config of a run directory, with the overrides of the flags.
+    """Returns the stored config of a run directory with the overrides of the flags.
 
-    The mesh is not training's: all devices hold copies of the model, unless the flags
-    say otherwise.
+    The mesh of training is not used: by default each device has a copy of the model.
 
     Raises:
-      ConfigError: on fields that the command may not change, or does not read, and on
+      ConfigError: on fields that the command may not change or does not read, and on
         values that are out of range.
     """
     stored, flag = stored_config(values.workdir), values["config"]
-    if isinstance(flag.config_filename, str):  # not overrides alone, but a whole config
+    if isinstance(flag.config_filename, str):  # a whole config, not only overrides
         if differing := differences(stored, flag.value, command):
             raise ConfigError(
                 f"{values.workdir} was trained with another config: "
@@ -127,18 +129,15 @@ def run_config(values, command: str):
     if overrides:
         mesh = {name: x for name, x in overrides.items() if name.startswith("mesh.")}
         config.update_from_flattened_dict(overrides | fields({"mesh": default().mesh}))
-        validate(config)  # training's batches need not divide by another mesh
+        validate(config)  # without the mesh: training batches need not divide by it
         config.update_from_flattened_dict(mesh)
     return with_absolute_paths(config)
 
 
 def _refusal(name, value, before, command: str) -> str:
-    by = FIELDS[name].changed_by
-    if not by:
-        reason = f"fixed by training, where it was {before!r}"
-    else:
-        reason = f"not read by rq {command}, only by rq {', '.join(by)}"
-    return f"{name} = {value!r}: {reason}"
+    if not (by := FIELDS[name].changed_by):
+        return f"{name} = {value!r}: fixed by training, where it was {before!r}"
+    return f"{name} = {value!r}: not read by rq {command}, only by rq {', '.join(by)}"
 
 
 def _add_mesh(text: str, overrides: dict) -> None:
@@ -160,19 +159,6 @@ def _add(name: str, value, overrides: dict, flag: str) -> None:
     overrides[name] = value
 
 
-def define_sampling(values, names=tuple(OPTIONS)) -> None:
-    """Defines a flag for each sampling option: the same as `--config.sampling.NAME`."""
-    for name in names:
-        option = OPTIONS[name]
-        text = f"{option.doc} (default: the config's)"
-        if isinstance(option.default, tuple):
-            flags.DEFINE_list(name, None, text, flag_values=values)
-        elif isinstance(option.default, int):
-            flags.DEFINE_integer(name, None, text, flag_values=values)
-        else:
-            flags.DEFINE_string(name, None, text, flag_values=values)
-
-
 def _add_option(name: str, value, overrides: dict) -> None:
     example = OPTIONS[name].default
     if isinstance(example, tuple):
@@ -182,27 +168,13 @@ def _add_option(name: str, value, overrides: dict) -> None:
 
 
 def numbers(flag: str, words, kind) -> tuple:
-    """Returns the numbers of a list flag.
-
-    Raises:
-      ConfigError: where one is no number of this kind.
-    """
+    """Returns the numbers of a list flag; raises ConfigError if one is not a `kind`."""
     try:
         return tuple(kind(word) for word in words)
     except ValueError:
         raise ConfigError(
             f"--{flag}={','.join(words)}: each must be of type {kind.__name__}"
         ) from None
-
-
-def define_conditions(values) -> None:
-    """Defines `--classes` and `--text`."""
-    flags.DEFINE_list(
-        "classes", [], "comma-separated; all classes if none", flag_values=values
-    )
-    flags.DEFINE_multi_string(
-        "text", [], "a text; repeat it for several", flag_values=values
-    )
 
 
 def conditions(values) -> dict:
@@ -213,29 +185,13 @@ def conditions(values) -> dict:
     }
 
 
-def define_rejection(values) -> None:
-    """Defines the flags of rejection sampling."""
-    flags.DEFINE_float(
-        "keep",
-        1.0,
-        "fraction of samples kept, the best by a classifier; 1: all",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "classifier",
-        None,
-        "for --keep: file of `rq convert resnet`; that of stage features if none",
-        flag_values=values,
-    )
-
-
 def refuse(values, why: str, *names: str) -> None:
-    """Raises ConfigError where one of these flags is given.
+    """Raises ConfigError if one of these flags is given.
 
     Args:
       values: the flags.
       why: the end of the message.
-      names: of flags; 'config' or 'config.SECTION': any override there.
+      names: names of flags; 'config' or 'config.SECTION' stand for all overrides there.
     """
     given = [name for name in values if values[name].present]
     for name in names:
@@ -244,10 +200,10 @@ def refuse(values, why: str, *names: str) -> None:
 
 
 def output(values, name: str, suffix: str = ".png") -> epath.Path:
-    """Returns the file of `--out`, or one of this name in the run's folder `samples`.
+    """Returns the file of `--out`, by default `name` in the run's folder `samples`.
 
     Raises:
-      ConfigError: where `--out` ends otherwise.
+      ConfigError: if `--out` does not end in `suffix`.
     """
     path = epath.Path(values.out or epath.Path(values.workdir) / "samples" / name)
     if path.suffix != suffix:
@@ -257,7 +213,7 @@ def output(values, name: str, suffix: str = ".png") -> epath.Path:
 
 
 def write_json(path, result) -> None:
-    """Prints a result as JSON in process 0, and writes it if there is a path."""
+    """Prints a result as JSON and writes it to `path`, if not None; in process 0."""
     if processes.is_process_0():
         if path:
             atomic_files.write_json(path, result)

@@ -4,50 +4,42 @@
 
     rq sample runs/digits --num_samples=64 --classes=3,7 --top_p=0.95
 
-Writes a grid of the first images, and beside it an .npz: arr_0 uint8 [N, R, R, C],
-labels, codes; with --out=FILE.npz that alone, with --out=FOLDER a PNG for each image.
-Sample i of a seed is the same whatever the batch size. With --complete=IMAGE the codes
-of an image are kept but for those that --mask names.
+Writes a grid of the first images as PNG, and an .npz next to it: arr_0 uint8
+[N, R, R, C], labels, codes. --out=FILE.npz writes only that, --out=FOLDER one PNG per
+image. Sample i of a seed does not depend on the batch size. With --complete=IMAGE, only
+the codes in the region of --mask are generated; the others are those of the image.
 """
 
 from __future__ import annotations
 
-import functools
-
-from absl import flags
-
 from rq.cli import run_flags
+from rq.cli.flag import Flag
 from rq.evaluation import sample_files
 from rq.sampling import classifier, inpainting
 
 CONFIG, POSITIONAL = "directory", "workdir"
-
-
-def define(values) -> None:
-    """Defines the flags."""
-    string = functools.partial(flags.DEFINE_string, flag_values=values)
-    integer = functools.partial(flags.DEFINE_integer, flag_values=values)
-    integer("num_samples", 64, "images in all", lower_bound=1)
-    run_flags.define_conditions(values)
-    run_flags.define_sampling(values)
-    run_flags.define_rejection(values)
-    string("complete", None, "an image file, or codes, to complete")
-    string(
-        "mask",
-        "bottom",
-        f"for --complete: what to draw, an image or one of {inpainting.REGIONS}",
-    )
-    integer("keep_depth", 0, "for --complete: depths that stay there", lower_bound=0)
-    string("out", None, "a .png (an .npz goes beside it), an .npz, or a new folder")
-    run_flags.define_run(values)
+_REGIONS = ", ".join(inpainting.REGIONS)
+FLAGS = (
+    Flag("num_samples", "number of images", 64, int, minimum=1),
+    *run_flags.CONDITIONS,
+    *run_flags.SAMPLING.values(),
+    *run_flags.REJECTION,
+    Flag("complete", "image file, or file of codes, to complete"),
+    Flag("mask", f"region to generate: an image file or {_REGIONS}", "bottom"),
+    Flag("keep_depth", "depths to keep in that region", 0, int, minimum=0),
+    Flag("out", "PNG (with an .npz next to it), .npz, or new folder to write"),
+    run_flags.STEP,
+    run_flags.DTYPE,
+    *run_flags.RUN,
+)
 
 
 def run(values) -> None:
-    """Draws images and writes them as they come."""
+    """Generates images and writes them batch by batch."""
     if values.complete is None:
-        run_flags.refuse(values, "goes with --complete", "mask", "keep_depth")
+        run_flags.refuse(values, "needs --complete", "mask", "keep_depth")
     if values.keep == 1:
-        run_flags.refuse(values, "goes with --keep below 1", "classifier")
+        run_flags.refuse(values, "needs --keep below 1", "classifier")
     experiment = run_flags.open_run(values, "sample")
     sample_files.write_samples(
         experiment,
@@ -63,7 +55,7 @@ def run(values) -> None:
 
 
 def classifier_of(values, experiment) -> classifier.Classifier | None:
-    """Returns the classifier of `--classifier`; None: the run's own."""
+    """Returns the classifier of `--classifier`; None if the run's own is to be used."""
     if values.classifier is None:
         return None
     known = experiment.config.data.num_classes

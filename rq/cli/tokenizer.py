@@ -1,33 +1,28 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the tokenizer of a config's captions.
+"""Makes the tokenizer for a config's captions.
 
     rq tokenizer --config=configs/cc3m.py --config.data.path=DIR --workdir=DIR
 
-Trains it on the captions of the training split, or copies the one that the config
-names, to WORKDIR/tokenizer.json. `rq train` does so, too.
+Writes WORKDIR/tokenizer.json: trained on the captions of the training split, or copied
+from the tokenizer that the config names. `rq train` does this by itself.
 """
 
 from __future__ import annotations
 
 from rq.cli import run_checks, run_flags, train
-from rq.parallel import processes
+from rq.parallel import processes, run_lock
 from rq.training import checkpoint
 
 CONFIG, POSITIONAL = "file", "workdir"
-
-
-def define(values) -> None:
-    """Defines the flags."""
-    run_flags.define_workdir(values)
-    run_flags.define_processes(values)
+FLAGS = (run_flags.WORKDIR, *run_flags.PROCESSES)
 
 
 def run(values) -> None:
     """Makes the tokenizer in the run directory."""
-    config = train.require_config(values, "tokenizer")
+    config = run_flags.require_config(values, "tokenizer")
     path = checkpoint.folder(run_flags.require_workdir(values, "tokenizer"))
     run_flags.join_processes(values)
-    with processes.process_0_first("the tokenizer"):
+    with run_lock.lock(path), processes.process_0_first("the tokenizer"):
         run_checks.claim(path, config)
         train.make_tokenizer(config, path)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
+from absl import logging
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from rq.data import DataError
@@ -25,6 +26,7 @@ from rq.parallel import atomic_files
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 FILE = "tokenizer.json"
 LONG = 32  # words of more characters are merged with a heap
+COUNTED = 10_000  # captions of which `make` logs how many are cut
 
 
 class TextTokenizer:
@@ -258,3 +260,34 @@ def train(captions: Iterable[str], vocab_size: int, path) -> int:
     made.train_from_iterator(captions, trainer)
     TextTokenizer(made, length=1).save(path)
     return made.get_vocab_size()
+
+
+def make(options, source, file) -> None:
+    """Writes the tokenizer that the config names, or one trained on captions.
+
+    Args:
+      options: the section `transformer.text` of a config.
+      source: images with captions, from `rq.data.sources.open_split`.
+      file: path to write to.
+
+    Raises:
+      DataError: if there are no captions, or the named files are not a tokenizer.
+    """
+
+    def captions():
+        return (line for i in range(len(source)) for line in source.captions(i))
+
+    if options.tokenizer:
+        load(options.tokenizer, options.length).save(file)
+    else:
+        train(captions(), options.vocab_size, file)
+    some = itertools.islice(captions(), COUNTED)
+    number, cut = load(file, options.length).count_cut(some)
+    logging.info(
+        "tokenizer: %s; %d of the first %d captions have more than "
+        "transformer.text.length=%d tokens and are cut",
+        file,
+        cut,
+        number,
+        options.length,
+    )

@@ -1,18 +1,22 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics and pictures of an experiment's trained stages."""
+"""Measures and shows an experiment's trained stages."""
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+from absl import logging
+from etils import epath
 
 from rq import visualize
 from rq.config import SamplingConfig
 from rq.evaluation import reconstruction
 from rq.metrics import code_usage as code_metrics
-from rq.parallel import preemption
+from rq.parallel import atomic_files, preemption, processes
 from rq.sampling import conditions
 from rq.training import checkpoint
 
@@ -116,3 +120,41 @@ def samples(experiment) -> np.ndarray:
     options = SamplingConfig(**config.sampling).replace(seed=config.seed)
     images = experiment.sampler.sample(cond, number, options).images
     return visualize.sample_grid(images, COLUMNS, names or None)
+
+
+def write_pictures(experiment, directory: epath.Path) -> None:
+    """Writes pictures and metrics of the finished stages, unless they exist.
+
+    Writes reconstructions.png, code_usage.png, samples.png and evaluation.json.
+    """
+    makers = {}
+    if experiment.finished("rqvae"):
+        rqvae = TrainedRQVAE(experiment)
+        makers["reconstructions.png"] = rqvae.reconstructions
+        makers["code_usage.png"] = rqvae.code_usage
+    if experiment.finished("transformer"):
+        makers["samples.png"] = functools.partial(samples, experiment)
+    # Process 0 decides what is missing, before it writes anything.
+    evaluation = directory / "evaluation.json"
+    missing = [not (directory / name).exists() for name in makers]
+    missing.append(not _is_evaluated(experiment, evaluation))
+    *missing, evaluating = processes.broadcast(missing)
+    makers = {k: makers[k] for k, m in zip(makers, missing, strict=True) if m}
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, make in makers.items():
+        picture = make()
+        if processes.is_process_0():
+            visualize.save_png(directory / name, picture)
+        preemption.exit_on_stop("pictures")
+    if evaluating:
+        results = evaluate(experiment)
+        if processes.is_process_0():
+            atomic_files.write_json(evaluation, results)
+    logging.info("pictures are in %s", directory)
+
+
+def _is_evaluated(experiment, file: epath.Path) -> bool:
+    """Returns whether a file has metrics of all finished stages."""
+    finished = {s for s in ("rqvae", "transformer") if experiment.finished(s)}
+    known = json.loads(file.read_text()) if file.exists() else {}
+    return {name.split("/")[0] for name in known} >= finished

@@ -50,8 +50,13 @@ def lock(directory) -> Iterator[None]:
 
 
 def _acquire(directory: epath.Path):
-    directory.mkdir(parents=True, exist_ok=True)
-    file = open(directory / FILE, "a+")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / FILE, "a+")
+    except OSError as error:
+        raise ConfigError(
+            f"{directory} cannot be written ({error.strerror}): use another --workdir"
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -10,9 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rq.convert import lpips_weights
 from rq.data.pixels import to_float
 from rq.models.build import perceptual_distance, rqvae_model
-from rq.training import losses
+from rq.models.networks.lpips import own_distance
+from rq.training import checkpoint, losses
 from rq.training.stages.adversary import Adversary
 from rq.training.stages.stage import Stage
 from rq.training.train_state import TrainState
@@ -43,8 +45,7 @@ class RQVAEStage(Stage):
 
         Args:
           config, mesh, eval_batches: see `Stage`.
-          distance: perceptual distance and its frozen parameters, from
-            `rq.convert.lpips_weights.load` or `rq.models.networks.lpips.own_distance`.
+          distance: what `load_perceptual_distance` returns.
             If None and the config has one, its parameters are random: for tracing, or
             to be replaced by a checkpoint's.
           evaluator: computes what `evaluate` returns.
@@ -183,3 +184,20 @@ class RQVAEStage(Stage):
         """Returns quality and code statistics by depth on the evaluation split."""
         variables, frozen = nn.unbox(state.model_variables()), nn.unbox(state.frozen)
         return self._evaluator(variables, frozen, self.eval_batches())
+
+
+def load_perceptual_distance(config, workdir):
+    """Returns the distance of the perceptual loss and its parameters, None without it.
+
+    Raises:
+      DataError: if the file of LPIPS weights is missing.
+    """
+    kind = config.rqvae.loss.perceptual
+    if kind == "none":
+        return None
+    if kind == "lpips":
+        return lpips_weights.load(config.rqvae.lpips_weights)
+    features, _ = checkpoint.load_model(workdir / "features", "features")
+    params = (features["ema"] or features["params"])["network"]
+    model = config.features.model
+    return own_distance(params, model.widths, model.convs, config.data.channels)
