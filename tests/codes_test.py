@@ -199,6 +199,31 @@ def test_a_file_cut_short_is_found(tmp_path):
         [source[i] for i in range(N)]
 
 
+def test_a_line_break_in_a_caption_makes_no_second_caption(tmp_path):
+    lines = ("one\ntwo", "three \u2028 four", "")
+    store(tmp_path, Encoder(captions=[lines] * N))
+    source = stored_codes.CodeSource(tmp_path, RQVAE)
+    for i in range(N):
+        found = [" ".join(line.split()) for line in source.read(i)[1]]
+        assert found == ["one two", "three four", ""]
+
+
+def test_a_shard_with_other_than_its_number_of_records_is_found(tmp_path):
+    store(tmp_path)
+    shards = sorted(tmp_path.glob("*.array_record"))
+    shards[1].write_bytes(shards[2].read_bytes())  # two records of four
+    with pytest.raises(DataError, match="8 records, not 10"):
+        stored_codes.CodeSource(tmp_path, RQVAE)
+
+
+def test_what_other_codes_have_left_half_written_is_removed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        store(tmp_path, Encoder(stop_at=7))
+    assert list(tmp_path.glob("*_tmp"))
+    writer(tmp_path, images="other").start()
+    assert [path.name for path in tmp_path.iterdir()] == [stored_codes.MANIFEST]
+
+
 def test_without_labels_and_captions_there_are_none(tmp_path):
     def encode(start, stop):
         data = examples()
@@ -216,6 +241,8 @@ def test_without_labels_and_captions_there_are_none(tmp_path):
         ({"codes": np.full((N, 2, 2, 3), 65536)}, "65536"),
         ({"features": np.ones((N - 9, 2, 2, 4))}, "batches of"),
         ({"label": np.zeros(1)}, "1 labels"),
+        ({"codes": np.zeros((N, 2, 3, 2), int)}, r"'codes': \[2, 3, 2\]"),
+        ({"features": np.ones((N, 2, 2, 5))}, r"'features': \[2, 2, 5\]"),
     ],
 )
 def test_batches_that_would_be_stored_wrong_are_refused(tmp_path, changes, message):

@@ -317,6 +317,8 @@ def test_reading_in_order_respects_start_and_stop():
     assert batches[-1]["mask"].tolist() == [True, False, False]
     lines = [lines for b in batches for lines in b["captions"]]
     assert [len(found) for found in lines] == [2, 0, 1, 2, 0, 1, 2, 2, 2]
+    (batch,) = loader.in_order(Captioned(10), section(), 3, start=6, stop=9)
+    assert batch["label"].tolist() == [6, 7, 8] and batch["mask"].all()
 
 
 def test_an_error_while_reading_ahead_reaches_the_reader():
