@@ -34,7 +34,7 @@ from rq.evaluation import (
 from rq.experiment import Experiment
 from rq.metrics import distances
 from rq.metrics import moments as statistics
-from rq.parallel import sharding
+from rq.parallel import run_lock, sharding
 
 CLIP = pathlib.Path(__file__).parent / "clip"
 
@@ -175,6 +175,28 @@ def test_parts_of_another_length_are_made_anew(
     task.sample()
     np.testing.assert_array_equal(samples(task)[0], samples(expected)[0])
     assert not left_over(task)
+
+
+def test_a_job_is_run_by_one_program_at_a_time(
+    experiment, extractor, tmp_path, small_parts
+):
+    """The other one would remove the parts of the first."""
+    task = elsewhere(experiment, tmp_path, 12)
+    part = task.folder / "samples_part_00000000.npz"
+    with run_lock.lock(task.folder):
+        part.touch()
+        for call in (task.sample, lambda: task.features(extractor)):
+            with pytest.raises(ConfigError, match="in use by process"):
+                call()
+        assert part.exists() and not (task.folder / sample_job.SAMPLES).exists()
+    task.sample()
+    with run_lock.lock(task.folder):  # finished samples can be read
+        assert len(task.sample()) == 12
+        with pytest.raises(ConfigError, match="in use by process"):
+            task.features(extractor)
+    task.features(extractor)
+    with run_lock.lock(task.folder):
+        assert task.features(extractor).gaussian.number == 12
 
 
 def test_samples_of_a_job_are_those_of_the_seed(experiment, tmp_path, small_parts):

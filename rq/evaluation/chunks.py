@@ -98,4 +98,4 @@ class Parts:
         """Removes all parts, also those of other rows."""
         if processes.is_process_0():
             for path in self._folder.glob(f"{self._name}_part_*"):
-                path.unlink()
+                path.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ from rq.evaluation import clip, feature_sets, image_files, sample_files
 from rq.evaluation.chunks import Parts
 from rq.evaluation.extractors import Extractor, Found
 from rq.metrics.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS
-from rq.parallel import atomic_files, processes
+from rq.parallel import atomic_files, processes, run_lock
 from rq.sampling import conditions, rejection
 from rq.sampling.classifier import Classifier
 from rq.sampling.sampler import compile_options
@@ -162,12 +162,21 @@ class Job:
         return np.asarray(rows) % len(self._asked.labels)
 
     def sample(self) -> image_files.ImageSet:
-        """Draws what is missing; returns the images."""
+        """Draws what is missing; returns the images.
+
+        Raises:
+          ConfigError: if another program is drawing these samples.
+        """
         path = self.folder / SAMPLES
         parts = Parts(self.folder, "samples", self._number, self._text)
-        if processes.broadcast(path.exists()):
-            self._remove_parts(parts)  # a kill may have left some
-            return image_files.ImageSet(path)
+        if not processes.broadcast(path.exists()):
+            with run_lock.lock(self.folder):
+                self._make_samples(path, parts)
+        self._remove_parts(parts)  # a kill may have left some
+        processes.barrier("the samples are there")
+        return image_files.ImageSet(path)
+
+    def _make_samples(self, path: pathlib.Path, parts: Parts) -> None:
         processes.run_on_process_0(self._write_settings)
         if self._among is None:
             parts.make(self._draw)
@@ -194,9 +203,6 @@ class Job:
                     first += len(images)
 
         processes.run_on_process_0(join)
-        self._remove_parts(parts)
-        processes.barrier("the samples are there")
-        return image_files.ImageSet(path)
 
     def _remove_parts(self, parts: Parts) -> None:
         parts.remove()
@@ -273,7 +279,12 @@ class Job:
             parts.remove()
             return found
         samples = self.sample()
+        with run_lock.lock(self.folder):
+            found = self._make_features(extractor, samples, path, about, parts)
+        parts.remove()
+        return found
 
+    def _make_features(self, extractor, samples, path, about, parts):
         batches = enumerate(samples.batches(parts.size))
 
         def extract(rows):
@@ -292,9 +303,7 @@ class Job:
             feature_sets.save(path, result, about=about)
             return result
 
-        found = processes.run_on_process_0(join)
-        parts.remove()
-        return found
+        return processes.run_on_process_0(join)
 
     def run(
         self,

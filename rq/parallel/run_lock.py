@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Locks a run directory, so that two training runs never write to it at once."""
+"""Locks a directory, so that two programs never write to it at once."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ FILE = ".lock"
 
 @contextlib.contextmanager
 def lock(directory) -> Iterator[None]:
-    """Locks a run directory; the operating system unlocks it when the process ends.
+    """Locks a directory; the operating system unlocks it when the process ends.
 
     Process 0 holds the lock for all processes. Directories in buckets cannot be locked:
     this is logged.
 
     Args:
-      directory: the run directory; created if missing.
+      directory: of a run or of a sampling job; created if missing.
 
     Raises:
       ConfigError: if another program holds the lock.
     """
     directory = epath.Path(directory)
     if "://" in os.fspath(directory) or fcntl is None:
-        logging.info("%s cannot be locked: run one training at a time in it", directory)
+        logging.info("%s cannot be locked: run one program at a time in it", directory)
         yield
         return
     file = processes.run_on_process_0(lambda: _acquire(directory))
@@ -65,7 +65,7 @@ def _acquire(directory: epath.Path):
         file.close()
         raise ConfigError(
             f"{directory} is in use by {holder}: wait until it ends, stop it, or "
-            "choose another --workdir"
+            "use another directory"
         ) from None
     except OSError as error:
         logging.warning("%s cannot be locked (%s)", directory, error)
