@@ -39,6 +39,14 @@ def test_psnr_refuses_shapes_that_differ():
         image_metrics.psnr(np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4, 1)))
 
 
+def test_psnr_takes_values_outside_the_range_and_small_errors_as_they_are():
+    a = np.ones((2, 4, 4, 1))
+    np.testing.assert_allclose(image_metrics.psnr(a, a + 4), 10 * np.log10(4 / 16))
+    np.testing.assert_allclose(image_metrics.psnr(a, a - 1e-9), 186.02, atol=0.01)
+    with pytest.raises(ValueError, match="not \\(4, 4\\)"):  # without channels
+        image_metrics.psnr(a[0, ..., 0], a[0, ..., 0])
+
+
 @pytest.mark.parametrize("shape", [(3, 32, 32, 1), (2, 11, 40, 3)])
 @pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
 def test_ssim_is_that_of_scikit_image(shape, noise):
@@ -83,6 +91,7 @@ def test_usage_of_uniform_and_of_constant_codes():
     np.testing.assert_allclose(usage["usage"], [0.5, 1 / 16])
     np.testing.assert_allclose(usage["entropy_bits"], [3.0, 0.0])
     np.testing.assert_allclose(usage["perplexity"], [8.0, 1.0])
+    assert not np.signbit(usage["entropy_bits"]).any()  # printed as 0, not -0
 
 
 def test_entropy_of_unequal_frequencies():

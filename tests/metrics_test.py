@@ -251,6 +251,54 @@ def test_equal_sets_have_perfect_manifold_metrics():
     assert found.precision == found.recall == found.coverage == 1
 
 
+def test_density_and_coverage_leave_out_the_edge_of_a_ball_that_precision_has():
+    """As in the authors' code of each; on whole numbers distances are exact."""
+    real = np.arange(10.0)[:, None]
+    made = np.array([[-3.0], [1e3], [2e3], [3e3], [4e3], [5e3]])
+    found = manifold.manifold(made, real)
+    # Real 0 has its third neighbour at 3, its fifth at 5; real 1 its fifth at 4.
+    assert found.precision == pytest.approx(1 / 6)
+    assert found.density == pytest.approx(1 / 5 / 6)
+    assert found.coverage == pytest.approx(1 / 10)
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+def test_manifolds_of_features_far_from_the_origin(block):
+    rng = np.random.default_rng(0)
+    made, real = 3000 + rng.normal(0.2, 1, (2, 60, 4)).astype(np.float32)
+    found = manifold.manifold(made, real, block)
+    np.testing.assert_allclose(found, brute_manifold(made, real), atol=1e-9)
+
+
+def test_the_inception_score_of_large_logits_and_of_unequal_parts():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(23, 6))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    scores = []
+    for part in (p[:4], p[4:9], p[9:13], p[13:18], p[18:]):  # of 4 or 5
+        divergence = np.sum(part * np.log(part / part.mean(0)), axis=1)
+        scores.append(np.exp(divergence.mean()))
+    for shift in (0, 2000, -2000):
+        found = distances.inception_score(logits + shift, splits=5)
+        assert found.mean == pytest.approx(np.mean(scores), rel=1e-9)
+        assert found.std == pytest.approx(np.std(scores, ddof=1), rel=1e-9)
+
+
+def test_a_stream_has_the_moments_of_all_rows_in_whatever_batches(monkeypatch):
+    monkeypatch.setattr(moments, "ROWS", 10)
+    rows = np.random.default_rng(0).normal(5, 2, (47, 3)).astype(np.float32)
+    for size in (1, 4, 10, 13, 47):
+        stream = moments.Stream()
+        assert stream.moments() is None
+        for start in range(0, len(rows), size):
+            stream.add(rows[start : start + size])
+        found = stream.moments()
+        assert found.number == 47
+        np.testing.assert_allclose(found.mean, rows.mean(0, np.float64), rtol=1e-10)
+        covariance = np.cov(rows.T.astype(np.float64))
+        np.testing.assert_allclose(found.covariance, covariance, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

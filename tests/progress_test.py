@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from toy import BATCH, Batches, Toy, fit
 
+from rq import config as config_lib
 from rq import flops
 from rq.training import metric_writer
 
@@ -102,6 +103,50 @@ def test_rates_are_of_the_interval_and_of_the_flops_counted(monkeypatch):
     assert found["input_wait_fraction"] == pytest.approx(0.05)
     # The next interval has its own waiting.
     assert report.rates(steps=1, seconds=1.0)["input_wait_fraction"] == 0
+
+
+def test_memory_is_that_of_the_fullest_device(monkeypatch):
+    class Device:
+        def __init__(self, used):
+            self.used = used
+
+        def memory_stats(self):
+            return {"bytes_in_use": self.used, "peak_bytes_in_use": 2 * self.used}
+
+    report = metric_writer.Progress(Toy(4), Scalars(), metric_writer.InputWait())
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(3), Device(5), Device(4)])
+    found = report.rates(steps=1, seconds=1.0)
+    assert found["bytes_in_use"] == 5 and found["peak_bytes_in_use"] == 10
+
+
+def test_the_time_of_a_part_is_the_sum_over_its_calls(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(metric_writer.time, "monotonic", clock)
+    report = metric_writer.Progress(Toy(4), Scalars(), metric_writer.InputWait(clock))
+    for name, seconds in (("evaluation", 3), ("pictures", 1), ("evaluation", 4)):
+        with report.timed(name):
+            clock.now += seconds
+    assert report._parts == {"evaluation": 7, "pictures": 1}
+
+
+def test_a_profile_has_the_steps_of_the_config(tmp_path, monkeypatch):
+    events = []
+    for name in ("start", "stop"):
+        monkeypatch.setattr(
+            metric_writer.periodic_actions.profiler,
+            name,
+            lambda *args, name=name, **options: events.append((name, step)),
+        )
+    config = config_lib.default().profile
+    for start, length, expected in ((3, 2, (3, 5)), (6, 99, (6, 8))):
+        config.start, config.steps = start, length
+        profile = metric_writer.make_profile(config, str(tmp_path), 8)
+        for step in range(9):
+            profile(step)
+        assert events == [("start", expected[0]), ("stop", expected[1])]
+        events.clear()
+    config.start = 8
+    assert metric_writer.make_profile(config, str(tmp_path), 8)(8) is None
 
 
 def test_a_slow_input_shows(tmp_path, monkeypatch):

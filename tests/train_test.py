@@ -14,6 +14,7 @@ import sys
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -272,6 +273,49 @@ def test_an_update_that_ruins_the_model_is_never_saved(tmp_path):
     with pytest.raises(loop.NonFiniteLossError, match="params is not finite at step 4"):
         fit(Toy(STEPS, nan_model_at=4), tmp_path)
     assert checkpoint.latest_step(tmp_path / Toy.name) == 2
+
+
+def at_step_4(tree, value):
+    """A stage whose step 4 returns a metric, or a part of the state, with `value`."""
+
+    class Bad(Toy):
+        def train_step(self, state, batch):
+            state, metrics = super().train_step(state, batch)
+            bad = jnp.where(state.step == 4, value, 0.0)
+            if tree == "other":
+                return state, metrics | {"other": bad}
+            part = jax.tree.map(lambda x: x + bad, getattr(state, tree))
+            return state.replace(**{tree: part}), metrics
+
+    return Bad(STEPS)
+
+
+@pytest.mark.parametrize("value", [jnp.inf, -jnp.inf, jnp.nan])
+def test_any_metric_that_is_not_finite_stops_the_run(tmp_path, value):
+    message = f"other is {float(value)} at step 4"
+    with pytest.raises(loop.NonFiniteLossError, match=message):
+        fit(at_step_4("other", value), tmp_path)
+    assert checkpoint.latest_step(tmp_path / Toy.name) == 2
+
+
+@pytest.mark.parametrize("part", ["codebook", "ema"])
+def test_a_codebook_or_average_that_is_not_finite_is_never_saved(tmp_path, part):
+    with pytest.raises(loop.NonFiniteLossError, match=f"{part} is not finite at step"):
+        fit(at_step_4(part, jnp.inf), tmp_path)
+    assert checkpoint.latest_step(tmp_path / Toy.name) == 2
+
+
+def test_checkpoints_of_every_so_many_steps_stay(tmp_path):
+    fit(
+        Toy(STEPS),
+        tmp_path,
+        checkpoint_every=1,
+        checkpoint_keep=1,
+        checkpoint_keep_every=3,
+        log_eval_every=100,
+    )
+    names = [path.name for path in (tmp_path / Toy.name).glob("[0-9]*")]
+    assert sorted(names) == ["3", "6", "7"]
 
 
 def test_a_finished_run_does_nothing(tmp_path, undisturbed, caplog):
