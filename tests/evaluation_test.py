@@ -103,9 +103,9 @@ def test_entropy_of_unequal_frequencies():
 @pytest.mark.parametrize(
     ("codes", "sizes", "message"),
     [
-        ([[0, 4]], 4, r"codes 4\.\.4 at depth 2, whose codebook has 0\.\.3"),
+        ([[0, 4]], 4, r"codes 4\.\.4 at depth 2 are outside the codebook 0\.\.3"),
         ([[-1, 0]], 4, r"codes -1\.\.-1 at depth 1"),
-        ([[0, 0]], (4, 4, 4), "2 depths, codebook sizes of 3"),
+        ([[0, 0]], (4, 4, 4), "codes of 2 depths, but 3 codebook sizes"),
         (np.zeros((0, 2), int), 4, "no codes at depth 1"),
     ],
 )
