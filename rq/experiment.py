@@ -29,7 +29,7 @@ from rq.models.networks.feature_classifier import FeatureClassifier
 from rq.parallel import processes, sharding
 from rq.sampling import classifier
 from rq.sampling.sampler import Sampler
-from rq.training import checkpoint
+from rq.training import checkpoint, checkpoint_files
 from rq.training.stages import TransformerStage
 from rq.training.train_state import TrainState
 
@@ -48,7 +48,7 @@ def finished(path: epath.Path, stage: str, config) -> bool:
         return False
     if not config.checkpoint.fallback:  # damage is reported when it is read
         return True
-    return checkpoint.find_damage(path / stage / str(step)) is None
+    return checkpoint_files.find_damage(path / stage / str(step)) is None
 
 
 def stored_config(path):

@@ -314,9 +314,9 @@ def test_lists_of_sizes_alone_as_there_were_once_are_read_too(tmp_path):
     file = tmp_path / "1" / checkpoint_files.FILES
     sizes = {name: size for name, (size, _) in json.loads(file.read_text()).items()}
     file.write_text(json.dumps(sizes))
-    assert checkpoint.find_damage(tmp_path / "1") is None
+    assert checkpoint_files.find_damage(tmp_path / "1") is None
     name = damage(tmp_path / "1", "cut off")
-    assert str(name) in checkpoint.find_damage(tmp_path / "1")
+    assert str(name) in checkpoint_files.find_damage(tmp_path / "1")
 
 
 def test_the_same_step_may_be_damaged_twice(tmp_path):
@@ -345,9 +345,9 @@ def test_a_bucket_lists_its_files_too(tmp_path, monkeypatch):
     )
     save(tmp_path, {1: make_state()}).close()
     assert (tmp_path / "1" / "commit_success.txt").exists()
-    assert checkpoint.find_damage(tmp_path / "1") is None
+    assert checkpoint_files.find_damage(tmp_path / "1") is None
     file = damage(tmp_path / "1", "cut off")
-    assert str(file) in checkpoint.find_damage(tmp_path / "1")
+    assert str(file) in checkpoint_files.find_damage(tmp_path / "1")
 
 
 def test_a_damaged_last_checkpoint_is_not_finished_where_falling_back_is_allowed(

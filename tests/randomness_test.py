@@ -127,7 +127,7 @@ def test_microbatches_have_keys_of_their_own_and_follow_each_other(pieces):
         return grads, state + 1, {"sum": jnp.sum(batch["x"])}
 
     x = jnp.arange(8.0)
-    grads, state, metrics = optim.accumulate(
+    grads, state, metrics = optim.accumulate_gradients(
         gradients, 0, {"x": x}, jax.random.key(0), pieces
     )
     assert state == pieces

@@ -42,7 +42,7 @@ def test_every_byte_of_a_checkpoint_is_checked_on_demand(tmp_path, monkeypatch):
         middle = len(content) // 2
         flipped = bytes([content[middle] ^ 4])
         file.write_bytes(content[:middle] + flipped + content[middle + 1 :])
-        assert checkpoint.find_damage(folder / "4") is None  # the size is right
+        assert checkpoint_files.find_damage(folder / "4") is None  # the size is right
         (found,) = checkpoint_files.find_changes(folder / "4")
         assert str(file) in found and "other contents" in found
         file.write_bytes(content)

@@ -131,8 +131,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(pieces):
     batch = {"x": rng.normal(size=(8, 3)), "y": rng.normal(size=(8, 2))}
     batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batch)
     key = jax.random.key(0)
-    whole = optim.accumulate(grad_fn, (params, 0), batch, key, 1)
-    parts = optim.accumulate(grad_fn, (params, 0), batch, key, pieces)
+    whole = optim.accumulate_gradients(grad_fn, (params, 0), batch, key, 1)
+    parts = optim.accumulate_gradients(grad_fn, (params, 0), batch, key, pieces)
     np.testing.assert_allclose(parts[0]["w"], whole[0]["w"], rtol=1e-5)
     assert parts[1][1] == pieces and whole[1][1] == 1
     np.testing.assert_allclose(parts[2]["loss"], whole[2]["loss"], rtol=1e-5)

@@ -23,7 +23,7 @@ def run(values) -> int:
         problems = checkpoint_files.find_changes(path)
         if problems is None:
             print(f"{path}: no checksums of large files")
-            problems = list(filter(None, [checkpoint.find_damage(path)]))
+            problems = list(filter(None, [checkpoint_files.find_damage(path)]))
         elif not problems:
             print(f"{path}: all files are as they were written")
         for problem in problems:

@@ -1,3 +1,3 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The train loop, its stages and state, optimizers, losses, checkpoints."""
+"""The train loop, stages, train state, optimizers, losses and checkpoints."""

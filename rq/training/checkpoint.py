@@ -1,19 +1,19 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: what they hold, and how they are found and read.
+"""Finds and reads checkpoints.
 
-A checkpoint is a folder named by its step, with five items, so that sampling reads no
-optimizer and a person can read the rest:
+A checkpoint is a folder named by its step. It has five items, so that sampling does not
+read the optimizer's state, and people can read the JSON:
 
-    model      params, codebook, ema (moving average of params; empty where off), frozen
-               (networks of losses; empty where there are none)
+    model      params, codebook, ema (moving average of params, or empty), frozen
+               (networks of losses, or empty)
     training   step, optimizer state, random key, adversary (the discriminator)
     config     JSON: the stage, and the config that it was trained with
     data       JSON: position of the data iterator, the same in all processes
     unwritten  JSON: sums of the metrics since they were last written to TensorBoard
 
-Sizes and checksums of their files stand beside them, see
-`rq.training.checkpoint_files`. Folders may be on `gs://`.
+and the sizes and checksums of their files, see `rq.training.checkpoint_files`. Folders
+may be on `gs://`.
 """
 
 from __future__ import annotations
@@ -36,20 +36,17 @@ from rq.parallel import processes
 from rq.training import checkpoint_files
 
 MODEL = ("params", "codebook", "ema", "frozen")
-ITEMS = ("model", "training", "config", "data", "unwritten")
 BEST, EVALUATED = "best.json", "evaluated.json"
 DISK_FULL = ("No space left on device", "Disk quota exceeded")
-SPECIAL = "[]\\"  # in a path, Orbax writes checkpoints that cannot be read
-
-
+SPECIAL = "[]\\"  # Orbax cannot read checkpoints if the path has one of these
 ORBAX = f"{os.sep}orbax{os.sep}"
 
 
 def _is_logged(record: python_logging.LogRecord) -> bool:
-    """Returns whether a record is not one of Orbax's that only repeat.
+    """Returns whether to log a record: False for most of Orbax's.
 
-    Orbax logs some 70 lines for each checkpoint, in which progress would drown. An
-    error of its threads is raised again where the write is waited for.
+    Orbax logs some 70 lines for each checkpoint. Errors of its threads are raised again
+    when the write is waited for.
     """
     if ORBAX not in record.pathname:
         return True
@@ -77,10 +74,10 @@ def is_disk_full(error: BaseException) -> bool:
 def folder(path) -> epath.Path:
     """Returns an absolute path, local or in a bucket (`gs://`).
 
-    Relative paths fail in the thread that writes, after `save` has returned.
+    With a relative path Orbax would fail in its thread, after `save` has returned.
 
     Raises:
-      CheckpointError: if Orbax could not read what it writes there.
+      CheckpointError: if the path has characters that Orbax cannot read.
     """
     path = epath.Path(path)
     if bad := set(SPECIAL) & set(os.fspath(path)):
@@ -92,47 +89,43 @@ def folder(path) -> epath.Path:
 
 
 def best(directory) -> tuple[int | None, float | None]:
-    """Step and figure of the best evaluation of a stage, or (None, None).
+    """Returns step and value of a stage's best evaluation, or (None, None).
 
-    One whose checkpoint is gone, such as a damaged one that was set aside, is none.
+    It does not count if its checkpoint is gone, for example renamed as damaged.
     """
     file = folder(directory) / BEST
-    told = json.loads(file.read_text()) if file.exists() else {}
-    if not told or not (folder(directory) / str(told["step"])).is_dir():
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if not found or not (folder(directory) / str(found["step"])).is_dir():
         return None, None
-    return told["step"], told["value"]
+    return found["step"], found["value"]
 
 
 def evaluated(directory) -> int:
-    """Step of the latest evaluation of a stage, 0 before the first."""
+    """Returns the step of a stage's latest evaluation, 0 before the first."""
     file = folder(directory) / EVALUATED
     return json.loads(file.read_text())["step"] if file.exists() else 0
 
 
-def find_damage(path, items=ITEMS) -> str | None:
-    """Returns what is wrong with the files of some items of a checkpoint, or None."""
-    return checkpoint_files.find_damage(folder(path), items)
-
-
-def check_files(path: epath.Path, items, remedy: str) -> None:
-    damage = find_damage(path, items)
+def check_files(path: epath.Path, remedy: str, items=None) -> None:
+    """Raises CheckpointError if files of some items (all if None) are damaged."""
+    damage = checkpoint_files.find_damage(path, items)
     if damage:
         raise CheckpointError(f"{damage}; {remedy} takes the one before it")
 
 
 def latest_step(directory) -> int | None:
-    """Step of the newest complete checkpoint in a folder, None where there is none.
+    """Returns the step of the newest complete checkpoint in a folder, or None.
 
-    Only reads, so that it may look at what another process is writing.
+    It is safe to call while another process writes to the folder.
     """
     found = ocp.path.step.standard_name_format().find_all(str(directory))
     return max((checkpoint.step for checkpoint in found), default=None)
 
 
 def find_step(directory, step: int | str = "latest") -> int | None:
-    """Returns the step of 'latest' or 'best', None if there is none; numbers stay.
+    """Returns the step of 'latest' or 'best', None if there is none; numbers as given.
 
-    All processes must call it, and get process 0's answer.
+    All processes must call it; they get process 0's result.
     """
     found = {"latest": latest_step, "best": lambda path: best(path)[0]}
     return from_process_0(found[step](directory)) if step in found else step
@@ -145,9 +138,10 @@ def from_process_0(step: int | None) -> int | None:
 
 
 def identity(directory, step: int | str = "latest") -> str:
-    """A hash that no other checkpoint has: of the moment when it was written.
+    """Returns a hash that identifies a checkpoint and its copies.
 
-    Copies of it have the same. That of the model would need all of it to be read.
+    It is the hash of Orbax's metadata, with the time of writing: hashing the model
+    would mean reading all of it.
     """
     path = folder(directory) / str(find_step(directory, step))
     return hashlib.sha256((path / "_CHECKPOINT_METADATA").read_bytes()).hexdigest()
@@ -160,38 +154,37 @@ def load_model(
     sharding: Any = None,
     dtype: str | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Reads a model, without its optimizer and without knowing its shapes.
+    """Returns a checkpoint's model and config; needs no shapes, reads no optimizer.
 
     Args:
-      directory: of the checkpoints of this stage.
+      directory: folder of the stage's checkpoints.
       stage: 'features', 'rqvae' or 'transformer'.
-      step: a number, 'latest', or 'best' of those that were evaluated.
-      sharding: of every array, for example `rq.parallel.sharding.replicated(mesh)`, or
-        {'params', ...} with one for each part or array; NumPy arrays on the host where
-        None.
-      dtype: of floating parameters and their average; as they are stored where None.
-        The codebook stays float32, as distances do.
+      step: a number, 'latest', or 'best' of the evaluated ones.
+      sharding: one for all arrays, for example `rq.parallel.sharding.replicated(mesh)`,
+        or a nested dict of them by {'params', ...}; NumPy arrays on the host if None.
+      dtype: of floating-point parameters and their average; as stored if None. The
+        codebook stays float32, which distances need.
 
     Returns:
-      {'params', 'codebook', 'ema', 'frozen'}, the last two {} where they were off; and
-      the config it was trained with, as JSON.
+      {'params', 'codebook', 'ema', 'frozen'}, of which the last two may be {}; and the
+      config that it was trained with, as JSON.
 
     Raises:
-      CheckpointError: where there is none, or where it is of another stage.
+      CheckpointError: if there is no checkpoint, or it is damaged or of another stage.
     """
     directory, number = folder(directory), find_step(directory, step)
     path = directory / str(number)
     if number is None or not path.is_dir():
         raise missing(directory, stage, step)
     remedy = "another --step, or training with --config.checkpoint.fallback=True,"
-    check_files(path, ("model", "config"), remedy)
+    check_files(path, remedy, ("model", "config"))
     config = read_config(path, stage)
     handler = ocp.PyTreeCheckpointHandler()
     shapes = handler.metadata(path / "model").tree
 
-    def how(keys, leaf):
+    def restore_arg(keys, leaf):
         place = sharding
-        for key in keys:  # down to the array, or to what is said of all below
+        for key in keys:  # down to the array, or to a sharding for a whole subtree
             place = place[key.key] if isinstance(place, dict) else place
         cast = dtype and keys[0].key in ("params", "ema") and _is_float(leaf)
         wanted = jnp.dtype(dtype if cast else leaf.dtype)
@@ -199,7 +192,7 @@ def load_model(
             return ocp.RestoreArgs(restore_type=np.ndarray, dtype=wanted)
         return ocp.ArrayRestoreArgs(sharding=place, dtype=wanted)
 
-    restore_args = jax.tree_util.tree_map_with_path(how, shapes)
+    restore_args = jax.tree_util.tree_map_with_path(restore_arg, shapes)
     with ocp.Checkpointer(handler) as reader:
         model = reader.restore(path / "model", restore_args=restore_args)
     # Without a target Orbax returns plain dictionaries.
@@ -214,33 +207,33 @@ def _is_float(leaf) -> bool:
 
 
 def check_model(path: epath.Path, abstract: dict[str, Any]) -> None:
-    """Raises CheckpointError on other names or shapes than the target's.
+    """Raises CheckpointError if names or shapes differ from the target's.
 
-    Orbax would do so too, at the length of pages. Floats become those of the target.
+    Orbax's own message would fill pages. Floating-point types may differ.
     """
-    stored = ocp.PyTreeCheckpointHandler().metadata(path / "model").tree
-    there, here = (
+    trees = ocp.PyTreeCheckpointHandler().metadata(path / "model").tree, abstract
+    stored, wanted = (
         {
             jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
             for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
         }
-        for tree in (stored, abstract)
+        for tree in trees
     )
 
-    def told(leaf, absent):
+    def describe(leaf, absent):
         if leaf is None:
             return absent
         return f"{np.dtype(leaf.dtype).name} {list(leaf.shape)}"
 
-    def alike(a, b):
+    def compatible(a, b):
         same = a.dtype == b.dtype or (_is_float(a) and _is_float(b))
         return same and tuple(a.shape) == tuple(b.shape)
 
     wrong = [
-        f"{name} is {told(a, 'missing')}, not {told(b, 'there')}"
-        for name in sorted(there.keys() | here.keys())
-        for a, b in [(there.get(name), here.get(name))]
-        if a is None or b is None or not alike(a, b)
+        f"{name} is {describe(a, 'missing')}, not {describe(b, 'there')}"
+        for name in sorted(stored.keys() | wanted.keys())
+        for a, b in [(stored.get(name), wanted.get(name))]
+        if a is None or b is None or not compatible(a, b)
     ]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -250,6 +243,7 @@ def check_model(path: epath.Path, abstract: dict[str, Any]) -> None:
 
 
 def read_config(path: epath.Path, stage: str) -> str:
+    """Returns a checkpoint's config as JSON; raises CheckpointError on other stages."""
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         stored = reader.restore(path / "config")
     if stored["stage"] != stage:
@@ -260,6 +254,7 @@ def read_config(path: epath.Path, stage: str) -> str:
 
 
 def missing(directory, stage: str, step: int | str | None) -> CheckpointError:
+    """Returns the error for a missing checkpoint."""
     what = "no best checkpoint" if step == "best" else "no checkpoint"
     if step not in (None, "latest", "best"):
         what += f" of step {step}"

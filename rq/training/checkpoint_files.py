@@ -1,11 +1,11 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes and checksums of a checkpoint's files, by which damage is found.
+"""Finds damaged checkpoints by the sizes and checksums of their files.
 
-`files.json` is written just before a checkpoint becomes visible: the size of each file
-and, of small ones, a checksum. It is checked whenever a checkpoint is read.
-`checksums.json` follows in the background, with checksums of all files; `find_changes`
-reads every byte to compare with it.
+`files.json`, written just before a checkpoint becomes visible, has the size of each
+file and checksums of small files. It is checked whenever a checkpoint is read.
+`checksums.json`, written afterwards in the background, has checksums of all files;
+`find_changes` reads every byte to check them.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def _files(path: epath.Path) -> Iterator[tuple[str, epath.Path]]:
                 yield entry.relative_to(path).as_posix(), entry
 
 
-def _checksum(path: epath.Path, go_on: Callable[[], bool] = lambda: True) -> int:
+def _checksum(path: epath.Path, proceed: Callable[[], bool] = lambda: True) -> int:
     found = 0
     with path.open("rb") as file:
-        while go_on() and (chunk := file.read(CHUNK)):
+        while proceed() and (chunk := file.read(CHUNK)):
             found = zlib.crc32(chunk, found)
     return found
 
 
 def write_listing(path: epath.Path) -> None:
-    """Writes `files.json` of a checkpoint."""
+    """Writes a checkpoint's `files.json`."""
     listing = {}
     for name, file in _files(path):
         size = file.stat().length
@@ -51,27 +51,27 @@ def write_listing(path: epath.Path) -> None:
     (path / FILES).write_text(json.dumps(listing))
 
 
-def write_checksums(path: epath.Path, go_on: Callable[[], bool]) -> None:
-    """Writes `checksums.json` of a complete checkpoint, unless `go_on` turns False."""
+def write_checksums(path: epath.Path, proceed: Callable[[], bool]) -> None:
+    """Writes a complete checkpoint's `checksums.json`; stops if `proceed` is False."""
     found = {}
     try:
         for name, file in _files(path):
-            found[name] = _checksum(file, go_on)
-        if go_on():
+            found[name] = _checksum(file, proceed)
+        if proceed():
             atomic_files.write_json(path / CHECKSUMS, found)
     except FileNotFoundError:  # the checkpoint was removed in the meantime
         return
 
 
-def find_damage(path, items) -> str | None:
+def find_damage(path, items=None) -> str | None:
     """Returns the first missing, truncated or changed file of a checkpoint, or None.
 
-    Of files above `SMALL` bytes only the size is checked. Without `files.json`, as in
-    old checkpoints, nothing is.
+    Files above `SMALL` bytes are checked by size only. Old checkpoints without
+    `files.json` are not checked.
 
     Args:
       path: folder of the checkpoint.
-      items: names of the checkpoint's items that are checked.
+      items: names of the items to check; all if None.
     """
     path = epath.Path(path)
     if not (path / FILES).exists():
@@ -81,9 +81,9 @@ def find_damage(path, items) -> str | None:
     except ValueError:
         return f"{path / FILES} cannot be read: the checkpoint is damaged"
     for name, known in sorted(expected.items()):
-        # Old checkpoints have the size alone.
+        # Old checkpoints store only the size.
         size, checksum = known if isinstance(known, list) else (known, None)
-        if name.split("/")[0] not in items:
+        if items is not None and name.split("/")[0] not in items:
             continue
         file = path / name
         if not file.exists():
@@ -96,11 +96,11 @@ def find_damage(path, items) -> str | None:
 
 
 def find_changes(path) -> list[str] | None:
-    """Returns the files of a checkpoint that are missing or changed; reads all bytes.
+    """Returns a message for each missing or changed file, after reading every byte.
 
     Returns:
-      Paths, each with what is wrong; None if the checkpoint has no checksums of all
-      files, because it is old or the run was stopped right after it.
+      Messages that name the files; None if the checkpoint has no `checksums.json`,
+      because it is old or the run was stopped right after writing it.
     """
     path = epath.Path(path)
     if not (path / CHECKSUMS).exists():
@@ -120,7 +120,7 @@ def find_changes(path) -> list[str] | None:
 
 
 def checkpoints_of(workdir) -> list[epath.Path]:
-    """Returns the folders of all checkpoints of a run directory, by stage and step."""
+    """Returns the folders of all checkpoints in a run directory, by stage and step."""
     stages = sorted(path for path in epath.Path(workdir).iterdir() if path.is_dir())
     return [
         path

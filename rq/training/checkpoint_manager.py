@@ -22,12 +22,12 @@ from rq.training.train_state import TrainState
 
 TRAINING = ("step", "opt_state", "key", "adversary")
 EMPTY = {"sums": {}, "count": 0}  # metrics
-DAMAGED = "damaged"  # part of the names of those that `restore` sets aside
-PATIENCE = 60.0  # seconds until a shared file system shows what process 0 sees
+DAMAGED = "damaged"  # in the names of checkpoints that `restore` has renamed
+PATIENCE = 60.0  # seconds until a shared file system shows process 0's files
 
 
 class Checkpoints:
-    """The checkpoints of one stage in one folder."""
+    """Writes and restores the checkpoints of one stage, in one folder."""
 
     def __init__(
         self,
@@ -37,18 +37,18 @@ class Checkpoints:
         keep_every: int = 0,
         fallback: bool = False,
     ):
-        """Opens a folder, and creates it if need be.
+        """Opens a folder, and creates it if it is missing.
 
         Args:
-          directory: of the checkpoints of this stage alone.
-          stage: 'features', 'rqvae' or 'transformer'; those of another are refused.
-          keep: number of latest checkpoints that stay, besides the best.
-          keep_every: those of multiples of so many steps stay too; 0: none.
-          fallback: `restore` renames damaged ones and takes the one before.
+          directory: folder of this stage's checkpoints only.
+          stage: 'features', 'rqvae' or 'transformer'.
+          keep: number of latest checkpoints to keep, besides the best.
+          keep_every: also keep steps that are multiples of this; 0 for none.
+          fallback: `restore` renames damaged checkpoints and takes the one before.
         """
         self.directory = checkpoint.folder(directory)
         self.stage, self.fallback = stage, fallback
-        self._writing = None  # step
+        self._writing = None  # step of the checkpoint that is being written
         self._closing = False
         self._checksums = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._manager = Manager(
@@ -56,10 +56,10 @@ class Checkpoints:
         )
 
     def _list_files(self) -> None:
-        """Lists the files of the checkpoint that is being written.
+        """Writes the list of files of the checkpoint that is being written.
 
-        Locally it still has a temporary name; in a bucket it has its own, and the list
-        is one of its last files.
+        A local checkpoint still has a temporary name. One in a bucket has its final
+        name, and is complete once later files are written.
         """
         if not processes.is_process_0():
             return
@@ -73,7 +73,7 @@ class Checkpoints:
         return checkpoint.best(self.directory)
 
     def record_if_best(self, step: int, value: float) -> None:
-        """Keeps a checkpoint whose `value` is the lowest so far, until a lower one.
+        """Keeps a checkpoint as the best if `value` is the lowest so far.
 
         All processes must call it; process 0's value counts.
         """
@@ -89,7 +89,7 @@ class Checkpoints:
         return int(processes.broadcast(checkpoint.evaluated(self.directory)))
 
     def record_evaluation(self, step: int) -> None:
-        """Records that the evaluation at a step has been written."""
+        """Records that the evaluation of a step is written."""
         self._record(checkpoint.EVALUATED, {"step": step})
 
     def _record(self, name: str, content: dict) -> None:
@@ -97,7 +97,7 @@ class Checkpoints:
             atomic_files.write_json(self.directory / name, content)
 
     def latest_step(self) -> int | None:
-        """Returns the newest complete step that process 0 sees; None if none."""
+        """Returns the newest complete step that process 0 sees, or None."""
         return checkpoint.from_process_0(self._manager.latest_step())
 
     def path(self, step: int) -> epath.Path:
@@ -114,15 +114,15 @@ class Checkpoints:
     ) -> None:
         """Copies the state off the devices, then writes it in the background.
 
-        Returns once the copies are made: the state may then be donated. Waits for a
-        write that is still under way. All processes must call it.
+        Returns when the copies are made; the state may then be donated. Waits for an
+        earlier write first. All processes must call it.
 
         Args:
-          step: of the state.
-          state: on the devices.
-          config_json: the config that it was trained with.
+          step: step of the state.
+          state: the state, on the devices.
+          config_json: config that it was trained with.
           data_state: position of the data iterator, for JSON.
-          metrics: that were not yet written, for JSON.
+          metrics: sums of metrics that are not yet written, for JSON.
         """
         state_item, model_item = (
             ocp.args.StandardSave({name: getattr(state, name) for name in names})
@@ -147,32 +147,31 @@ class Checkpoints:
     def restore(
         self, abstract: TrainState, step: int | None = None
     ) -> tuple[TrainState, dict]:
-        """Reads a checkpoint onto the devices that the target names.
+        """Restores a checkpoint, which may have been written from another mesh.
+
+        With `fallback` and without `step`, damaged checkpoints are renamed, and the one
+        before is restored.
 
         Args:
-          abstract: shapes, dtypes and shardings, of this mesh, see
-            `rq.parallel.sharding.abstract_state`; the checkpoint may come from
-            another one.
-          step: the latest where None.
+          abstract: shapes, dtypes and shardings on this mesh, from
+            `rq.parallel.sharding.abstract_state`.
+          step: the latest if None.
 
         Returns:
-          the state, and the data iterator's.
+          The state, and the position of the data iterator.
 
         Raises:
-          CheckpointError: where there is none, it is of another stage or model, or
-            damaged; with `fallback` and without `step` a damaged one is renamed, and
-            the one before it taken.
+          CheckpointError: if there is no checkpoint, or it is damaged or of another
+            stage or model.
         """
         if step is None:
-            self._leave_damaged()
+            self._rename_damaged()
             step = self.latest_step()
         if step is None:
             self.check_none_is_damaged()
         if step is None or not self._sees(step):
             raise checkpoint.missing(self.directory, self.stage, step)
-        checkpoint.check_files(
-            self.path(step), checkpoint.ITEMS, "--config.checkpoint.fallback=True"
-        )
+        checkpoint.check_files(self.path(step), "--config.checkpoint.fallback=True")
         checkpoint.read_config(self.path(step), self.stage)
         training, model = (
             {name: getattr(abstract, name) for name in names}
@@ -190,7 +189,7 @@ class Checkpoints:
         return TrainState(**items.model, **items.training), items.data
 
     def _sees(self, step: int) -> bool:
-        """Returns whether a checkpoint is there, waiting for a slow file system."""
+        """Returns whether a checkpoint exists, after waiting for slow file systems."""
         end = time.monotonic() + (0 if processes.is_process_0() else PATIENCE)
         while not (found := step in self._manager.all_steps()):
             if time.monotonic() >= end:
@@ -200,47 +199,48 @@ class Checkpoints:
         return found
 
     def restore_metrics(self, step: int) -> dict:
-        """Returns what `save` was given as `metrics`; none before there were any."""
+        """Returns the `metrics` given to `save`; empty in old checkpoints."""
         if not (self.path(step) / "unwritten").exists():
             return EMPTY
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             return reader.restore(self.path(step) / "unwritten")
 
     def check_none_is_damaged(self) -> None:
-        """Raises CheckpointError if damaged ones were renamed, for `fallback`.
+        """Raises CheckpointError if damaged checkpoints were renamed by `fallback`.
 
-        Without any other left, training would begin anew.
+        Call it if no other checkpoint is left: training would start from scratch.
         """
         aside = sorted(self.directory.glob(f"*.{DAMAGED}*"))
         if aside:
             raise checkpoint.CheckpointError(
                 f"{aside[-1]} was damaged and there is no checkpoint before it; "
-                f"remove {self.directory} to begin anew"
+                f"remove {self.directory} to start from scratch"
             )
 
-    def _leave_damaged(self) -> None:
-        """With `fallback`: renames the newest ones, while damaged, to STEP.damaged."""
+    def _rename_damaged(self) -> None:
+        """Renames the newest checkpoints while they are damaged, with `fallback`."""
         while self.fallback and (step := self.latest_step()) is not None:
-            aside = processes.run_on_process_0(lambda step=step: self._set_aside(step))
-            if not processes.broadcast(bool(aside)):
+            renamed = processes.run_on_process_0(
+                lambda step=step: self._rename_if_damaged(step)
+            )
+            if not processes.broadcast(bool(renamed)):
                 return
             self._manager.reload()
 
-    def _set_aside(self, step: int) -> bool:
-        """Renames a checkpoint if it is damaged; returns whether it was."""
-        damage = checkpoint.find_damage(self.path(step))
+    def _rename_if_damaged(self, step: int) -> bool:
+        """Renames a damaged checkpoint to STEP.damaged; returns whether it did."""
+        damage = checkpoint_files.find_damage(self.path(step))
         if damage is None:
             return False
         logging.warning("%s; going back to the one before it", damage)
         before = len(list(self.directory.glob(f"{step}.{DAMAGED}*")))
-        aside = self.directory / f"{step}.{DAMAGED}{before or ''}"
-        self.path(step).rename(aside)
+        self.path(step).rename(self.directory / f"{step}.{DAMAGED}{before or ''}")
         return True
 
     def wait(self) -> None:
-        """Returns when all that was saved is complete on disk.
+        """Waits until all saved checkpoints are complete on disk.
 
-        Checksums of its large files are still being computed, in the background.
+        The checksums of large files are still computed in the background.
         """
         self._manager.wait_until_finished()
         if self._writing is not None and processes.is_process_0():
@@ -252,12 +252,12 @@ class Checkpoints:
         self._writing = None
 
     def wait_for_checksums(self) -> None:
-        """Returns when the checksums of all saved files are written."""
+        """Waits until the checksums of all saved files are written."""
         self.wait()
         self._checksums.shutdown()
 
     def close(self) -> None:
-        """Waits for checkpoints, abandons checksums, and ends the threads."""
+        """Waits for checkpoints, cancels checksums, and stops the threads."""
         self._manager.close()
         self._closing = True
         self._checksums.shutdown(cancel_futures=True)

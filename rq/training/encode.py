@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Between the stages: every image is encoded once, and stage 2 reads stored codes."""
+"""Encodes every image once, between the stages; stage 2 reads the stored codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rq.parallel import preemption, processes, sharding
 
 
 class Encoder:
-    """An RQ-VAE's codes and features of images, on the devices of this process."""
+    """Encodes images to codes and features, on the devices of this process."""
 
     def __init__(self, model, variables, config):
         """Takes an `RQVAE`, its `params` and `codebook`, and the whole config."""
@@ -42,16 +42,16 @@ class Encoder:
     def __call__(self, source: sources.Source, start: int, stop: int) -> Iterator[dict]:
         """Yields codes and features of examples start to stop - 1 of a source.
 
-        While the devices encode one batch, the next ones are read and decoded, and the
-        one before is written by the caller.
+        While the devices encode a batch, threads read and decode the next ones, and the
+        caller writes the previous one.
 
         Args:
-          source: of images, see `rq.data.loader.Variants`.
-          start, stop: of the examples.
+          source: images, see `rq.data.loader.Variants`.
+          start, stop: range of example indices.
 
         Yields:
-          dicts of 'codes' int32 `[B, h, w, D]`, 'features' float32 `[B, h, w, C]`,
-          'label' `[B]` and 'captions', B tuples.
+          dicts of 'codes' int32 `[B, h, w, D]`, 'features' (latents z) float32
+          `[B, h, w, C]`, 'label' `[B]` and 'captions', B tuples.
         """
         batches = loader.in_order(
             source, self._data, self._batch_size, start=start, stop=stop, captions=True
@@ -79,21 +79,21 @@ def _fetched(batch, outputs) -> dict:
 def encode_split(
     split: str, directory, encoder: Encoder, fingerprint: dict, config
 ) -> None:
-    """Stores codes and features of a split; of several processes each encodes shards.
+    """Stores the codes and features of a split, in shards divided over the processes.
 
-    Shards that are complete stay. Process 0 decides which are missing, for all.
+    Complete shards are kept. Process 0 decides which are missing.
 
     Args:
-      split: of the data set. Of the training split there are `codes.variants` versions
-        of each image.
-      directory: of the codes.
-      encoder: of the images.
-      fingerprint: of the RQ-VAE.
+      split: name of the split; the training split is stored in `codes.variants`
+        augmented versions.
+      directory: folder of the codes.
+      encoder: the `Encoder`.
+      fingerprint: hashes of the RQ-VAE.
       config: the whole config.
 
     Raises:
-      DataError: where the data set is missing.
-      Preempted: in several processes after SIGTERM, once a shard is complete.
+      DataError: if the data set is missing.
+      Preempted: with several processes, after SIGTERM, when a shard is complete.
     """
     data = config.data
     variants = config.codes.variants if split == data.train_split else 1

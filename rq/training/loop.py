@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The train loop, for all stages.
 
-It knows a stage by the interface of `rq.training.stages.stage.Stage`. A run that was
-interrupted at any point and started again gives the same weights, bit for bit, as one
-that was not: a checkpoint has the state, the random key, the position in the data and
-the metrics not yet written, and nothing else is carried from step to step.
+It uses only the interface of `rq.training.stages.stage.Stage`. A run that is resumed
+after any interruption gives the same weights, bit for bit, as an uninterrupted one: a
+checkpoint holds the state with its random key, the position in the data and the metrics
+not yet written, and nothing else is carried from step to step.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import logging
 
 from rq import flops
@@ -33,7 +34,7 @@ from rq.training.train_state import TrainState
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The training diverged; the message has the step and the last good checkpoint."""
+    """Training diverged; the message names the step and the last good checkpoint."""
 
 
 def fit(
@@ -46,18 +47,21 @@ def fit(
     config_json: str,
     pictures: Callable[[TrainState], dict[str, np.ndarray]] = lambda state: {},
 ) -> TrainState:
-    """Trains a stage to its last step, from its latest checkpoint if there is one.
+    """Trains a stage to its last step, resuming from its latest checkpoint if any.
 
     Args:
-      stage: what to train.
-      data: endless iterator over this process's part of each batch, dicts of arrays
-        `[B / processes, ...]`, with `get_state()` (of JSON) and `set_state(state)`. It
-        may read ahead, but its state is that after the batch last returned.
-      config: the whole config; read for `seed`, `checkpoint`, `log` and `profile`.
-      workdir: checkpoints go to WORKDIR/STAGE, events to WORKDIR/tensorboard/STAGE.
+      stage: the `Stage` to train.
+      data: endless iterator over this process's rows of each batch, dicts of arrays
+        `[B / count, ...]`, with `get_state()` (for JSON) and `set_state(state)`. It may
+        read ahead; its state is the position after the last returned batch.
+      config: the whole config, of which `seed`, `checkpoint`, `log` and `profile` are
+        used.
+      workdir: run directory: checkpoints go to WORKDIR/STAGE, events to
+        WORKDIR/tensorboard/STAGE.
       mesh: from `rq.parallel.sharding.make_mesh`.
       config_json: stored in each checkpoint.
-      pictures: makes pictures, uint8 `[H, W, 3]` by name, at each evaluation.
+      pictures: function that returns pictures, uint8 `[H, W, 3]` by name, called at
+        each evaluation.
 
     Returns:
       The state after the last step.
@@ -65,8 +69,8 @@ def fit(
     Raises:
       NonFiniteLossError: if a metric or the model is NaN or infinite.
       Preempted: after SIGTERM, when the state is saved.
-      CheckpointError: if the checkpoints belong to another model or stage, or the disk
-        is full.
+      CheckpointError: if the checkpoints are of another model or stage, or the disk is
+        full.
     """
     try:
         return _fit(stage, data, config, folder(workdir), mesh, config_json, pictures)
@@ -82,7 +86,7 @@ def fit(
 
 
 def _fit(stage, data, config, workdir, mesh, config_json, pictures) -> TrainState:
-    # CLU's writers import TensorFlow, which takes seconds that sampling can do without.
+    # CLU's writers import TensorFlow, which takes seconds that sampling does not need.
     from rq.training import metric_writer
 
     events = workdir / "tensorboard" / stage.name
@@ -119,34 +123,35 @@ def _fit(stage, data, config, workdir, mesh, config_json, pictures) -> TrainStat
         input_wait = stack.enter_context(contextlib.closing(metric_writer.InputWait()))
         report = metric_writer.Progress(stage, writer, input_wait)
 
-        def leave(step):
+        def exit_preempted(step):
             checkpoints.wait()
             logging.info("%s: SIGTERM; saved step %d", stage.name, step)
             raise Preempted
 
         def evaluate(step):
-            # May take longer than a SIGTERM grants; the state is saved.
-            stage.between_batches = lambda: stop.requested() and leave(step)
+            # It may take longer than the time left after SIGTERM; the state is saved.
+            stage.between_batches = lambda: stop.requested() and exit_preempted(step)
             with report.timed("evaluation"):
-                results, drawn = stage.evaluate(state), pictures(state)
-            metric_writer.write_evaluation(writer, step, results, drawn)
+                results, shown = stage.evaluate(state), pictures(state)
+            metric_writer.write_evaluation(writer, step, results, shown)
             if config.checkpoint.best:
                 checkpoints.record_if_best(step, results[stage.criterion])
             checkpoints.record_evaluation(step)
 
-        if missed:  # by a run that was stopped before or during it
+        if missed:  # an earlier run was stopped before or during this evaluation
             evaluate(first)
         profile = metric_writer.make_profile(config.profile, events, stage.steps)
         logging.info(
             "%s: from step %d to %d, %s parameters, mesh %s; compiling the step",
-            stage.name, first, stage.steps, _size(state.params), dict(mesh.shape),
+            stage.name, first, stage.steps, f"{optax.tree.size(state.params):,}",
+            dict(mesh.shape),
         )  # fmt: skip
 
         for step in range(first + 1, stage.steps + 1):
             profile(step - 1)
             with input_wait.waiting():
                 batch = next(data)
-            # Dispatch this step, and only then read the metrics of the one before: the
+            # Dispatch this step before reading the metrics of the previous one: the
             # devices always have work while the host waits.
             with sharding.context(mesh):
                 batch = sharding.shard_batch(batch, mesh)
@@ -162,16 +167,16 @@ def _fit(stage, data, config, workdir, mesh, config_json, pictures) -> TrainStat
 
             evaluating, stopping = is_evaluated(step), stop.requested()
             if evaluating or stopping or step % config.checkpoint.every == 0:
-                # Never save or show a state whose own metrics are unread. They are
-                # of the parameters before the update, hence the look at those after.
+                # Never save or show a state before its metrics are checked. They were
+                # computed before the update, so the updated model is checked, too.
                 metrics.read()
                 metrics.check_model(step, state)
-                # No batch has been drawn since, so the data's position is the state's.
+                # No batch was read since this step: the data's position fits the state.
                 checkpoints.save(
                     step, state, config_json, data.get_state(), metrics.get_state()
                 )
             if stopping:
-                leave(step)
+                exit_preempted(step)
             if evaluating:
                 evaluate(step)
         profile(stage.steps)
@@ -182,17 +187,17 @@ def _fit(stage, data, config, workdir, mesh, config_json, pictures) -> TrainStat
 def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):
     """Returns the latest checkpoint's state, or a new one, and its shardings.
 
-    Moves `data` to the checkpoint's position.
+    Also sets `data` to the checkpoint's position.
 
     Raises:
-      CheckpointError: as `Checkpoints.restore`, and if all of them were damaged.
+      CheckpointError: see `Checkpoints.restore`; also if all checkpoints are damaged.
     """
     key = jax.random.key(seed)
     boxed = jax.eval_shape(stage.init, key)
     shardings = sharding.state_shardings(boxed, mesh)
     if checkpoints.latest_step() is None:
         checkpoints.check_none_is_damaged()
-        # Created sharded: a large model never exists whole on one device.
+        # Create it sharded: a large model does not fit on one device.
         init = jax.jit(
             lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings
         )
@@ -214,15 +219,15 @@ def compiled(train_step, shardings, mesh):
 
 
 def model_flops(stage, traced, state, batch, shardings) -> float:
-    """Returns the FLOPs that a train step's model needs, without recomputation.
+    """Returns the FLOPs of a stage's train step, without recomputation.
 
     Call it within `sharding.context`.
 
     Args:
-      stage: whose step it is.
-      traced: the step.
-      state, batch: what it takes; arrays or abstract.
-      shardings: of the state.
+      stage: the `Stage`.
+      traced: its traced train step.
+      state, batch: arguments of the step, arrays or abstract.
+      shardings: shardings of the state.
     """
     plain = stage.without_recomputation()
     if plain is not stage:
@@ -232,13 +237,13 @@ def model_flops(stage, traced, state, batch, shardings) -> float:
 
 
 class _Metrics:
-    """Reads metrics a step late, raises if they are not finite, writes means.
+    """Reads metrics one step late, checks that they are finite, and writes means.
 
-    Means are over the steps since the last write, which is every `every` steps and at
-    the end, whatever restarts were in between.
+    Means are written every `every` steps and at the end, over all steps since the last
+    write, also those before a restart.
 
     Attributes:
-      loss: of the step last read.
+      loss: of the last step read.
     """
 
     def __init__(self, stage, every: int, writer, checkpoints: Checkpoints):
@@ -248,20 +253,20 @@ class _Metrics:
         self.sums, self.count, self.loss = {}, 0, None
 
     def get_state(self) -> dict:
-        """Returns what the next write needs of the steps before, for JSON."""
+        """Returns the sums since the last write, for JSON."""
         return {"sums": dict(self.sums), "count": self.count}
 
     def set_state(self, state: dict) -> None:
-        """Continues from what `get_state` returned."""
+        """Restores the sums that `get_state` returned."""
         self.sums, self.count = dict(state["sums"]), state["count"]
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Receives what a step will return, and waits for the step before it."""
+        """Reads the previous step's metrics, and keeps this step's for later."""
         self.read()
         self.unread = step, metrics
 
     def read(self) -> None:
-        """Waits for the metrics that are still unread, and adds them to the means."""
+        """Waits for unread metrics, checks them, and adds them to the means."""
         if self.unread is None:
             return
         step, metrics = self.unread
@@ -280,13 +285,13 @@ class _Metrics:
             self.sums, self.count = {}, 0
 
     def check_model(self, step: int, state: TrainState) -> None:
-        """Raises if parameters, codebook or moving average are not finite."""
+        """Raises NonFiniteLossError if the model or its average is not finite."""
         for part in ("params", "codebook", "ema"):
             if not _all_finite(getattr(state, part)):
                 self.fail(step, f"{part} is not finite")
 
     def fail(self, step: int, what: str) -> None:
-        """Raises NonFiniteLossError, naming the checkpoint to go back to."""
+        """Raises NonFiniteLossError, which names the last good checkpoint."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest_step()
         if latest is None:
@@ -300,7 +305,3 @@ class _Metrics:
 def _all_finite(tree) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
-
-
-def _size(tree) -> str:
-    return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)):,}"

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of both stages: pure functions, float32 (float64 stays what it is)."""
+"""Losses of both stages: pure functions, in float32 (float64 stays float64)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def reconstruction(images: jax.Array, outputs: jax.Array, kind: str) -> jax.Array:
-    """Mean error of reconstructions in [-1, 1] (paper eq. 6): 'mse' or 'l1'."""
+    """Returns the mean error of images in [-1, 1] (paper eq. 6): 'mse' or 'l1'."""
     error = _wide(images) - _wide(outputs)
     if kind == "mse":
         return jnp.mean(error**2)
@@ -24,9 +24,10 @@ def reconstruction(images: jax.Array, outputs: jax.Array, kind: str) -> jax.Arra
 
 
 def discriminator(real: jax.Array, fake: jax.Array, kind: str) -> jax.Array:
-    """The discriminator's loss from its logits: 'hinge' or 'vanilla' (paper eq. 8).
+    """Returns the discriminator's loss from its logits (paper eq. 8).
 
-    Half the sum of the means over real and fake patches.
+    It is half the sum of the means over real and fake patches; `kind` is 'hinge' or
+    'vanilla'.
     """
     real, fake = _wide(real), _wide(fake)
     if kind == "hinge":
@@ -37,19 +38,19 @@ def discriminator(real: jax.Array, fake: jax.Array, kind: str) -> jax.Array:
 
 
 def generator(fake: jax.Array) -> jax.Array:
-    """The generator's adversarial loss: minus the mean logit of what it made."""
+    """Returns the generator's adversarial loss: minus the mean logit of its images."""
     return -jnp.mean(_wide(fake))
 
 
 def adaptive_weight(
     fidelity: jax.Array, adversarial: jax.Array, max_weight: float = 1e4
 ) -> jax.Array:
-    """VQGAN's weight of the adversarial loss: a ratio of gradient norms.
+    """Returns VQGAN's weight of the adversarial loss: a ratio of gradient norms.
 
     Args:
-      fidelity: gradient of reconstruction and perceptual loss, with their weights, at
-        the decoder's last convolution kernel.
-      adversarial: the generator's adversarial gradient there.
+      fidelity: gradient of the weighted reconstruction and perceptual losses with
+        respect to the kernel of the decoder's last convolution.
+      adversarial: gradient of the generator's adversarial loss, for the same kernel.
       max_weight: upper bound.
     """
     norm = jnp.linalg.norm(fidelity.ravel())
@@ -58,9 +59,9 @@ def adaptive_weight(
 
 
 def lecam(real, fake, mean_real, mean_fake) -> jax.Array:
-    """LeCam regularisation (Tseng et al. 2021), for little data.
+    """Returns the LeCam regularisation (Tseng et al. 2021), for small data sets.
 
-    Pulls real logits towards the moving mean of fake ones, and the other way round.
+    Pulls real logits towards the moving mean of fake logits, and fake towards real.
     """
     return jnp.mean((_wide(real) - mean_fake) ** 2) + jnp.mean(
         (_wide(fake) - mean_real) ** 2
@@ -68,24 +69,24 @@ def lecam(real, fake, mean_real, mean_fake) -> jax.Array:
 
 
 def cross_entropy(logits: jax.Array, codes: jax.Array) -> jax.Array:
-    """Cross entropy with hard codes in nats: `[..., K]` and int `[...]` to `[...]`."""
+    """Returns cross entropies in nats `[...]`; logits `[..., K]`, codes int `[...]`."""
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return -jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Cross entropy with soft targets (paper section 3.2.3): `[..., K]` to `[...]`.
+    """Returns cross entropies `[...]` with soft targets (paper section 3.2.3).
 
-    The targets are constants: no gradient runs into them.
+    Logits and targets are `[..., K]`. No gradient flows into the targets.
     """
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return -jnp.sum(jax.lax.stop_gradient(targets) * log_probs, axis=-1)
 
 
 def square_normalizer(logits: jax.Array) -> jax.Array:
-    """Square of the logits' log-normaliser, `[..., K]` to `[...]`.
+    """Returns the squared log-normaliser `[...]` of logits `[..., K]`.
 
-    Its mean, the z-loss (PaLM, section 5), keeps logits from drifting, which cross
-    entropy does not see.
+    Its mean is the z-loss (PaLM, section 5). It keeps logits from drifting, to which
+    cross entropy is invariant.
     """
     return jax.nn.logsumexp(_wide(logits), axis=-1) ** 2

@@ -1,8 +1,8 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Scalars, pictures, profiles and progress lines of a training, written by CLU.
+"""Writes scalars, pictures, profiles and progress lines of a training, with CLU.
 
-The only module that needs TensorFlow, for its event files.
+Only this module needs TensorFlow, for event files.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from clu import metric_writers, periodic_actions
 
 from rq import flops
 
-SECONDS = 10.0  # between two progress lines
+SECONDS = 10.0  # between progress lines
 GIB = 2**30
 
 
 def make_writer(directory) -> metric_writers.MetricWriter:
-    """Returns a writer to TensorBoard and the log; to the log only if not process 0."""
+    """Returns a writer to the log and, in process 0, to TensorBoard."""
     return metric_writers.create_default_writer(
         directory, just_logging=jax.process_index() > 0
     )
@@ -38,10 +38,10 @@ def write_evaluation(writer, step: int, metrics: dict, pictures: dict) -> None:
 
 
 def make_profile(config, directory, steps: int):
-    """Returns CLU's `Profile` for the steps that the config's section `profile` names.
+    """Returns CLU's `Profile` for the steps in the config's section `profile`.
 
-    Call it with the number of a step before that step. It does nothing if profiling is
-    off or this is not process 0.
+    Call the result before each step, with the step's number. It does nothing if
+    profiling is off or this is not process 0.
     """
     length = min(config.steps, steps - config.start)
     if length <= 0 or jax.process_index() > 0:
@@ -56,23 +56,23 @@ def make_profile(config, directory, steps: int):
 
 
 class InputWait:
-    """Measures the time in which the devices are idle for lack of a batch.
+    """Measures how long the devices are idle because a batch is not ready.
 
-    A thread waits for the outputs of each step. The loop itself must not: it would
-    dispatch the next step only then.
+    A thread waits for the outputs of each step. If the loop itself waited, it would
+    dispatch the next step too late.
 
     Attributes:
-      seconds: idle so far.
+      seconds: idle time so far.
     """
 
     def __init__(self, now=time.monotonic):
         self.seconds = 0.0
         self._now = now
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
-        self._finished = None  # when the latest step ended, a future
+        self._finished = None  # future of the time at which the latest step ended
 
     def dispatched(self, outputs) -> None:
-        """Receives the arrays that a dispatched step will return."""
+        """Starts to wait, in the thread, for the outputs of a dispatched step."""
         self._finished = self._thread.submit(self._time_when_ready, outputs)
 
     def _time_when_ready(self, outputs) -> float:
@@ -82,7 +82,7 @@ class InputWait:
 
     @contextlib.contextmanager
     def waiting(self):
-        """Wraps the wait for a batch; idle time begins when the step before ends."""
+        """Wraps the wait for a batch; idle time starts when the previous step ends."""
         start = self._now()
         yield
         end = self._now()
@@ -90,20 +90,20 @@ class InputWait:
             self.seconds += end - max(start, self._finished.result())
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._thread.shutdown()
 
 
 class Progress:
     """Reports the speed of a training every `SECONDS`, to the log and TensorBoard.
 
-    Rates are means over the interval since the last report, evaluation and checkpoints
-    included: images, codes and FLOPs per second, model FLOPs utilisation (MFU) if the
-    peak of the devices is known, and the fraction of time in which the devices waited
-    for input. Memory is that of this process's fullest device.
+    Rates are means over the interval since the last report, with evaluation and
+    checkpoints: images, codes and FLOPs per second, model FLOPs utilisation (MFU) if
+    the devices' peak is known, and the fraction of time spent waiting for input. Memory
+    is that of this process's fullest device.
 
     Attributes:
-      step_flops: model FLOPs of a step, over all devices; set it when known.
+      step_flops: model FLOPs of a step over all devices; set it when known.
     """
 
     def __init__(self, stage, writer, input_wait: InputWait):
@@ -112,20 +112,20 @@ class Progress:
         self._stage, self._writer, self._input_wait = stage, writer, input_wait
         self._start = time.monotonic()
         self._last = None  # step and time of the last report
-        self._waited = 0.0  # for input, until the last report
+        self._waited = 0.0  # seconds of input wait up to the last report
         self._parts = collections.defaultdict(float)  # seconds by name
 
     @contextlib.contextmanager
     def timed(self, name: str):
-        """Adds the time of the body to a part that progress lines list."""
+        """Adds the body's time to a total that progress lines show by name."""
         start = time.monotonic()
         yield
         self._parts[name] += time.monotonic() - start
 
     def __call__(self, step: int, loss: float | None = None) -> None:
-        """Reports if it is time, and at the last step. Call it after each step.
+        """Reports every `SECONDS` and at the last step; call it after each step.
 
-        The first call starts the first interval: the step before it was compiled.
+        The first call only starts the first interval, which thus excludes compilation.
         """
         now = time.monotonic()
         if self._last is None:
@@ -137,7 +137,7 @@ class Progress:
             self._last = step, now
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
-        """Returns the scalars of an interval of so many steps and seconds."""
+        """Returns the scalars of an interval, from its steps and seconds."""
         rate = steps / seconds
         images = rate * self._stage.batch_size
         device_flops = rate * self.step_flops / jax.device_count()

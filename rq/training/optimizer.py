@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,23 +22,23 @@ def warmup_cosine(
     multiplier: float = 1.0,
     start_from_zero: bool = True,
 ) -> optax.Schedule:
-    """The authors' schedule: linear warm-up, a plateau, half a cosine.
+    """Returns the authors' schedule: linear warm-up, a plateau, half a cosine.
 
-    As theirs it starts at 0 when there is a warm-up, and begins the cosine a step after
-    the plateau; with a fractional warm-up the peak is what its last whole step reached.
+    As in their code, a warm-up starts at 0, the cosine begins one step after the
+    plateau, and with a fractional warm-up the peak is the rate of its last whole step.
     With `min_learning_rate = learning_rate` it is constant after the warm-up.
 
     Args:
       learning_rate: before the multiplier.
-      steps: of the whole training.
-      warmup_steps, buffer_steps: of warm-up and plateau; may be fractional.
+      steps: number of steps of the whole training.
+      warmup_steps, buffer_steps: length of warm-up and plateau; may be fractional.
       min_learning_rate: at the end.
-      multiplier: of the peak, with a warm-up only (their 'linear' and 'sqrt' modes
-        multiply it by the number of GPUs or its root).
-      start_from_zero: otherwise from `learning_rate`.
+      multiplier: factor of the peak, only used with a warm-up (the authors' 'linear'
+        and 'sqrt' modes set it to the number of GPUs or its root).
+      start_from_zero: whether the warm-up starts at 0, or else at `learning_rate`.
 
     Returns:
-      A function of the step, the first being 0.
+      A function of the step, counted from 0.
     """
     plateau = 0
     peak = learning_rate
@@ -52,7 +51,7 @@ def warmup_cosine(
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
-        # (1 + cos(pi t)) / 2 as a sine of what is left: exact where it nears 0.
+        # (1 + cos(pi t)) / 2 as a sine of the remaining steps: exact near 0.
         left = jnp.clip((decay_steps + plateau - step) / decay_steps, 0, 1)
         cosine = jnp.sin(jnp.pi / 2 * left) ** 2
         rate = min_learning_rate + (peak - min_learning_rate) * cosine
@@ -67,12 +66,12 @@ def warmup_cosine(
 
 
 def is_matrix(params):
-    """Tree of bools: the kernels of convolutions and matrix products.
+    """Returns a tree of bools, True for kernels of convolutions and matrix products.
 
-    Goes by name, since biases and norms of scanned layers are stacked to two axes.
+    Kernels are found by name: biases and norms of scanned layers have two axes, too.
     """
 
-    def check(path, _):  # the last name: boxes of axis names add a step of their own
+    def check(path, _):  # boxes of axis names add path entries without a key
         names = [str(step.key) for step in path if hasattr(step, "key")]
         return names[-1].endswith("kernel")
 
@@ -86,12 +85,12 @@ def _adam(b1: float, b2: float, eps: float, dtype) -> optax.GradientTransformati
 def _muon(b1: float, b2: float, eps: float, dtype) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) for the matrices of attention and MLP, Adam elsewhere.
 
-    A matrix's momentum is made orthogonal, each layer of a scan by itself, and scaled
-    to the root mean square of Adam's updates, 0.2 (Liu et al. 2025, eq. 4): one rate
-    serves both. What is seen rarely moves as far as what is seen often.
+    The momentum of each layer's matrix is orthogonalized, and scaled to the root mean
+    square of Adam's updates, 0.2 (Liu et al. 2025, eq. 4), so that one learning rate
+    serves both. Rarely updated weights get equally large updates.
 
     Raises:
-      ValueError: at `init`, on parameters without an RQ-Transformer's stacks.
+      ValueError: at `init`, if the parameters are not those of an RQ-Transformer.
     """
 
     def axes(tree):
@@ -109,7 +108,7 @@ def _muon(b1: float, b2: float, eps: float, dtype) -> optax.GradientTransformati
 
         tree = jax.tree_util.tree_map_with_path(one, params)
         if "muon" not in jax.tree.leaves(tree):
-            raise ValueError("optimizer 'muon' is for transformers; take 'adam'")
+            raise ValueError("optimizer 'muon' is for transformers; use 'adam'")
         return tree
 
     matrices = optax.chain(
@@ -122,11 +121,11 @@ def _muon(b1: float, b2: float, eps: float, dtype) -> optax.GradientTransformati
     return optax.partition({"muon": matrices, "adam": rest}, which)
 
 
-OPTIMIZERS = {  # b1, b2, eps, dtype of the mean to what gradients are turned into
+OPTIMIZERS = {  # functions of b1, b2, eps and the dtype of the mean of gradients
     "adam": _adam,
     "adamw": _adam,
     "lion": lambda b1, b2, eps, dtype: optax.scale_by_lion(b1, b2, mu_dtype=dtype),
-    # With a mean of gradients and without the size of parameters, as in scaled ViTs.
+    # With momentum and without scaling by parameter size, as for scaled ViTs.
     "adafactor": lambda b1, b2, eps, dtype: optax.chain(
         optax.scale_by_factored_rms(),
         optax.clip_by_block_rms(1.0),
@@ -138,9 +137,10 @@ OPTIMIZERS = {  # b1, b2, eps, dtype of the mean to what gradients are turned in
 
 
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """An `optimizer` section of the config to an Optax chain.
+    """Returns the Optax chain of an `optimizer` section of the config.
 
-    'adam' adds decay to the gradient (L2), all others to the update, as PyTorch's do.
+    'adam' adds weight decay to the gradient (L2), all others to the update, as PyTorch
+    does.
     """
     mask = is_matrix if config.decay_matrices_only else None
     decay = optax.add_decayed_weights(config.weight_decay, mask)
@@ -155,15 +155,12 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
 
 
 def ema_update(average, new, decay: float, step=None):
-    """Moving average of parameters.
+    """Returns the updated moving average of parameters.
 
     Args:
       average, new: trees of arrays.
       decay: of the average, reached gradually: min(decay, (1 + step) / (10 + step)).
-      step: updates before this one; `decay` at once where None.
-
-    Returns:
-      The new average, in float32 for floating-point leaves.
+      step: number of updates before this one; if None, `decay` applies from the start.
     """
     if step is not None:
         step = jnp.asarray(step, jnp.float32)
@@ -171,38 +168,34 @@ def ema_update(average, new, decay: float, step=None):
     return jax.tree.map(lambda a, n: decay * a + (1 - decay) * n, average, new)
 
 
-GradFn = Callable[..., tuple]
-
-
-def accumulate(grad_fn: GradFn, state, batch, key, pieces: int = 1):
-    """Gradients of a batch, taken in `pieces` that follow each other.
+def accumulate_gradients(grad_fn, state, batch, key, grad_accum_steps: int = 1):
+    """Returns the gradients of a batch, computed over microbatches in sequence.
 
     Args:
-      grad_fn: (state, batch, key) to (gradients, state, metrics); the state's
-        parameters stay, its statistics may move.
-      state: handed from piece to piece, so that each moves the codebook as a batch
-        would.
-      batch: tree of arrays with the batch in front, divisible by `pieces`.
-      key: random key; each piece gets its own.
-      pieces: 1 takes the batch at once.
+      grad_fn: function of (state, batch, key) to (gradients, state, metrics), which
+        may update the state's statistics, not its parameters.
+      state: passed from microbatch to microbatch; each updates the codebook.
+      batch: tree of arrays `[B, ...]`, B a multiple of `grad_accum_steps`.
+      key: random key; each microbatch gets its own.
+      grad_accum_steps: number of microbatches; with 1, `key` is used as it is.
 
     Returns:
-      mean gradients, the state after the last piece, mean metrics.
+      Mean gradients, the state after the last microbatch, and mean metrics.
     """
-    if pieces == 1:
+    if grad_accum_steps == 1:
         return grad_fn(state, batch, key)
 
-    def split(x):  # strided, so that every device keeps its part of the batch
-        return jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1)
+    def split(x):  # strided, so that no rows move between devices
+        return jnp.swapaxes(x.reshape(-1, grad_accum_steps, *x.shape[1:]), 0, 1)
 
-    def one_piece(carry, inputs):
+    def one_microbatch(carry, inputs):
         total, state = carry
         grads, state, metrics = grad_fn(state, *inputs)
         return (jax.tree.map(jnp.add, total, grads), state), metrics
 
-    inputs = (jax.tree.map(split, batch), jax.random.split(key, pieces))
+    inputs = (jax.tree.map(split, batch), jax.random.split(key, grad_accum_steps))
     shapes, _, _ = jax.eval_shape(grad_fn, state, *jax.tree.map(lambda x: x[0], inputs))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    (total, state), metrics = jax.lax.scan(one_piece, (zeros, state), inputs)
-    grads = jax.tree.map(lambda g: g / pieces, total)
+    (total, state), metrics = jax.lax.scan(one_microbatch, (zeros, state), inputs)
+    grads = jax.tree.map(lambda g: g / grad_accum_steps, total)
     return grads, state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)

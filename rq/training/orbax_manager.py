@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Orbax's checkpoint manager, with the rule for which checkpoints to keep."""
+"""Orbax's checkpoint manager, with the policy for which checkpoints to keep."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orbax.checkpoint import checkpoint_managers
 
 
 class Manager(ocp.CheckpointManager):
-    """Writes in the background; removes what is neither recent, regular nor best."""
+    """Writes in the background; keeps the latest, regular and best checkpoints."""
 
     def __init__(
         self,
@@ -21,13 +21,13 @@ class Manager(ocp.CheckpointManager):
         best_step: Callable[[], int | None],
         before_commit: Callable[[], None],
     ):
-        """Opens a folder, and removes what a killed process left half-written.
+        """Opens a folder, and removes incomplete checkpoints of a killed process.
 
         Args:
-          directory: of the checkpoints.
-          keep: number of latest checkpoints that stay.
-          keep_every: those of multiples of so many steps stay too; 0: none.
-          best_step: returns a further step that stays.
+          directory: folder of the checkpoints.
+          keep: number of latest checkpoints to keep.
+          keep_every: also keep steps that are multiples of this; 0 for none.
+          best_step: function that returns another step to keep, or None.
           before_commit: called in the background before a checkpoint becomes visible.
         """
         super().__init__(
@@ -42,7 +42,7 @@ class Manager(ocp.CheckpointManager):
         )
 
     def reached_preemption(self, step: int) -> bool:
-        """Returns False: `rq.parallel.preemption` asks, once for all stages."""
+        """Returns False: `rq.parallel.preemption` handles SIGTERM for all stages."""
         return False
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What training carries from step to step, of either stage."""
+"""The state of a training, for all stages."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rq.training.optimizer import ema_update
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a checkpoint must hold, but for the data's position.
+    """Holds all that a checkpoint stores, except the position in the data.
 
     Attributes:
-      step: int32 scalar, updates taken.
-      params: trained by the optimizer.
-      codebook: the `codebook` collection; stage 2 carries stage 1's, frozen.
-      opt_state: of the optimizer.
-      ema: moving average of the parameters; {} where it is off.
+      step: int32 scalar, number of updates.
+      params: parameters that the optimizer trains.
+      codebook: the `codebook` collection; in stage 2 that of stage 1, frozen.
+      opt_state: state of the optimizer.
+      ema: moving average of the parameters, or {} if it is off.
       key: typed random key; step n uses `fold_in(key, n)`.
-      adversary: of stage 1 with a discriminator, see
-        `rq.training.stages.adversary`; or {}.
-      frozen: parameters that losses need and nothing changes; {} where there are none.
+      adversary: state of stage 1's discriminator, see `rq.training.stages.adversary`,
+        or {}.
+      frozen: fixed parameters that losses need, or {}.
     """
 
     step: jax.Array
@@ -40,19 +40,15 @@ class TrainState:
     frozen: Any = flax.struct.field(default_factory=dict)
 
     @classmethod
-    def create(
-        cls, params, codebook, tx, ema: bool, key, adversary=None, frozen=None
-    ) -> TrainState:
-        """The state before the first step."""
+    def create(cls, params, codebook, tx, ema: bool, key, **rest) -> TrainState:
+        """Returns the state before the first step; `rest`: `adversary`, `frozen`."""
         # The average must be a copy: one buffer cannot be donated twice.
         average = jax.tree.map(jnp.copy, params) if ema else {}
         step = jnp.zeros((), jnp.int32)
-        opt_state = tx.init(params)
-        rest = (adversary or {}, frozen or {})
-        return cls(step, params, codebook, opt_state, average, key, *rest)
+        return cls(step, params, codebook, tx.init(params), average, key, **rest)
 
     def apply_gradients(self, grads, tx, ema: float) -> TrainState:
-        """One update, of the moving average too where `ema` (its decay) is above 0."""
+        """Returns the state after an update; `ema` is the average's decay, 0: off."""
         updates, opt_state = tx.update(grads, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
         average = self.ema
@@ -66,6 +62,6 @@ class TrainState:
         )
 
     def model_variables(self) -> dict:
-        """What to evaluate and sample with: the average where there is one."""
+        """Returns the variables to evaluate and sample with: the average, if any."""
         params = self.ema if jax.tree.leaves(self.ema) else self.params
         return {"params": params, "codebook": self.codebook}

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the train loop is given, one object a stage: init, train_step, evaluation."""
+"""The stages: objects with `init`, `train_step` and `evaluate` for the train loop."""
 
 from rq.training.stages.features_stage import FeaturesStage
 from rq.training.stages.rqvae_stage import RQVAEStage

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The other side of stage 1: the discriminator, its losses, its optimizer.
+"""The adversary of stage 1: the discriminator, its losses and its optimizer.
 
-Its part of the state is a dictionary: `params`, `batch_stats`, `opt_state`, and
-`means`, the moving means of real and fake logits that LeCam regularisation needs.
+Its state is a dictionary: `params`, `batch_stats`, `opt_state`, and `means`, the moving
+means of real and fake logits for LeCam regularisation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MEANS_DECAY = 0.99  # of the moving means of logits
 
 
 class Adversary:
-    """A PatchGAN discriminator in training (paper section 3.1, after VQGAN)."""
+    """Trains a PatchGAN discriminator (paper section 3.1, after VQGAN)."""
 
     def __init__(self, options, steps: int):
         """Takes the section `rqvae.adversarial` of a config, and the stage's steps."""
@@ -38,7 +38,7 @@ class Adversary:
         )
 
     def init(self, key, images) -> dict:
-        """The discriminator before its first step, for images `[B, R, R, C]`."""
+        """Returns the state before the first step, for images `[B, R, R, C]`."""
         variables = self.module.init(key, images)
         return {
             "params": variables["params"],
@@ -48,27 +48,26 @@ class Adversary:
         }
 
     def gradients(self, adversary: dict, step, real, fake):
-        """Gradients of both sides' adversarial losses, at the parameters as they are.
+        """Returns the gradients of both adversarial losses.
 
-        As in the authors' code batch statistics move three times: by the fakes for the
-        generator's loss, then by fakes and reals for the discriminator's.
+        As in the authors' code, batch statistics are updated three times: by the fakes
+        for the generator's loss, then by fakes and reals for the discriminator's.
 
         Args:
-          adversary: its part of the state.
-          step: before `start` all gradients are zero and nothing moves.
+          adversary: state of the adversary.
+          step: before `start` all gradients are zero, and the state stays the same.
           real, fake: images `[B, R, R, C]`.
 
         Returns:
-          the gradient of the generator's loss (without any weight) at `fake`; gradients
-          of the discriminator's parameters; `adversary` with its statistics moved;
-          metrics.
+          The gradient of the generator's loss (without a weight) with respect to
+          `fake`; gradients of the discriminator's parameters; `adversary` with updated
+          statistics; metrics.
         """
-
         at_fake, grads, moved, metrics = self._gradients(adversary, real, fake)
         if self.options.start == 0:
             return at_fake, grads, moved, metrics
-        # Computed and dropped: within a `cond` the CPU's convolutions are several times
-        # slower, which all later steps would pay for.
+        # Computed and dropped: a `cond` makes convolutions on the CPU several times
+        # slower, in all later steps too.
         active = step >= self.options.start
         at_fake, grads, metrics = jax.tree.map(
             lambda x: jnp.where(active, x, 0), (at_fake, grads, metrics)
@@ -97,8 +96,8 @@ class Adversary:
             fake_logits, moved = logits(params, statistics, fake)
             real_logits, moved = logits(params, moved, real)
             options = self.options
-            judged = losses.discriminator(real_logits, fake_logits, options.loss)
-            loss = options.weight * judged
+            adversarial = losses.discriminator(real_logits, fake_logits, options.loss)
+            loss = options.weight * adversarial
             if options.lecam_weight:
                 loss += options.lecam_weight * losses.lecam(
                     real_logits, fake_logits, means["real"], means["fake"]
@@ -107,24 +106,24 @@ class Adversary:
                 slope = jax.grad(lambda x: jnp.sum(logits(params, moved, x)[0]))(real)
                 penalty = jnp.mean(jnp.sum(slope**2, axis=(1, 2, 3)))
                 loss += 0.5 * options.r1_weight * penalty
-            seen = {"real": jnp.mean(real_logits), "fake": jnp.mean(fake_logits)}
-            return loss, (moved, seen, judged)
+            batch_means = {"real": jnp.mean(real_logits), "fake": jnp.mean(fake_logits)}
+            return loss, (moved, batch_means, adversarial)
 
-        grads, (statistics, seen, judged) = jax.grad(discriminator_loss, has_aux=True)(
-            params
-        )
-        means = optim.ema_update(means, seen, MEANS_DECAY)
+        grads, (statistics, batch_means, adversarial) = jax.grad(
+            discriminator_loss, has_aux=True
+        )(params)
+        means = optim.ema_update(means, batch_means, MEANS_DECAY)
         metrics = {
             "loss/generator": generator,
-            "loss/discriminator": judged,
-            "logits/real": seen["real"],
-            "logits/fake": seen["fake"],
+            "loss/discriminator": adversarial,
+            "logits/real": batch_means["real"],
+            "logits/fake": batch_means["fake"],
         }
         moved = adversary | {"batch_stats": statistics, "means": means}
         return at_fake, grads, moved, metrics
 
     def update(self, adversary: dict, grads, step) -> dict:
-        """The discriminator after its optimizer's step; as it is before `start`."""
+        """Returns the state after the optimizer's step; unchanged before `start`."""
         old = {name: adversary[name] for name in ("params", "opt_state")}
         updates, opt_state = self._tx.update(grads, old["opt_state"], old["params"])
         params = optax.apply_updates(old["params"], updates)
@@ -135,5 +134,5 @@ class Adversary:
 
 
 def _choose(condition, a, b):
-    """The leaves of one of two trees."""
+    """Returns the tree `a` if the condition holds, or else `b`."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

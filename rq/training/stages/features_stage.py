@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 0 (optional): trains a small feature network on the data set.
 
-Stage 1 can measure perceptual distance on its frozen features, with the formula of
-LPIPS, for data that ImageNet's features do not fit. The network learns to classify or,
-without labels, by how many quarter turns an image was rotated (Gidaris et al. 2018).
+Stage 1 can compute its perceptual distance, with the formula of LPIPS, from the frozen
+features of this network, for data unlike ImageNet's. The network learns the classes or,
+without labels, by how many quarter turns an image is rotated (Gidaris et al. 2018).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rq.training.train_state import TrainState
 
 
 class FeaturesStage(Stage):
-    """Cross entropy of classes or of quarter turns."""
+    """Trains with the cross entropy of classes or quarter turns."""
 
     name = "features"
     criterion = "cross_entropy"
@@ -45,7 +45,7 @@ class FeaturesStage(Stage):
         return self.new_state(params, {}, state_key)
 
     def examples(self, batch, turns):
-        """Returns images and their classes; `turns` `[B]` are those of 'rotation'."""
+        """Returns images and their classes; 'rotation' turns them by `turns` `[B]`."""
         images = to_float(batch["image"])
         if not self._rotates:
             return images, batch["label"]
@@ -69,7 +69,7 @@ class FeaturesStage(Stage):
         return grads, state, {"loss": loss, "accuracy": accuracy}
 
     def _sums(self, variables, batch):
-        """Returns sums of cross entropies, hits, images; image k is turned k times."""
+        """Returns sums of cross entropy, hits and images; image k is turned k times."""
         turns = jnp.arange(len(batch["image"])) % ROTATIONS
         images, classes = self.examples(batch, turns)
         logits = self._measuring_model.apply({"params": variables["params"]}, images)

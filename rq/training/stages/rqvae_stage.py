@@ -19,13 +19,13 @@ from rq.training.stages.adversary import Adversary
 from rq.training.stages.stage import Stage
 from rq.training.train_state import TrainState
 
-# (variables, frozen networks, evaluation batches) to metrics, such as
-# `rq.evaluation.reconstruction.Reconstructor.evaluate`.
+# Function of (variables, frozen networks, evaluation batches) that returns metrics,
+# such as `rq.evaluation.reconstruction.Reconstructor.evaluate`.
 Evaluator = Callable[[dict, dict, Iterable[dict]], dict[str, float]]
 
 
 class RQVAEStage(Stage):
-    """Reconstruction, commitment, perceptual and adversarial losses.
+    """Trains with reconstruction, commitment, perceptual and adversarial losses.
 
     One compiled step updates encoder and decoder, the codebook (by moving averages),
     and the discriminator.
@@ -47,8 +47,8 @@ class RQVAEStage(Stage):
           config, mesh, eval_batches: see `Stage`.
           distance: what `load_perceptual_distance` returns.
             If None and the config has one, its parameters are random: for tracing, or
-            to be replaced by a checkpoint's.
-          evaluator: computes what `evaluate` returns.
+            until a checkpoint is restored.
+          evaluator: returns the metrics of `evaluate`.
         """
         super().__init__(config, mesh, eval_batches)
         self.model = rqvae_model(config)
@@ -71,7 +71,7 @@ class RQVAEStage(Stage):
             adversary = self.adversary.init(adversary_key, images)
         if self.distance is not None:
             frozen = {"distance": self._distance_params}
-            if self._distance_params is None:  # for tracing alone
+            if self._distance_params is None:  # only for tracing
                 random = self.distance.init(frozen_key, images, images)["params"]
                 frozen = {"distance": random}
         return self.new_state(
@@ -83,11 +83,12 @@ class RQVAEStage(Stage):
         )
 
     def gradients(self, state: TrainState, batch, key):
-        """Gradients of both sides (paper eq. 5 and 8), the state with statistics moved.
+        """Returns gradients of generator and discriminator (paper eq. 5 and 8).
 
-        The generator runs forward once. Its losses are differentiated at the images;
-        where these gradients are pulled back to the last kernel alone, for the adaptive
-        weight, the compiler drops all that leads elsewhere.
+        Also returns the state with updated statistics, and metrics. The generator runs
+        forward once. Its losses are differentiated with respect to its images. For the
+        adaptive weight these gradients are pulled back to the last kernel only; the
+        compiler removes the rest of that backward pass.
         """
         images = to_float(batch["image"])
         weights = self.config.rqvae.loss
@@ -148,17 +149,17 @@ class RQVAEStage(Stage):
         return both, moved, metrics | {"loss": loss}
 
     def _forward(self, model, images):
-        """Within the model: outputs, codes, commitment loss, entropy loss (or 0)."""
+        """Returns the model's outputs, codes, commitment loss, entropy loss (or 0)."""
         z = model.encode(images)
         options = self.config.rqvae.loss
         entropy = jnp.zeros((), z.dtype)
-        if options.entropy_weight:  # of the codebook in force, so before it moves
+        if options.entropy_weight:  # before `quantize` updates the codebook
             entropy = model.assignment_entropy(z, options.entropy_temperature)
         quantized, codes, commitment = model.quantize(z, train=True)
         return model.decode(quantized), codes, commitment, entropy
 
     def _fidelity(self, outputs, images, frozen):
-        """Reconstruction and perceptual loss, with their weights; metrics."""
+        """Returns the weighted reconstruction and perceptual losses, and metrics."""
         weights = self.config.rqvae.loss
         loss = losses.reconstruction(images, outputs, weights.reconstruction)
         metrics = {"loss/reconstruction": loss}
@@ -171,7 +172,7 @@ class RQVAEStage(Stage):
         return loss, metrics
 
     def update(self, state: TrainState, grads):
-        """The state after the steps of both optimizers, metrics of the generator's."""
+        """Returns the state after both optimizers' steps, and generator metrics."""
         adversary = state.adversary
         if self.adversary is not None:
             adversary = self.adversary.update(

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the stages have in common: the optimizer, and one step with it."""
+"""The base class of all stages, with the optimizer and the train step."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from rq.training.train_state import TrainState
 
 
 class Stage(abc.ABC):
-    """One of the trainings, as `rq.training.loop.fit` sees it.
+    """Trains one model; the interface that `rq.training.loop.fit` uses.
 
     Attributes:
-      name: of its section in the config and of its folder in a workdir.
+      name: name of its section in the config and of its folder in a run directory.
       config: the whole config.
       mesh: the devices.
       steps, batch_size: from its section.
-      codes_per_image: that it makes or predicts; 0 where it has none.
-      criterion: the metric of `evaluate` that tells the best checkpoint: the lowest.
-      between_batches: called before each evaluation batch; may end the evaluation.
+      codes_per_image: number of codes made or predicted for an image; 0 for none.
+      criterion: metric of `evaluate` that is lowest at the best checkpoint.
+      between_batches: called before each evaluation batch; may raise to stop.
     """
 
     name: str
     criterion: str
 
     def __init__(self, config, mesh, eval_batches: Callable[[], Iterable[dict]]):
-        """Takes a whole config, and a function that opens the evaluation batches.
+        """Makes the optimizer.
 
-        Those are as `rq.data.loader.in_order` yields them for `mesh`: each process
-        reads its own rows.
+        Args:
+          config: the whole config.
+          mesh: the devices.
+          eval_batches: function that returns the evaluation batches, from
+            `rq.data.loader.in_order` with `mesh`: each process reads its own rows.
         """
         self.config, self.mesh = config, mesh
         self._open_eval_batches = eval_batches
@@ -67,30 +70,31 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key) -> TrainState:
-        """A new state; traceable, so that it can be sharded from the start."""
+        """Returns a new state; traceable, so that it is created sharded."""
 
     @abc.abstractmethod
     def gradients(self, state: TrainState, batch, key):
-        """Gradients of a batch, the state with its statistics moved, metrics.
+        """Returns the gradients of a batch, the state, and metrics.
 
-        Only statistics move, such as the codebook's: `update` takes the step.
+        The state has updated statistics, such as the codebook's, but the same
+        parameters: see `update`.
         """
 
     @abc.abstractmethod
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Metrics on the evaluation split."""
+        """Returns metrics on the evaluation split."""
 
     def without_recomputation(self) -> Stage:
-        """Returns a stage whose step recomputes no activations, to count its FLOPs."""
+        """Returns a stage whose step recomputes no activations, to count FLOPs."""
         return self
 
     def new_state(self, params, codebook, key, **rest) -> TrainState:
-        """The state before the first step; `rest` as `TrainState.create` takes it."""
+        """Returns the state before the first step; `rest`: see `TrainState.create`."""
         ema = self._part.optimizer.ema > 0
         return TrainState.create(params, codebook, self._tx, ema, key, **rest)
 
     def update(self, state: TrainState, grads):
-        """The state after the optimizer's step, metrics of that step."""
+        """Returns the state after the optimizer's step, and metrics of that step."""
         metrics = {
             "gradient_norm": optax.tree.norm(grads),
             "learning_rate": self._schedule(state.step),
@@ -99,9 +103,9 @@ class Stage(abc.ABC):
         return state.apply_gradients(grads, self._tx, ema), metrics
 
     def train_step(self, state: TrainState, batch):
-        """One update of the parameters, with the key of this step: (state, metrics)."""
+        """Returns the state after one step, and its metrics."""
         key = jax.random.fold_in(state.key, state.step)
-        grads, state, metrics = optim.accumulate(
+        grads, state, metrics = optim.accumulate_gradients(
             self.gradients, state, batch, key, self._part.grad_accum_steps
         )
         state, step_metrics = self.update(state, grads)
