@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints hold what was saved, onto any mesh, and refuse what is something else."""
+"""Tests that checkpoints restore what was saved, on any mesh, and refuse others."""
 
 import json
 
@@ -25,7 +25,7 @@ MESH = sharding.make_mesh(fsdp=2)
 
 
 def make_state(value=1.0, *, codebook=True, ema=True, width=8):
-    """A state with an optimizer that has empty parts, on `MESH`."""
+    """Returns a state on `MESH`, with an optimizer that has empty parts."""
     w = jnp.arange(4.0 * width).reshape(4, width) * value
     params = {"layer": {"w": w, "b": jnp.full(width, value, jnp.bfloat16)}}
     tx = optax.chain(
@@ -56,7 +56,7 @@ def assert_same(actual, expected):
 
 
 def save(directory, states, stage="rqvae", keep=2):
-    """Saves states by step, and waits."""
+    """Saves states by step, and waits until they are complete."""
     checkpoints = checkpoint_manager.Checkpoints(directory, stage, keep)
     for step, state in states.items():
         checkpoints.save(step, state, CONFIG, {"next_index": step})
@@ -67,7 +67,7 @@ def save(directory, states, stage="rqvae", keep=2):
 @pytest.mark.parametrize("codebook", [True, False])
 @pytest.mark.parametrize("ema", [True, False])
 def test_a_state_comes_back_as_it_was(tmp_path, codebook, ema):
-    """Empty codebook, average and optimizer parts, bfloat16 and the key included."""
+    """Includes empty codebook, average and optimizer parts, bfloat16 and the key."""
     state = make_state(codebook=codebook, ema=ema)
     checkpoints = save(tmp_path, {5: state})
     found, data = checkpoints.restore(abstract(state))
@@ -88,8 +88,8 @@ def test_the_latest_stay_and_any_of_them_can_be_restored(tmp_path):
         checkpoints.restore(abstract(states[1]), 1)
 
 
-def test_a_state_may_be_given_up_as_soon_as_save_returns(tmp_path):
-    """Buffers that the next steps overwrite are not those that are being written."""
+def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
+    """The next steps do not overwrite the buffers that are being written."""
     state = make_state(width=100_000)
     expected = jax.device_get(state.params)
     step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
@@ -143,7 +143,7 @@ def test_a_model_is_read_onto_devices(tmp_path):
     assert_same(model["params"], make_state().params)
 
 
-def test_a_model_is_read_in_another_dtype_and_divided(tmp_path):
+def test_a_model_is_read_in_another_dtype_and_sharded(tmp_path):
     """All but the codebook, which distances need in float32."""
     state = make_state(1 / 3)
     save(tmp_path, {1: state})
@@ -163,7 +163,7 @@ def test_a_model_is_read_in_another_dtype_and_divided(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_training_goes_on_in_another_dtype(tmp_path, dtype):
+def test_training_resumes_in_another_dtype(tmp_path, dtype):
     state = make_state(1 / 3)
     checkpoints = save(tmp_path, {1: state})
 
@@ -187,7 +187,7 @@ def test_the_config_and_the_position_of_the_data_can_be_read_by_a_person(tmp_pat
     assert '"next_index": 1' in (tmp_path / "1" / "data" / "metadata").read_text()
 
 
-def test_a_missing_checkpoint_is_told_with_what_would_make_it(tmp_path):
+def test_the_error_of_a_missing_checkpoint_names_the_command_that_makes_it(tmp_path):
     folder = tmp_path / "rqvae"
     assert checkpoint.latest_step(folder) is None
     message = f"{folder} has no checkpoint of 'rqvae'; python -m rq.main"
@@ -226,14 +226,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, change, message):
 
 
 def test_a_relative_folder_is_made_absolute(tmp_path, monkeypatch):
-    """Orbax fails on relative ones, after `save` has returned."""
+    """With relative paths Orbax fails after `save` has returned."""
     monkeypatch.chdir(tmp_path)
     save("here", {1: make_state()})
     assert checkpoint.latest_step("here") == 1
     assert checkpoint.load_model("here", "rqvae")[0]["params"]
 
 
-def test_what_was_left_half_written_is_no_checkpoint_and_goes_away(tmp_path):
+def test_an_incomplete_checkpoint_is_ignored_and_removed(tmp_path):
     save(tmp_path, {1: make_state()}).close()
     left = tmp_path / "2.orbax-checkpoint-tmp"
     left.mkdir()
@@ -251,14 +251,14 @@ def test_orbax_is_quiet_and_a_checkpoint_is_one_line(tmp_path, caplog):
     assert lines == [f"rqvae: writing {tmp_path}/1"]
 
 
-SPOILT = {  # as after a power failure
+SPOILT = {  # the file's content, as after a power failure
     "other contents": ("data/metadata", lambda content: bytes(len(content))),
     "cannot be read": (checkpoint_files.FILES, lambda content: b""),
 }
 
 
 def damage(path, how):
-    """Cuts off or removes the largest file of a checkpoint's model, or spoils another.
+    """Truncates or removes a checkpoint's largest model file, or spoils another.
 
     Returns its name.
     """
@@ -289,7 +289,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
         strict.restore(abstract(states[3]))
     assert str(files[1]) in str(error.value)
     assert "checkpoint.fallback=True" in str(error.value)
-    if how != "other contents":  # of what a sampler does not read
+    if how != "other contents":  # of an item that sampling does not read
         with pytest.raises(checkpoint.CheckpointError, match="another --step"):
             checkpoint.load_model(tmp_path, "rqvae")
     strict.close()
@@ -299,7 +299,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
     assert_same(found, states[1])
     assert data == {"next_index": 1}
     assert str(files[0]) in caplog.text and str(files[1]) in caplog.text
-    # Steps 2 and 3 can be written anew, and what was damaged is still there.
+    # Steps 2 and 3 can be written again, and the damaged checkpoints are kept.
     for step in (2, 3):
         patient.save(step, states[step], CONFIG, {"next_index": step})
     patient.wait()
@@ -309,7 +309,7 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_it_taken_if_allowed(
     assert checkpoint.latest_step(tmp_path) == 3
 
 
-def test_lists_of_sizes_alone_as_there_were_once_are_read_too(tmp_path):
+def test_lists_with_only_sizes_of_old_checkpoints_are_read(tmp_path):
     save(tmp_path, {1: make_state()}).close()
     file = tmp_path / "1" / checkpoint_files.FILES
     sizes = {name: size for name, (size, _) in json.loads(file.read_text()).items()}
@@ -334,8 +334,8 @@ def test_the_same_step_may_be_damaged_twice(tmp_path):
     assert names == ["1", "2.damaged", "2.damaged1"]
 
 
-def test_a_bucket_lists_its_files_too(tmp_path, monkeypatch):
-    """There a checkpoint has its name from the start, and one more file at the end."""
+def test_checkpoints_in_buckets_list_their_files(tmp_path, monkeypatch):
+    """They have their final name from the start, and one more file at the end."""
     options = ocp.CheckpointManagerOptions
     in_bucket = atomicity.CommitFileTemporaryPath
     monkeypatch.setattr(
@@ -350,7 +350,7 @@ def test_a_bucket_lists_its_files_too(tmp_path, monkeypatch):
     assert str(file) in checkpoint_files.find_damage(tmp_path / "1")
 
 
-def test_a_damaged_last_checkpoint_is_not_finished_where_falling_back_is_allowed(
+def test_a_stage_with_a_damaged_last_checkpoint_is_not_finished_with_fallback(
     tmp_path,
 ):
     config = config_lib.default()
@@ -358,12 +358,12 @@ def test_a_damaged_last_checkpoint_is_not_finished_where_falling_back_is_allowed
     save(tmp_path / "rqvae", {1: make_state(), 2: make_state()}).close()
     assert experiment.finished(tmp_path, "rqvae", config)
     damage(tmp_path / "rqvae" / "2", "missing")
-    assert experiment.finished(tmp_path, "rqvae", config)  # and whoever reads it stops
+    assert experiment.finished(tmp_path, "rqvae", config)  # reading it is an error
     config.checkpoint.fallback = True
     assert not experiment.finished(tmp_path, "rqvae", config)
 
 
-def test_every_checkpoint_damaged_is_none_at_all(tmp_path):
+def test_if_all_checkpoints_are_damaged_there_is_none(tmp_path):
     state = make_state()
     save(tmp_path, {1: state}).close()
     damage(tmp_path / "1", "missing")
@@ -373,7 +373,7 @@ def test_every_checkpoint_damaged_is_none_at_all(tmp_path):
     checkpoints.close()
 
 
-def test_every_so_many_and_the_best_stay_beside_the_latest(tmp_path):
+def test_regular_checkpoints_and_the_best_are_kept_besides_the_latest(tmp_path):
     checkpoints = checkpoint_manager.Checkpoints(
         tmp_path, "rqvae", keep=1, keep_every=4
     )
@@ -389,7 +389,7 @@ def test_every_so_many_and_the_best_stay_beside_the_latest(tmp_path):
     np.testing.assert_array_equal(best["params"]["layer"]["b"][0], 3.0)
 
 
-def test_the_best_is_told_once_it_is_complete_and_forgotten_when_it_is_gone(tmp_path):
+def test_the_best_is_recorded_when_complete_and_forgotten_when_removed(tmp_path):
     checkpoints = checkpoint_manager.Checkpoints(
         tmp_path, "rqvae", keep=1, fallback=True
     )

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of stage 1 on their own, and the gradient of the whole against differences."""
+"""Tests the losses of stage 1, and their gradient against finite differences."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def images(seed, number=2, side=8, channels=3):
 
 
 @pytest.mark.parametrize("kind", ["hinge", "vanilla"])
-def test_discriminator_loss_falls_where_it_judges_better(kind):
+def test_discriminator_loss_is_lower_for_better_logits(kind):
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
     worse = losses.discriminator(real, fake, kind)
@@ -47,7 +47,7 @@ def test_lecam_is_zero_where_logits_sit_at_each_others_means():
 @settings(max_examples=30, deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_adaptive_weight_balances_the_two_gradients(a, b):
-    """Scaled by it, the adversarial gradient is as long as the other one."""
+    """The scaled adversarial gradient has the norm of the other one."""
     rng = np.random.default_rng(0)
     fidelity, adversarial = rng.normal(size=(2, 3, 3, 4, 3)).astype(np.float32)
     fidelity, adversarial = a * fidelity, b * adversarial
@@ -85,7 +85,7 @@ def test_perceptual_gradient_is_finite_where_features_are_all_off():
     module = PerceptualDistance(WIDTHS, CONVS)
     a = images(0)
     params = jax.jit(module.init)(jax.random.key(0), a, a)["params"]
-    for block in params["network"].values():  # no feature is ever on
+    for block in params["network"].values():  # all features are 0
         block["bias"] = block["bias"].replace_boxed(
             jnp.full_like(block["bias"].value, -100)
         )
@@ -173,8 +173,8 @@ images = jax.random.uniform(jax.random.key(2), (2, 16, 16, 3), "float64", -1, 1)
 found, _, metrics = jax.jit(stage.gradients)(state, {"image": images}, key)
 found = found["generator"]
 
-# The loss that the gradient is of: what the straight-through estimator, the moving
-# codebook and the adaptive weight hold constant is held constant.
+# The loss whose gradient is taken. What the straight-through estimator, the codebook
+# update and the adaptive weight treat as constant is constant here.
 z = stage.model.apply(state.model_variables(), images, method="encode")
 sums = quantizer.quantize(
     z, state.codebook["state"], depth=2,
@@ -221,7 +221,7 @@ assert worst < 1e-5, worst
 
 
 def test_generator_gradient_is_that_of_finite_differences_in_float64():
-    """All losses at once: reconstruction, commitment, perceptual, adversarial."""
+    """Checks the sum of reconstruction, commitment, perceptual, adversarial losses."""
     result = subprocess.run(
         [sys.executable, "-c", DIFFERENCES], capture_output=True, text=True, timeout=300
     )

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a run reports of itself: rates, utilisation, waiting for input."""
+"""Tests the reported rates, utilisation and input wait of a run."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from rq.training import metric_writer
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -26,7 +26,7 @@ class Clock:
 
 
 class Scalars:
-    """Keeps what is written."""
+    """Keeps the scalars that are written."""
 
     def __init__(self):
         self.written = {}
@@ -42,7 +42,7 @@ class Scalars:
 
 
 class Values:
-    """What a step will yield: whoever waits for it waits for `finish`."""
+    """A step's outputs, which are ready after `finish`."""
 
     def __init__(self):
         self.finished, self.seen = threading.Event(), threading.Event()
@@ -56,16 +56,16 @@ class Values:
     [(None, 0.0), (3.0, 8.0), (-5.0, 11.0)],
     ids=["devices at work", "while waiting", "before"],
 )
-def test_waiting_counts_from_when_the_devices_have_nothing_to_do(finished, idle):
-    """A wait of 11 s; the step before it ends so many seconds after its start."""
+def test_waiting_counts_from_when_the_devices_are_idle(finished, idle):
+    """The wait is 11 s; the previous step ends `finished` seconds after its start."""
     clock, values = Clock(), Values()
     waits = metric_writer.InputWait(clock)
     with waits.waiting():
-        clock.now += 7  # for the first batch, when there is nothing to overlap with
+        clock.now += 7  # for the first batch, before any step
 
     def finish():
         values.finished.set()
-        waits._finished.result()  # the thread that watches notes the time
+        waits._finished.result()  # until the thread has read the clock
 
     waits.dispatched(values)
     clock.now += 9
@@ -84,8 +84,8 @@ def test_waiting_counts_from_when_the_devices_have_nothing_to_do(finished, idle)
     assert waits.seconds == idle
 
 
-def test_rates_are_of_the_interval_and_of_the_flops_counted(monkeypatch):
-    # A peak for the device at hand, which has none that is published.
+def test_rates_are_of_the_interval_and_the_counted_flops(monkeypatch):
+    # This device has no published peak.
     monkeypatch.setitem(flops.PEAKS, "cpu", 1e9)
     waits = metric_writer.InputWait()
     report = metric_writer.Progress(Toy(4), Scalars(), waits)
@@ -101,7 +101,7 @@ def test_rates_are_of_the_interval_and_of_the_flops_counted(monkeypatch):
     assert found["teraflops_per_device"] == pytest.approx(each / 1e12)
     assert found["mfu"] == pytest.approx(each / 1e9)
     assert found["input_wait_fraction"] == pytest.approx(0.05)
-    # The next interval has its own waiting.
+    # The next interval starts with no waiting.
     assert report.rates(steps=1, seconds=1.0)["input_wait_fraction"] == 0
 
 
@@ -175,5 +175,5 @@ def test_a_slow_input_shows(tmp_path, monkeypatch):
         ("cpu", None),
     ],
 )
-def test_peaks_go_by_what_devices_call_themselves(kind, peak):
+def test_peaks_are_found_by_device_kind(kind, peak):
     assert flops.peak_flops(kind) == peak

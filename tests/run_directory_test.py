@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Run directories: full checks, unusual paths, a full disk, one training at a time."""
+"""Tests run directories: full checks, unusual paths, a full disk, the lock."""
 
 import errno
 import json
@@ -27,7 +27,7 @@ def trained_toy(folder, steps=4):
 
 
 def test_every_byte_of_a_checkpoint_is_checked_on_demand(tmp_path, monkeypatch):
-    """Also of files too large for the checksums that are read on each start."""
+    """Includes files that are too large for the checksums checked at each start."""
     monkeypatch.setattr(checkpoint_files, "SMALL", 0)
     folder = trained_toy(tmp_path)
     paths = checkpoint_files.checkpoints_of(tmp_path)
@@ -88,7 +88,7 @@ def test_other_unusual_paths_work(tmp_path, name):
 
 
 def test_a_full_disk_is_one_error_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
-    """As Orbax and the operating system report it, at the second checkpoint."""
+    """Errors of Orbax and the operating system, at the second checkpoint."""
     write = checkpoint_files.write_listing
 
     def fail(path):
@@ -119,7 +119,7 @@ def test_a_run_directory_has_one_training_at_a_time(tmp_path):
     with pytest.raises(ConfigError, match=f"in use by process {holder.pid} on"):
         with run_lock.lock(tmp_path):
             pass
-    holder.kill()  # nothing has to be removed by hand
+    holder.kill()  # leaves nothing that must be removed by hand
     holder.wait()
     with run_lock.lock(tmp_path):
         pass
@@ -145,7 +145,7 @@ def test_a_transformer_of_another_codebook_is_refused(tmp_path, monkeypatch):
     [(("rqvae",), "rqvae"), (("rqvae", "transformer"), "transformer")],
 )
 def test_step_chooses_among_those_of_the_last_stage_trained(tmp_path, trained, chosen):
-    """Whatever stages the run began with."""
+    """It does not depend on the stages of the first training."""
     for stage in trained:
         for step in (2, 4):
             path = tmp_path / stage / str(step)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Both stages' training steps: one device or eight, whole batches or pieces."""
+"""Tests the train steps of both stages, on one or eight devices, with microbatches."""
 
 import importlib.util
 import math
@@ -29,7 +29,7 @@ STEPS = 3
 
 
 def tiny():
-    """The shipped config `digits.py:tiny`."""
+    """Returns the config `digits.py:tiny`."""
     path = ROOT / "configs/digits.py"
     spec = importlib.util.spec_from_file_location("digits_config", path)
     module = importlib.util.module_from_spec(spec)
@@ -42,7 +42,7 @@ def one_device():
 
 
 def make_stage(name, config, mesh):
-    """A stage and a batch for it."""
+    """Returns a stage and a batch for it."""
     keys = jax.random.split(jax.random.key(0), 3)
     label = np.arange(BATCH, dtype=np.int32) % 10
     if name == "rqvae":
@@ -60,7 +60,7 @@ def make_stage(name, config, mesh):
 
 
 def run(name, mesh, config=None, steps=STEPS):
-    """State and metrics after a few steps, on the host."""
+    """Returns state and metrics after a few steps, on the host."""
     config = tiny() if config is None else config
     stage, batch = make_stage(name, config, mesh)
     boxed = jax.eval_shape(stage.init, jax.random.key(1))
@@ -87,12 +87,12 @@ def run(name, mesh, config=None, steps=STEPS):
     ],
 )
 def test_eight_devices_compute_what_one_does(name, sizes):
-    """After 20 steps, to 1e-5: losses, parameters, codebook and its statistics, the
-    discriminator and its batch norms, whatever the mesh.
+    """Compares losses, parameters, codebook, discriminator and all statistics on
+    several meshes, after 20 steps, to 1e-5.
     """
     config = tiny()
-    # With a small epsilon Adam divides rounding noise by itself wherever a parameter
-    # has no influence; with a large one the update is linear in the gradient.
+    # With a small epsilon Adam divides rounding noise by itself if a gradient is zero;
+    # with a large one the update is linear in the gradient.
     config[name].optimizer.eps = 1.0
     config[name].optimizer.learning_rate = 0.01
     if name == "rqvae":
@@ -113,9 +113,9 @@ def test_eight_devices_compute_what_one_does(name, sizes):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=told)
 
 
-@pytest.mark.parametrize("pieces", [2, 4])
-def test_accumulated_gradients_are_those_of_the_whole_batch(pieces):
-    """Without randomness and codebook updates, which differ by piece on purpose."""
+@pytest.mark.parametrize("microbatches", [2, 4])
+def test_accumulated_gradients_are_those_of_the_whole_batch(microbatches):
+    """Without randomness and codebook updates, which differ between microbatches."""
 
     def grad_fn(state, batch, key):
         params, codebook = state
@@ -132,9 +132,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(pieces):
     batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batch)
     key = jax.random.key(0)
     whole = optim.accumulate_gradients(grad_fn, (params, 0), batch, key, 1)
-    parts = optim.accumulate_gradients(grad_fn, (params, 0), batch, key, pieces)
+    parts = optim.accumulate_gradients(grad_fn, (params, 0), batch, key, microbatches)
     np.testing.assert_allclose(parts[0]["w"], whole[0]["w"], rtol=1e-5)
-    assert parts[1][1] == pieces and whole[1][1] == 1
+    assert parts[1][1] == microbatches and whole[1][1] == 1
     np.testing.assert_allclose(parts[2]["loss"], whole[2]["loss"], rtol=1e-5)
 
 
@@ -180,7 +180,7 @@ def test_every_optimizer_learns_a_batch_on_several_devices(optimizer):
 
 
 def test_muon_is_the_librarys_on_each_matrix_and_adam_elsewhere():
-    """Layers of a scan count one by one; norms, biases and embeddings are Adam's."""
+    """Each layer of a scan is a matrix; norms, biases and embeddings use Adam."""
     options = tiny().transformer.optimizer
     options.name, options.weight_decay, options.clip_norm = "muon", 0.0, 0.0
     rng = np.random.default_rng(0)
@@ -203,7 +203,7 @@ def test_muon_is_the_librarys_on_each_matrix_and_adam_elsewhere():
 
 @pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
 def test_the_mean_of_gradients_may_have_half_the_size(name):
-    """A bfloat16 mean where asked for, all else float32, and nearly the same steps."""
+    """Only the mean is bfloat16, and the steps are nearly the same."""
     options = tiny().transformer.optimizer
     options.name, options.weight_decay, options.b1 = name, 0.0, 0.9
     kernel = jax.random.normal(jax.random.key(0), (8, 8))
@@ -226,7 +226,7 @@ def test_the_mean_of_gradients_may_have_half_the_size(name):
     wide, narrow = (np.asarray(found[d][0]["e"]) for d in found)
     np.testing.assert_allclose(narrow, wide, atol=0.02)
     assert narrow.dtype == np.float32
-    assert (narrow != wide).any() or name == "lion"  # which takes signs
+    assert (narrow != wide).any() or name == "lion"  # whose updates are signs
 
 
 def test_muon_refuses_what_has_no_transformer():
@@ -260,13 +260,13 @@ def test_stage_two_never_moves_the_codebook():
 
 
 @pytest.mark.parametrize("stochastic", [True, False])
-def test_codes_are_drawn_where_asked_for(stochastic):
+def test_codes_are_sampled_with_stochastic_codes(stochastic):
     config = tiny()
     config.transformer.loss.stochastic_codes = bool(stochastic)
     stage, batch = make_stage("transformer", config, one_device())
     codebook = stage.rqvae_variables["codebook"]
     z = jnp.asarray(batch["features"])
-    nearest = stage.rqvae.clone().apply  # the same search that stored the codes
+    nearest = stage.rqvae.clone().apply  # the search that stored the codes
     unpacked = nearest(stage.rqvae_variables, z, method="unpack")
     batch["codes"] = nearest(stage.rqvae_variables, unpacked, method="quantize")[1]
     codes = stage.codes(codebook, batch, jax.random.key(0))
@@ -285,17 +285,17 @@ def test_codes_are_drawn_where_asked_for(stochastic):
         pytest.param(0, 0, 1, marks=pytest.mark.slow),
     ],
 )
-def test_the_loss_in_pieces_is_the_loss_at_once(soft, stochastic, text):
-    """Logits and soft targets of a quarter of the positions at a time."""
+def test_the_loss_of_microbatches_is_the_loss_of_all_positions(soft, stochastic, text):
+    """Each of four microbatches has a quarter of the positions."""
     config = tiny()
     config.transformer.condition = "text" if text else "class"
     config.transformer.loss.soft_targets = bool(soft)
     config.transformer.loss.stochastic_codes = bool(stochastic)
     config.transformer.loss.z_weight = 1e-3
-    config.rqvae.model.num_codes = (24,)  # which no other size is
+    config.rqvae.model.num_codes = (24,)  # no other size is 24
     found = []
-    for pieces in (1, 4):
-        config.transformer.loss.microbatches = pieces
+    for microbatches in (1, 4):
+        config.transformer.loss.microbatches = microbatches
         stage, batch = make_stage("transformer", config, one_device())
         shape = (BATCH, config.transformer.text.length)
         batch["text"] = np.arange(np.prod(shape), dtype=np.int32).reshape(shape) % 11
@@ -307,14 +307,14 @@ def test_the_loss_in_pieces_is_the_loss_at_once(soft, stochastic, text):
         found.append((grads, metrics, stage._eval_step(variables, {}, batch)))
         jaxpr = str(jax.make_jaxpr(stage.gradients)(state, batch, jax.random.key(3)))
         whole = (BATCH, stage.model.positions, stage.model.depth, 24)
-        assert (f"f32[{','.join(map(str, whole))}]" in jaxpr) == (pieces == 1)
+        assert (f"f32[{','.join(map(str, whole))}]" in jaxpr) == (microbatches == 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *found)
 
 
 @pytest.mark.parametrize("temperature", [2.0, 0.5])
 @pytest.mark.parametrize("stochastic", [True, False])
 def test_soft_loss_is_that_of_enumerating_every_code(stochastic, temperature):
-    """The mean over codes k, drawn by exp(-|r - e_k|^2 / tau), of -log p(k)."""
+    """It is the mean of -log p(k) over codes k ~ exp(-|r - e_k|^2 / tau)."""
     config = tiny()
     config.transformer.loss.temperature = temperature
     config.transformer.loss.stochastic_codes = stochastic
@@ -349,17 +349,17 @@ def test_soft_loss_is_that_of_enumerating_every_code(stochastic, temperature):
         np.testing.assert_allclose(metrics[f"loss/depth_{depth}"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
-def test_conditions_are_left_out_for_guidance(share):
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.999])
+def test_conditions_are_left_out_for_guidance(fraction):
     config = tiny()
-    config.transformer.condition_dropout = share
+    config.transformer.condition_dropout = fraction
     stage, batch = make_stage("transformer", config, one_device())
     state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
     grads, _, _ = jax.jit(stage.gradients)(state, batch, jax.random.key(0))
     moved = np.asarray(jnp.any(grads["condition_embedding"] != 0, axis=1))
-    assert len(moved) == 10 + (share > 0)
-    assert moved[:10].any() == (share < 0.9)
-    assert moved[10:].all() and moved[:10].sum() <= BATCH * (1 - share / 2)
+    assert len(moved) == 10 + (fraction > 0)
+    assert moved[:10].any() == (fraction < 0.9)
+    assert moved[10:].all() and moved[:10].sum() <= BATCH * (1 - fraction / 2)
 
 
 def make_sampler(stage, state=None):
@@ -414,7 +414,7 @@ def text_config(condition):
 
 
 def test_conditions_of_text_and_class():
-    """The class comes first, behind the text's vocabulary; none has its own value."""
+    """The class comes first, numbered after the vocabulary; none has its own value."""
     batch = {"label": np.array([3, 0]), "text": np.array([[1, 2, 0, 0, 0]] * 2)}
     config = text_config("class_text")
     np.testing.assert_array_equal(
@@ -447,7 +447,7 @@ def test_text_trains_and_samples_with_guidance(condition):
 
 
 def test_online_the_step_is_that_on_stored_codes():
-    """Images encoded in the step, against what the RQ-VAE made of them before."""
+    """Compares encoding images in the step with codes stored before."""
     config = tiny()
     stage, batch = make_stage("transformer", config, one_device())
     image = np.random.default_rng(0).integers(0, 255, (BATCH, 32, 32, 1), np.uint8)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""An interrupted run is the uninterrupted one, bit for bit; nothing bad is saved."""
+"""Tests that interrupted runs equal others bit for bit, and save nothing bad."""
 
 import contextlib
 import json
@@ -35,11 +35,11 @@ STEPS = 7
 
 
 class Interrupt(Exception):
-    """Ends a run as an error in the data would."""
+    """Ends a run like an error in the data."""
 
 
 def leaves(state):
-    """NumPy arrays by path, random keys as their data."""
+    """Returns NumPy arrays by path, and the data of random keys."""
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     return {
         jax.tree_util.keystr(path): np.asarray(
@@ -57,7 +57,7 @@ def assert_same(actual, expected):
 
 
 def restored(stage, workdir, step=None, mesh=None):
-    """The state in a checkpoint."""
+    """Returns the state in a checkpoint."""
     mesh = sharding.make_mesh(fsdp=2) if mesh is None else mesh
     checkpoints = checkpoint_manager.Checkpoints(workdir / stage.name, stage.name)
     boxed = jax.eval_shape(stage.init, jax.random.key(0))
@@ -68,12 +68,12 @@ def restored(stage, workdir, step=None, mesh=None):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The state after `STEPS` steps without interruption."""
+    """Returns the state after `STEPS` steps without interruption."""
     return fit(Toy(STEPS), tmp_path_factory.mktemp("undisturbed"))
 
 
 def scalars(workdir):
-    """{name: {step: value}} of what TensorBoard would show."""
+    """Returns the values in the event files, {name: {step: value}}."""
     events = EventAccumulator(
         str(workdir / "tensorboard" / Toy.name), size_guidance={"tensors": 0}
     ).Reload()
@@ -116,8 +116,8 @@ def test_sigterm_saves_the_step_under_way_and_exits_with_143(tmp_path, undisturb
     assert_same(fit(Toy(STEPS), tmp_path), undisturbed)
 
 
-def test_the_best_evaluated_state_stays_though_it_is_old(tmp_path):
-    class Falling(Toy):  # best at step 4, which is no multiple of `checkpoint.every`
+def test_the_best_evaluated_state_is_kept_even_if_it_is_old(tmp_path):
+    class Falling(Toy):  # best at step 4, not a multiple of `checkpoint.every`
         def evaluate(self, state):
             return {"total": abs(int(state.step) - 5.0)}
 
@@ -145,8 +145,8 @@ def test_sigterm_in_the_last_evaluation_is_obeyed_too(tmp_path, undisturbed):
 
 @pytest.mark.parametrize("at", [4, STEPS])
 @pytest.mark.parametrize("how", ["killed", "SIGTERM before", "SIGTERM in it"])
-def test_an_evaluation_that_was_cut_short_is_made_by_the_next_run(tmp_path, at, how):
-    """So that the best and the curves are those of an undisturbed run."""
+def test_the_next_run_makes_an_evaluation_that_was_interrupted(tmp_path, at, how):
+    """The best step and the curves are then those of an uninterrupted run."""
 
     class Cut(Toy):
         def evaluate(self, state):
@@ -172,8 +172,8 @@ def test_an_evaluation_that_was_cut_short_is_made_by_the_next_run(tmp_path, at, 
     assert not again.evaluated
 
 
-def test_where_all_checkpoints_are_damaged_nothing_begins_anew(tmp_path):
-    """Neither at once nor when they were set aside."""
+def test_if_all_checkpoints_are_damaged_training_does_not_start_over(tmp_path):
+    """Neither in this run nor in the next, after they were renamed."""
     fit(Toy(2), tmp_path)
     (tmp_path / Toy.name / "2" / checkpoint_files.FILES).write_text("")
     for _ in range(2):
@@ -182,7 +182,7 @@ def test_where_all_checkpoints_are_damaged_nothing_begins_anew(tmp_path):
 
 
 def start_process(workdir, **options):
-    """`toy.py` in a process of its own, on as many devices as here."""
+    """Starts `toy.py` in a new process, with the same number of devices."""
     command = [sys.executable, TESTS / "toy.py", workdir, json.dumps(options)]
     path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
@@ -195,7 +195,7 @@ def start_process(workdir, **options):
 
 
 def test_processes_that_were_killed_resume_bit_for_bit(tmp_path):
-    """Signals 9 and 15, each to a whole process, at a random moment."""
+    """Signals 9 and 15 are sent to a process at a random moment."""
     steps, seed = 40, random.randrange(10**6)
     rng = random.Random(seed)
     runs = {}
@@ -215,10 +215,10 @@ def test_processes_that_were_killed_resume_bit_for_bit(tmp_path):
 
 
 def test_twenty_kills_at_random_moments_lose_nothing(tmp_path):
-    """Signal 9 in steps, copies and writes; the state is megabytes, to hit them.
+    """Signal 9 comes during steps, copies and writes; a large state makes them slow.
 
-    Children may draw few batches, and none may finish. No kill takes a checkpoint away
-    that was there: the program notes the latest after each.
+    Processes may read few batches, and none may finish. No kill may remove an earlier
+    checkpoint: the program records the latest one after each.
     """
     steps, outputs, seed = 200, 50_000, random.randrange(10**6)
     rng = random.Random(seed)
@@ -236,8 +236,8 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path):
     )
 
 
-def test_a_checkpoint_that_was_being_written_is_no_checkpoint(tmp_path):
-    """Signal 9 while the second of two checkpoints, of some 50 MB, is written."""
+def test_an_incomplete_checkpoint_is_ignored(tmp_path):
+    """Signal 9 comes while the second checkpoint, of some 50 MB, is written."""
     steps, outputs = 4, 800_000
     process = start_process(tmp_path, steps=steps, outputs=outputs, save_kill=4)
     _, log = process.communicate(timeout=180)
@@ -252,7 +252,7 @@ def test_a_checkpoint_that_was_being_written_is_no_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("at", [1, 4, 5, STEPS])
 def test_a_loss_that_is_nan_stops_and_is_never_saved(tmp_path, at):
-    """Also where its step is one that is saved: 4, and the last."""
+    """Also at steps with a checkpoint: 4, and the last."""
     with pytest.raises(loop.NonFiniteLossError) as error:
         fit(Toy(STEPS, nan_at=at), tmp_path)
     good = (at - 1) // 2 * 2
@@ -269,7 +269,7 @@ def test_a_loss_that_is_nan_stops_and_is_never_saved(tmp_path, at):
 
 
 def test_an_update_that_ruins_the_model_is_never_saved(tmp_path):
-    """The loss of step 4 is finite; the parameters after it are not."""
+    """The loss of step 4 is finite, but not the parameters after it."""
     with pytest.raises(loop.NonFiniteLossError, match="params is not finite at step 4"):
         fit(Toy(STEPS, nan_model_at=4), tmp_path)
     assert checkpoint.latest_step(tmp_path / Toy.name) == 2
@@ -332,14 +332,14 @@ def test_a_finished_run_does_nothing(tmp_path, undisturbed, caplog):
     assert "rqvae: all 7 steps are done" in caplog.text
 
 
-def test_the_step_is_compiled_once_and_evaluated_at_its_times(tmp_path):
+def test_the_step_is_compiled_once_and_evaluated_when_due(tmp_path):
     stage = Toy(STEPS)
     fit(stage, tmp_path)
     assert stage.traced == 1
     assert stage.evaluated == [4, 7]
 
 
-def test_the_state_is_given_up_to_the_step_and_keeps_its_shardings(tmp_path):
+def test_the_state_is_donated_and_keeps_its_shardings(tmp_path):
     mesh, stage = sharding.make_mesh(fsdp=4), Toy(STEPS)
     checkpoints = checkpoint_manager.Checkpoints(tmp_path, stage.name)
     before, shardings = loop.start(stage, Batches(), checkpoints, 0, mesh)
@@ -353,7 +353,7 @@ def test_the_state_is_given_up_to_the_step_and_keeps_its_shardings(tmp_path):
 
 
 def test_tensorboard_has_means_evaluations_and_pictures(tmp_path):
-    """The metric 'step' is the number of the step: means over 1-3, 4-6 and 7."""
+    """The metric 'step' is the step's number: means are over 1-3, 4-6 and 7."""
     state = fit(Toy(STEPS), tmp_path)
     found = scalars(tmp_path)
     assert found["step"] == {3: 2.0, 6: 5.0, 7: 7.0}
@@ -365,7 +365,7 @@ def test_tensorboard_has_means_evaluations_and_pictures(tmp_path):
 
 
 def test_means_are_those_of_a_run_that_was_never_interrupted(tmp_path):
-    """Step 4 has a checkpoint and no mean, which is written at 3, 6 and 7."""
+    """Step 4 has a checkpoint, but means are written at 3, 6 and 7."""
     expected = fit(Toy(STEPS), tmp_path / "whole")
 
     def interrupt(index):
@@ -380,7 +380,7 @@ def test_means_are_those_of_a_run_that_was_never_interrupted(tmp_path):
 
 
 def test_metrics_are_read_a_step_late(tmp_path, monkeypatch):
-    """Each step is dispatched before the metrics of the one before are waited for."""
+    """Each step is dispatched before the previous step's metrics are waited for."""
     events = []
     monkeypatch.setattr(
         loop.jax,
@@ -397,7 +397,7 @@ def test_metrics_are_read_a_step_late(tmp_path, monkeypatch):
     assert events == [0, 1, "read", 2, "read", 3, "read", "read"]
 
 
-def test_progress_tells_stage_step_rate_and_remaining_time(
+def test_progress_shows_stage_step_rate_and_remaining_time(
     tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(metric_writer, "SECONDS", 0.0)
@@ -416,7 +416,7 @@ def test_progress_tells_stage_step_rate_and_remaining_time(
     ("seconds", "text"),
     [(0, "0s"), (59.2, "1m00s"), (61, "1m01s"), (3700, "1h01m"), (90000, "1d01h")],
 )
-def test_durations_are_told_in_two_units(seconds, text):
+def test_durations_have_two_units(seconds, text):
     assert metric_writer.duration(seconds) == text
 
 
@@ -426,8 +426,8 @@ def test_a_profile_is_written_for_the_steps_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("outputs", [6, 5])
-def test_a_run_goes_on_on_another_mesh(tmp_path, outputs):
-    """The same up to the order of sums; 5 outputs divide over no axis but 1."""
+def test_a_run_resumes_on_another_mesh(tmp_path, outputs):
+    """Results differ by the order of sums only; 5 outputs cannot be sharded."""
     meshes = [
         sharding.make_mesh(fsdp=4),
         sharding.make_mesh(fsdp=2, tensor=2),
@@ -458,14 +458,14 @@ class Rows:
 
 
 def grain_batches():
-    """Shuffled batches that threads read ahead."""
+    """Yields shuffled batches, which threads read ahead."""
     data = grain.MapDataset.source(Rows()).seed(0).shuffle().repeat()
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
     return iter(data.batch(BATCH, drop_remainder=True).to_iter_dataset(options))
 
 
 def test_a_grain_iterator_that_reads_ahead_resumes_bit_for_bit(tmp_path):
-    """What is saved is the position of batches consumed, not of those read ahead."""
+    """Saves the position of batches consumed, not of those read ahead."""
     expected = fit(Toy(STEPS), tmp_path / "undisturbed", grain_batches())
 
     class Failing:

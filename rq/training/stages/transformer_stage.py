@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2: trains an RQ-Transformer on a frozen RQ-VAE's features (section 3.2)."""
+"""Stage 2: trains an RQ-Transformer on a frozen RQ-VAE's codes (section 3.2)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from rq.training.train_state import TrainState
 
 
 class TransformerStage(Stage):
-    """Cross entropy with soft targets and stochastic codes (paper section 3.2.3).
+    """Trains with soft targets and stochastic codes (paper section 3.2.3).
 
-    The frozen codebook travels in the state, so that a checkpoint of this stage says
-    all that sampling codes needs; the optimizer never sees it.
+    The state holds the frozen codebook, so that a checkpoint of this stage has all that
+    sampling codes needs; the optimizer does not update it.
     """
 
     name = "transformer"
@@ -34,12 +34,12 @@ class TransformerStage(Stage):
     def __init__(self, config, mesh, eval_batches, rqvae_variables, null_text=None):
         """See `Stage`.
 
-        Batches have 'codes' and 'features', or 'image', and 'label' and 'text' as the
-        condition needs them; those of evaluation 'mask'.
+        Batches have 'codes' and 'features', or 'image'; 'label' and 'text' if the
+        condition needs them; and for evaluation 'mask'.
 
         Args:
           config, mesh, eval_batches: see `Stage`.
-          rqvae_variables: of the trained RQ-VAE.
+          rqvae_variables: variables of the trained RQ-VAE.
           null_text: see `conditions.null`.
         """
         super().__init__(config, mesh, eval_batches)
@@ -48,12 +48,12 @@ class TransformerStage(Stage):
         self.rqvae, self.rqvae_variables = rqvae_model(config), rqvae_variables
         self._sizes = None if self.rqvae.shared_codebook else self.rqvae.sizes
         self._frozen = {}
-        if config.transformer.online:  # to encode images in each step
+        if config.transformer.online:  # each step encodes its images
             self._frozen = {"rqvae": rqvae_variables}
         self._eval_step = jax.jit(self._cross_entropy)
 
     def without_recomputation(self) -> TransformerStage:
-        """See `Stage`: without remat, and with the loss of all positions at once."""
+        """See `Stage`; without remat, and with the loss of all positions at once."""
         with self.config.unlocked():
             config = self.config.copy_and_resolve_references()
         config.transformer.model.remat, config.transformer.loss.microbatches = "none", 1
@@ -64,9 +64,9 @@ class TransformerStage(Stage):
         return plain
 
     def init(self, key) -> TrainState:
-        """A new state; traceable, so that it can be sharded from the start."""
+        """Returns a new state; traceable, so that it is created sharded."""
         init_key, state_key = jax.random.split(key)
-        # Constants of the program that makes the state, so from the host.
+        # They become constants of the traced program, which must be host arrays.
         codebook, frozen = jax.tree.map(
             np.asarray, (self.rqvae_variables["codebook"], self._frozen)
         )
@@ -76,7 +76,7 @@ class TransformerStage(Stage):
         return self.new_state(variables["params"], codebook, state_key, frozen=frozen)
 
     def encoded(self, frozen, batch) -> dict:
-        """The batch with 'codes' and 'features', encoded now where it has images."""
+        """Returns the batch with 'codes' and 'features', encoded from any 'image'."""
         if "image" not in batch:
             return batch
         codes, features = self.rqvae.apply(
@@ -85,7 +85,7 @@ class TransformerStage(Stage):
         return batch | {"codes": codes, "features": features}
 
     def codes(self, codebook, batch, key):
-        """The batch's codes, of which the inputs are: the stored ones, or drawn."""
+        """Returns the codes to train on: the stored ones, or stochastic codes."""
         options = self.config.transformer.loss
         if not options.stochastic_codes:
             return batch["codes"]
@@ -100,9 +100,9 @@ class TransformerStage(Stage):
         ).codes
 
     def _losses(self, codebook):
-        """What `by_position` computes of logits, codes and features: losses by code.
+        """Returns the function of logits, codes and features that computes losses.
 
-        Soft targets follow the residuals of the codes, drawn or nearest.
+        Soft targets are of the residuals of the given codes, stochastic or nearest.
         """
         options = self.config.transformer.loss
 
@@ -125,42 +125,43 @@ class TransformerStage(Stage):
         return one
 
     def by_position(self, params, compute, outputs, *arrays):
-        """`compute(logits, *arrays)` at every position, by `loss.microbatches`.
+        """Returns `compute(logits, *arrays)` at every position.
 
-        Logits and soft targets, K numbers for each code, so exist for one piece alone;
-        the backward pass computes them again.
+        The positions are split into `loss.microbatches`. Logits and soft targets, K
+        numbers for each code, exist for one microbatch at a time; the backward pass
+        recomputes them.
 
         Args:
-          params: of the model.
-          compute: to a tree of arrays `[B, T', ...]`.
-          outputs: of the model, `[B, T, D, M]`.
+          params: parameters of the model.
+          compute: function that returns a tree of arrays `[B, T', ...]`.
+          outputs: outputs of the model, `[B, T, D, M]`.
           *arrays: `[B, H, W, ...]`.
 
         Returns:
-          the tree with arrays `[B, T, ...]`.
+          The tree with arrays `[B, T, ...]`.
         """
-        pieces = self.config.transformer.loss.microbatches
+        microbatches = self.config.transformer.loss.microbatches
 
         def one(outputs, *arrays):
             logits = self.model.apply({"params": params}, outputs, method="logits")
             return compute(logits, *arrays)
 
-        def split(x):  # the batch stays divided over the devices as it is
-            return jnp.moveaxis(x.reshape(len(x), pieces, -1, *x.shape[2:]), 1, 0)
+        def split(x):  # along T, which is not sharded
+            return jnp.moveaxis(x.reshape(len(x), microbatches, -1, *x.shape[2:]), 1, 0)
 
         def join(x):
             x = jnp.moveaxis(x, 0, 1)
             return x.reshape(len(x), -1, *x.shape[3:])
 
         flat = [x.reshape(len(x), -1, *x.shape[3:]) for x in arrays]
-        if pieces == 1:
+        if microbatches == 1:
             return one(outputs, *flat)
         split_arrays = jax.tree.map(split, (outputs, *flat))
         found = jax.lax.map(lambda x: jax.checkpoint(one)(*x), split_arrays)
         return jax.tree.map(join, found)
 
     def gradients(self, state: TrainState, batch, key):
-        """Gradients of a batch, the state as it is, metrics."""
+        """Returns the gradients of a batch, the unchanged state, and metrics."""
         batch = self.encoded(state.frozen, batch)
         grads, metrics = jax.grad(self.loss, has_aux=True)(
             state.params, state.codebook, batch, key
@@ -168,14 +169,14 @@ class TransformerStage(Stage):
         return grads, state, metrics
 
     def loss(self, params, codebook, batch, key):
-        """Loss of a batch in nats a code, with metrics."""
+        """Returns the loss of a batch in nats per code, and metrics."""
         target_key, dropout_key = jax.random.split(key)
         codes = self.codes(codebook, batch, target_key)
         cond = conditions.make(self.config, batch)
         if self.null_cond is not None:
-            share = self.config.transformer.condition_dropout
+            fraction = self.config.transformer.condition_dropout
             cond_key = jax.random.fold_in(key, 2)
-            cond = conditions.leave_out(cond, self.null_cond, share, cond_key)
+            cond = conditions.leave_out(cond, self.null_cond, fraction, cond_key)
         outputs, text_outputs = self.model.apply(
             {"params": params},
             codes,
@@ -208,9 +209,9 @@ class TransformerStage(Stage):
         return loss, metrics
 
     def _cross_entropy(self, variables, frozen, batch):
-        """Returns sums over images: cross entropy and hits by depth `[D]`, and ones.
+        """Returns sums over images of cross entropy and hits `[D]`, and their number.
 
-        Both are of the nearest codes.
+        The targets are the nearest codes.
         """
         batch = self.encoded(frozen, batch)
         params, codes = variables["params"], batch["codes"]
@@ -234,7 +235,10 @@ class TransformerStage(Stage):
         return total, correct, jnp.sum(valid)
 
     def evaluate(self, state: TrainState) -> dict:
-        """Cross entropy (nats) and accuracy by depth, bits per image: nearest codes."""
+        """Returns metrics of the nearest codes on the evaluation split.
+
+        They are cross entropy in nats and accuracy by depth, and bits per image.
+        """
         variables = state.model_variables()
         total, correct, images = 0.0, 0.0, 0
         for batch in self.eval_batches():
