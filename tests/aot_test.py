@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Programs for absent machines: what they do is counted right, and what they need."""
+"""Tests FLOPs, collectives and memory of programs for unavailable devices."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ LAYERS = 3
 
 
 def tiny(**changes):
-    """The shipped config `digits.py:tiny`, with other fields by dotted name."""
+    """Returns the config `digits.py:tiny`, with other fields by dotted name."""
     spec = importlib.util.spec_from_file_location("digits", ROOT / "configs/digits.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,7 +38,7 @@ def tiny(**changes):
 
 
 def traced_and_xla(f, *args):
-    """FLOPs as we count them, and as XLA does."""
+    """Returns FLOPs by our count and by XLA's."""
     traced = jax.jit(f).trace(*args)
     return flops.program_flops(traced.jaxpr), traced.lower().cost_analysis()["flops"]
 
@@ -58,8 +58,8 @@ def test_products_and_convolutions_are_counted_as_xla_does():
     assert ours == xla == 2 * 2 * 8 * 8 * 8 * 24
 
 
-def test_loops_count_as_often_as_they_turn():
-    """XLA counts their bodies once; unrolled, both agree."""
+def test_loops_count_once_per_iteration():
+    """XLA counts their bodies once; unrolled, both counts are equal."""
     w = jnp.ones((LAYERS, 64, 64))
 
     def run(unroll):
@@ -86,7 +86,7 @@ def test_what_no_output_needs_is_not_counted():
 
 @pytest.mark.parametrize("name", ["transformer", "rqvae"])
 def test_a_whole_train_step_is_counted_as_xla_counts_it_without_loops(name):
-    """But for element-wise operations, which it adds, and padding, which it skips."""
+    """Except elementwise operations, which XLA adds, and padding, which it skips."""
     config = tiny(**{
         "transformer.model.width": 128,
         "transformer.model.body.heads": 4,
@@ -102,7 +102,7 @@ def test_a_whole_train_step_is_counted_as_xla_counts_it_without_loops(name):
     assert 0.75 * xla < ours < 1.1 * xla
 
 
-def test_recomputation_is_counted_and_told_apart():
+def test_recomputation_is_counted_separately():
     config = tiny(**{"transformer.model.remat": "full"})
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     traced = programs.train_step(config, "transformer", mesh)
@@ -130,7 +130,7 @@ def on_eight():
 def test_collectives_of_a_program_are_found_with_their_bytes(on_eight):
     mesh, put = on_eight
 
-    def f(x, w):  # a batch over devices, weights over devices: gathered
+    def f(x, w):  # batch and weights are sharded: the weights are gathered
         w = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P()))
         y = x @ w
         return jnp.sum(y, axis=0)
@@ -143,7 +143,7 @@ def test_collectives_of_a_program_are_found_with_their_bytes(on_eight):
     assert reduce == (1, 128 * 4, 2 * 128 * 4 * 7 / 8, 128 * 4)
 
 
-def test_collectives_in_loops_count_as_often_as_they_turn(on_eight):
+def test_collectives_in_loops_count_once_per_iteration(on_eight):
     mesh, put = on_eight
 
     def layer(x, w):
@@ -223,20 +223,20 @@ source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
 """
 
 
-def test_text_of_other_compilers_is_read_too():
+def test_the_text_of_other_compilers_is_read():
     found = collectives(TEXT, 4)
     gathered, half = 42 * 32 * 8 * 2, 32
-    # In a loop, in the entry, and one of 256 bytes that goes on in a loop hiding it.
+    # In a loop, in the entry, and one of 256 bytes that continues in another loop.
     sent, held = gathered * 7 / 8 + half / 2 + 192, gathered / 8 + half / 2 + 64
     assert found["all-gather"] == (44, gathered + half + 256, sent, held)
-    # One of pairs, and one as TPUs have it, of four devices.
+    # One over pairs, and one over four devices, as on TPUs.
     sent = 42 * (16 + 16 * 8 * 4 * 3 / 4)
     assert found["reduce-scatter"] == (84, 42 * (32 + 512), sent, 42 * (16 + 128))
-    # An exchange, and steps of a ring of four, of which a round has three: one by
-    # itself, and one in each of four turns, from 0 to 8 by 2.
+    # An exchange, and steps of a ring of four, which needs three per round: one alone,
+    # and one in each of four iterations, from 0 to 8 by 2.
     expected = pytest.approx((6, 192, 192, 32 + 5 * 32 / 3))
     assert found["collective-permute"] == expected
-    # One on channel 7, told twice, of pairs; and one of all four devices.
+    # One on channel 7, listed twice, over pairs; and one over all four devices.
     assert found["all-reduce"] == (2, 48, 2 * 16 / 2 + 2 * 32 * 3 / 4, 48)
 
 
@@ -254,14 +254,14 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 """
 
 
-def test_a_sum_of_which_only_a_slice_is_used_is_a_scatter_of_the_partitioners():
+def test_an_all_reduce_of_which_only_slices_are_used_is_a_reduce_scatter():
     found = collectives(PARTITIONED, 4, partitioned=True)
     assert found["reduce-scatter"] == (1, 1024, 768, 256)
     assert found["all-reduce"] == (2, 512, 768, 512)
     assert set(collectives(PARTITIONED, 4)) == {"all-reduce"}
 
 
-def test_the_estimate_is_what_limits():
+def test_the_estimate_is_the_largest_bound():
     chip = chips.Chip(hbm=1e9, flops=1e12, hbm_bandwidth=1e11, ici_bandwidth=1e10)
     result = {
         "operations": 8e12,
@@ -275,13 +275,13 @@ def test_the_estimate_is_what_limits():
     assert found["seconds"] == {"compute": 2.0, "memory": 1.0, "communication": 5.0}
     assert found["limit"] == "communication" and found["images_per_second"] == 64 / 5
     assert found["mfu_at_most"] == pytest.approx(1.5 / 5)
-    # Between slices it is another network, which is not estimated.
+    # Communication across slices is not estimated.
     found = compiled_report.estimate(result, chip, slices=2)
     assert found["limit"] == "compute" and "communication" not in found["seconds"]
 
 
 def memory(number, fixed, each, hbm=16.0):
-    """A report of a program that needs so much."""
+    """Returns a report of a program that needs this much memory."""
     peak = fixed + each * number
     if peak > hbm:
         return {"number": number, "fits": False, "needed": peak}
@@ -312,7 +312,7 @@ def test_the_largest_batch_is_found_from_wherever_the_search_starts(
     "each, expected", [(0.01, [32, 512, 1024]), (0.018, [32, 512])]
 )
 def test_the_search_takes_few_compilations_where_memory_grows_evenly(each, expected):
-    """Twice the largest is tried only where it might fit."""
+    """Twice the largest is tried only if it might fit."""
     tried = []
 
     def measure(number):
@@ -323,7 +323,7 @@ def test_the_search_takes_few_compilations_where_memory_grows_evenly(each, expec
     assert tried == expected
 
 
-def test_where_nothing_fits_the_report_is_of_one_example():
+def test_if_nothing_fits_the_report_is_of_one_example():
     number, found = compiled_report.largest_batch(lambda n: memory(n, 20, 1), 16.0, 32)
     assert number == 1 and not found[1]["fits"]
 
@@ -341,7 +341,7 @@ def test_the_sampler_traces_on_a_mesh(changes):
 
 
 def aot(*flags, status=0):
-    """`python -m rq.aot`; what it printed, and the JSON."""
+    """Runs `python -m rq.aot`; returns what it prints, and the JSON."""
     done = subprocess.run(
         [sys.executable, "-m", "rq.aot", *flags],
         cwd=ROOT,
@@ -380,7 +380,7 @@ def test_the_smallest_config_compiles_for_four_chips(program, tmp_path):
     assert result["fits"] and "fits into 16.00 GiB" in compiled_report.text(result)
     assert 0 < result["memory"]["peak"] < 2**30
     assert result["estimate"]["images_per_second"] > 0
-    if program == "transformer":  # gradients of what is divided are scattered
+    if program == "transformer":  # gradients of sharded parameters are scattered
         assert result["partitioned"]["reduce-scatter"]["held"] > 0
 
 
@@ -402,9 +402,9 @@ def test_several_slices_share_the_batch(tmp_path):
 
 
 @needs_compiler
-def test_what_does_not_fit_is_reported_with_status_1():
+def test_what_does_not_fit_is_reported_with_exit_code_1():
     printed = aot("--config=configs/imagenet.py:3.8B", "--topology=v5e:2x2", status=1)
-    assert "DOES NOT FIT" in printed and "of 16.00 GiB a chip" in printed
+    assert "DOES NOT FIT" in printed and "of 16.00 GiB per chip" in printed
     assert "Traceback" not in printed
 
 
@@ -426,8 +426,8 @@ for name in ("v5e:4x4", "v5e:8x8", "v5p:4x4x4"):
 
 
 @needs_compiler
-def test_topologies_that_are_and_that_are_not(tmp_path):
-    """In a process of its own: what describes topologies disturbs JAX's profiler."""
+def test_known_and_unknown_topologies(tmp_path):
+    """Runs in a new process: describing topologies disturbs JAX's profiler."""
     done = subprocess.run(
         [sys.executable, "-c", TOPOLOGIES],
         cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
@@ -436,9 +436,9 @@ def test_topologies_that_are_and_that_are_not(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     assert "--topology=v5e:3x3" in lines[0] and "pip install" in lines[0]
-    assert all("known are" in line for line in lines[1:3])
+    assert all("is not one of" in line for line in lines[1:3])
     shards = {tuple(line.split()[:2]): line.split()[2:] for line in lines[3:]}
-    # Hosts of 2 x 2 chips: with four or more of `tensor` some hold the same rows.
+    # Hosts have 2 x 2 chips: if `tensor` is four or more, some hold the same rows.
     assert shards["v5e:4x4", "1"] == ["0", "4"] and shards["v5e:8x8", "2"] == [
         "0",
         "16",
@@ -446,6 +446,6 @@ def test_topologies_that_are_and_that_are_not(tmp_path):
     assert int(shards["v5e:4x4", "4"][1]) < 4 and int(shards["v5e:8x8", "8"][1]) < 16
 
 
-def test_wrong_flags_are_told_in_a_line():
+def test_wrong_flags_are_one_line():
     printed = aot("--config=configs/digits.py:tiny", "--topology=x", status=1)
     assert "Traceback" not in printed and "--topology=x" in printed.splitlines()[-1]

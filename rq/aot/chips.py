@@ -16,7 +16,7 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """Figures of one chip, from Google's documentation.
+    """Holds the figures of one chip, from Google's documentation.
 
     Attributes:
       hbm: bytes of memory.
@@ -42,34 +42,36 @@ CHIPS = {
     "v6e": Chip(32 * GIB, PEAKS["TPU v6e"], 1640e9, 3584e9 / 8),
 }
 
-# Set so that the compiler does not look for a TPU on this machine.
+# They stop the compiler from looking for a TPU on this machine.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v4-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several compilations at once
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # for several compilations at once
 }
 
 
 class TopologyError(ValueError):
-    """A topology that cannot be described; the message is one line."""
+    """The topology is unknown or libtpu is missing; the message is one line."""
 
 
 def find(topology: str, slices: int = 1) -> tuple[Chip, list[jax.Device]]:
-    """Returns a chip and the devices of a topology, to compile for.
+    """Returns the chip and devices of a topology, to compile for.
 
     Args:
       topology: such as 'v5e:16x16' or 'v5p:4x4x8'.
       slices: number of slices of that topology, joined by the data centre's network.
 
     Raises:
-      TopologyError: on an unknown chip or shape, or without libtpu.
+      TopologyError: if the chip or shape is unknown, or libtpu is missing.
     """
     name, _, shape = topology.partition(":")
     if name not in CHIPS or not shape:
         known = ", ".join(f"{chip}:..." for chip in CHIPS)
-        raise TopologyError(f"--topology={topology}: known are {known}, as v5e:16x16")
+        raise TopologyError(
+            f"--topology={topology} is not one of {known}, for example v5e:16x16"
+        )
     chip = CHIPS[name]
     options = dict(chip.options) | ({"num_slices": slices} if slices > 1 else {})
     for variable, value in ENVIRONMENT.items():
@@ -78,10 +80,9 @@ def find(topology: str, slices: int = 1) -> tuple[Chip, list[jax.Device]]:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **options
         )
-    except Exception as error:  # of the plugin, by several names
+    except Exception as error:  # the plugin raises several types
         reason = " ".join(str(error).split())[:300]
         raise TopologyError(
-            f"--topology={topology}: {reason} (the compiler is the package libtpu: "
-            "pip install -e '.[tpu]')"
+            f"--topology={topology}: {reason} (needs libtpu: pip install -e '.[tpu]')"
         ) from error
     return chip, list(found.devices)

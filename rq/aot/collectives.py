@@ -1,9 +1,8 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Collectives of a compiled program, counted from its text.
+"""Counts the collectives of a compiled program from its text.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs. Here it
-counts as often as the loop turns.
+XLA's cost analysis counts a loop's body once. Here it counts once per iteration.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ class Collectives(NamedTuple):
 
     Attributes:
       count: number of executions.
-      bytes: size of the data: of the inputs or the outputs, whichever is larger.
-      wire: bytes that a device sends if they are implemented as rings.
-      held: bytes of the device's own part of the data: what it has before a gather or
-        after a scatter.
+      bytes: size of inputs or outputs, the larger of the two.
+      wire: bytes that a device sends if collectives are implemented as rings.
+      held: bytes of the device's own shard, before a gather or after a scatter.
     """
 
     count: int
@@ -40,7 +38,7 @@ KINDS = (
     "all-to-all",
     "collective-permute",
 )
-# On TPUs a reduce-scatter is an all-reduce and its slices, in a fusion of this name.
+# On TPUs a reduce-scatter is a fusion of this name, of an all-reduce and slices.
 _FUSED_SCATTER = "all-reduce-scatter"
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
@@ -48,7 +46,7 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TURNS = re.compile(r'"?known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)"?\}')
+_TRIP_COUNT = re.compile(r'"?known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)"?\}')
 _CONSTANT = re.compile(r"(%[\w.\-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
 _COUNTER = re.compile(r" = [su]32\[\][^ ]* get-tuple-element\(.*\), index=(\d+)")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
@@ -56,7 +54,7 @@ _CHANNEL = re.compile(r"channel_id=(\d+)")
 _COMMENT = re.compile(r"/\*.*?\*/")  # within long tuples
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
-_CONTEXT = ("u32", "")  # what the start of a permutation returns beside arrays
+_CONTEXT = ("u32", "")  # returned by the start of a permutation along with arrays
 _BITS = {"pred": 8, "bf16": 16}
 
 
@@ -67,9 +65,9 @@ def collectives(
 
     Args:
       text: `compiled.as_text()`, the program of one device.
-      devices: number in the mesh, the group size where the text gives none.
-      partitioned: the text is the partitioner's output, before the backend chose
-        implementations. There an all-reduce of which each device uses only its slice
+      devices: number of devices, the group size if the text gives none.
+      partitioned: the text is the partitioner's output, before the backend chooses
+        implementations. An all-reduce of which each device only uses its slice then
         counts as a reduce-scatter.
     """
     bodies, entry = _computations(text)
@@ -77,11 +75,11 @@ def collectives(
     memory: dict[str, dict] = {}
 
     def count(name):
-        """Returns totals of a computation by kind and channel.
+        """Returns the totals of a computation by kind and channel.
 
         On TPUs one collective (one channel) appears in several fusions, which start,
-        continue and finish it. Some are in a loop that overlaps it with other work and
-        does not repeat it.
+        continue and finish it. Some are in a loop that overlaps it with other work, and
+        must not be counted again.
         """
         if name not in memory:
             total = collections.defaultdict(lambda: np.zeros(4))
@@ -113,16 +111,16 @@ def collectives(
                 group = _ring(line)
             yield key, _measure(kind, size, group)
         if operation.endswith(("-done", "-update")):
-            return  # what they name was counted at the start
-        turns = 1
+            return  # counted at the start
+        trips = 1
         called = _CALLED.findall(line)
         if operation == "while":
-            turns = _turns(line, bodies)
+            trips = _trip_count(line, bodies)
         for group in _BRANCHES.findall(line):
             called += [name.strip().lstrip("%") for name in group.split(",")]
         for name in called:
             for key, values in count(name).items():
-                yield key, turns * values
+                yield key, trips * values
 
     for (kind, _), values in count(entry).items():
         found[kind] = found[kind] + values
@@ -134,7 +132,7 @@ def collectives(
 
 
 def _computations(text):
-    """Returns the lines of each computation by name, and the entry's name."""
+    """Returns the lines of each computation by name, and the entry point's name."""
     bodies, entry, current = {}, None, None
     for line in text.splitlines():
         header = _HEADER.match(line)
@@ -161,7 +159,7 @@ _SAME_VALUES = ("bitcast", "convert", "copy", "reshape", "transpose")
 
 
 def _is_sliced(line: str, lines) -> bool:
-    """Returns whether the computation only uses slices of a line's result."""
+    """Returns whether only slices of a line's result are used."""
     name = re.escape(line.split(" = ")[0].split()[-1])
     uses = re.compile(rf"[( ]{name}[,)]")
     users = [other for other in lines if uses.search(other)]
@@ -172,9 +170,9 @@ def _is_sliced(line: str, lines) -> bool:
     )
 
 
-def _turns(line, bodies) -> int:
-    """Returns a loop's trip count: XLA's note, or the counter's limit over its step."""
-    known = _TURNS.search(line)
+def _trip_count(line, bodies) -> int:
+    """Returns a loop's trip count: as noted by XLA, or its limit over its step."""
+    known = _TRIP_COUNT.search(line)
     if known:
         return int(known[1])
     names = [re.search(rf"{what}=%?([\w.\-]+)", line) for what in ("condition", "body")]
@@ -214,10 +212,10 @@ def _size(kind: str, line: str) -> float:
 
 
 def _measure(kind: str, size: float, group: int) -> np.ndarray:
-    """Returns the fields of `Collectives` for one whose whole arrays have `size` bytes.
+    """Returns the fields of `Collectives` for one collective, of `size` bytes.
 
-    A permutation along a ring of n is one of n - 1 steps in which a chip's own part
-    reaches all others: compilers overlap all-gathers with products in this way.
+    A permutation along a ring of n counts as one of the n - 1 steps of an all-gather,
+    which compilers overlap with matrix products.
     """
     fraction = (group - 1) / group
     wire = {"all-reduce": 2 * fraction, "collective-permute": 1}.get(kind, fraction)
@@ -228,7 +226,7 @@ def _measure(kind: str, size: float, group: int) -> np.ndarray:
 
 
 def _ring(line: str) -> int:
-    """Returns the length of a permutation's ring; 2 (an exchange) if it has none."""
+    """Returns the length of a permutation's ring; 2 (an exchange) if there is none."""
     found = re.search(r"source_target_pairs=\{(\{[\d,{}]*\})\}", line)
     pairs = re.findall(r"\{(\d+),(\d+)\}", found[1]) if found else []
     target, length = dict(pairs), 1

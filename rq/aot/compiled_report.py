@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Memory, FLOPs, communication and step-time bounds of a compiled program."""
+"""Reports memory, FLOPs, communication and step-time bounds of compiled programs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from rq.parallel import sharding
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 WRONG_OPTION = "INVALID_ARGUMENT: No such compile option"
-MARGIN = 1.25  # times the memory: a batch predicted to need more is not tried
-PARTITIONER = "spmd-partitioning"  # a pass of the compiler
+MARGIN = 1.25  # batches predicted to need this many times the memory are not tried
+PARTITIONER = "spmd-partitioning"  # a compiler pass
 _NEEDED = re.compile(r"\(([\d.]+)([KMGT])\) exceeds|[Uu]sed ([\d.]+)([KMGT]) of")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -35,10 +35,10 @@ def make(
     slices: int = 1,
     options: Mapping[str, str] | None = None,
 ) -> dict:
-    """Compiles a program of a config for a topology and returns its figures.
+    """Returns the figures of a config's program, compiled for a topology.
 
     Args:
-      config: its `mesh` says how the chips are used.
+      config: the whole config; its `mesh` is the mesh of chips.
       program: one of `rq.aot.programs.PROGRAMS`.
       topology, slices: see `rq.aot.chips.find`.
       options: compiler options.
@@ -48,8 +48,7 @@ def make(
       False and the figures of the compiled program are missing.
 
     Raises:
-      ConfigError, MeshError, TopologyError: if config, mesh and topology do not fit
-        together.
+      ConfigError, MeshError, TopologyError: if config, mesh or topology is wrong.
     """
     chip, devices = chips.find(topology, slices)
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
@@ -94,7 +93,7 @@ def make(
             "code": memory.generated_code_size_in_bytes,
             "peak": memory.peak_memory_in_bytes,
         },
-        # The compiler's count for one chip, which counts each loop's body once.
+        # The compiler's own count for one chip; each loop's body counts once.
         "xla": {name: analysis.get(name) for name in ("flops", "bytes accessed")},
         "collectives": _collectives(compiled.as_text(), len(devices), False),
         "partitioned": _collectives(partitioned, len(devices), True),
@@ -119,18 +118,18 @@ def _collectives(text: str, devices: int, partitioned: bool) -> dict:
 def largest_batch(
     measure: Callable[[int], dict], hbm: float, first: int = 1
 ) -> tuple[int, dict[int, dict]]:
-    """Returns the largest batch that fits, a power of two for each device.
+    """Returns the largest batch that fits, a power of two per device.
 
-    A batch is not tried if a line through two smaller ones predicts `MARGIN` times the
-    memory.
+    A batch is not tried if linear extrapolation from two smaller ones predicts `MARGIN`
+    times the memory.
 
     Args:
-      measure: function from examples per device to a report as of `make`.
+      measure: function of examples per device that returns a report, as `make` does.
       hbm: bytes of memory of a chip.
-      first: examples per device where the search starts.
+      first: examples per device at the start of the search.
 
     Returns:
-      Examples per device (1 if not even that fits), and the reports of all sizes tried.
+      Examples per device (1 if none fits), and the reports of all sizes tried.
     """
     found: dict[int, dict] = {}
 
@@ -141,7 +140,7 @@ def largest_batch(
 
     best = 2 ** int(math.log2(first))
     if fits(best):
-        # All but the arguments grows with the batch: a guess saves most of the search.
+        # All memory but the arguments grows with the batch: start near the answer.
         memory = found[best]["memory"]
         grows = max(1e-3 * memory["peak"], memory["peak"] - memory["arguments"])
         room = (hbm - memory["arguments"]) / grows
@@ -170,8 +169,8 @@ def make_for_largest_batch(
 ) -> dict:
     """Returns `make`'s report for the largest batch that fits into memory.
 
-    'fit' has the examples per device, and the gradient accumulation steps that the
-    config's own batch size needs (not for the sampler).
+    Its 'fit' has the examples per device and, for training, the `grad_accum_steps` that
+    the config's own batch size needs.
     """
     chip, devices = chips.find(topology, slices)
     parts = sharding.batch_parts(sharding.make_mesh(**config.mesh, devices=devices))
@@ -198,12 +197,12 @@ def make_for_largest_batch(
 
 
 def _peak(result: dict) -> float | None:
-    """Returns the memory that a program needs on a chip, if the compiler said."""
+    """Returns the memory that a program needs on a chip, or None if unknown."""
     return result["memory"]["peak"] if "memory" in result else result["needed"]
 
 
 def _needed(message: str) -> float | None:
-    """Returns the bytes that the compiler's message says the program needs."""
+    """Returns the bytes needed according to the compiler's message, if any."""
     found = _NEEDED.search(message)
     if not found:
         return None
@@ -214,10 +213,10 @@ def _needed(message: str) -> float | None:
 def estimate(result: dict, chip: chips.Chip, slices: int = 1) -> dict:
     """Returns lower bounds of the step time, and an upper bound of MFU.
 
-    Compute: FLOPs over the peak. Memory: arguments read, outputs written, temporaries
-    written and read once, over the bandwidth. Communication: bytes sent over the links'
-    bandwidth; not estimated across slices, which another network joins. These overlap
-    only in part, so the largest is a lower bound of the step time.
+    Compute is FLOPs over the peak. Memory is arguments read, outputs written, and
+    temporaries written and read once, over the bandwidth. Communication is bytes sent
+    over the links' bandwidth; it is not estimated across slices. As these may overlap,
+    the largest is a lower bound of the step time.
     """
     memory, devices = result["memory"], result["chips"]
     moved = memory["arguments"] + memory["outputs"] + 2 * memory["temporaries"]
@@ -252,46 +251,46 @@ def text(result: dict) -> str:
     lines = [
         f"{result['program']} on {result['topology']}: {result['chips']} chips, "
         f"{mesh}, batch {result['batch_size']}",
-        f"FLOPs        {result['operations']:.3e} a step, "
+        f"FLOPs        {result['operations']:.3e} per step, "
         f"{result['model_operations']:.3e} without recomputation",
     ]
     if "memory" not in result:
         needed = result["needed"]
-        said = "more" if needed is None else f"{_size(needed)} or more"
-        lines.append(f"DOES NOT FIT {said}, of {_size(result['hbm'])} a chip")
+        needs = "more" if needed is None else f"{_size(needed)} or more"
+        lines.append(f"DOES NOT FIT needs {needs}, of {_size(result['hbm'])} per chip")
         return "\n".join(lines)
     if "fit" in result:
         fit = result["fit"]
-        pieces = (
-            f"; the config's {fit['batch_size_of_config']}: "
-            f"transformer.grad_accum_steps={fit['grad_accum_steps']}"
-            if "grad_accum_steps" in fit
-            else ""
-        ).replace("transformer", result["program"])
-        lines.append(
-            f"batch        {fit['examples_per_part']} for each part is the largest "
-            f"power of two that fits{pieces}"
+        line = (
+            f"batch        {fit['examples_per_part']} per batch shard is the largest "
+            "power of two that fits"
         )
+        if "grad_accum_steps" in fit:
+            line += (
+                f"; the config's {fit['batch_size_of_config']} needs "
+                f"{result['program']}.grad_accum_steps={fit['grad_accum_steps']}"
+            )
+        lines.append(line)
     sizes = ", ".join(f"{k} {_size(v)}" for k, v in result["memory"].items())
     fits = "fits" if result["fits"] else "DOES NOT FIT"
-    lines.append(f"memory       {sizes}; {fits} into {_size(result['hbm'])} a chip")
+    lines.append(f"memory       {sizes}; {fits} into {_size(result['hbm'])} per chip")
     for kind, found in result["collectives"].items():
         lines.append(
-            f"{kind:12s} {found['count']} a step, data {_size(found['bytes'])}, "
+            f"{kind:12s} {found['count']} per step, data {_size(found['bytes'])}, "
             f"sent by each chip {_size(found['wire'])}"
         )
     xla_flops, moved = result["xla"]["flops"], result["xla"]["bytes accessed"]
     if xla_flops and moved:
         lines.append(
-            f"XLA's count  {xla_flops:.3e} FLOPs, {_size(moved)} accessed a chip, "
+            f"XLA's count  {xla_flops:.3e} FLOPs, {_size(moved)} accessed per chip, "
             "each loop's body once"
         )
-    guess = result["estimate"]
-    parts = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in guess["seconds"].items())
+    bounds = result["estimate"]
+    parts = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in bounds["seconds"].items())
     lines += [
-        f"at least     {parts}: limited by {guess['limit']}",
-        f"at most      {guess['images_per_second']:.0f} images/s, "
-        f"MFU {100 * guess['mfu_at_most']:.0f} %",
+        f"at least     {parts}: limited by {bounds['limit']}",
+        f"at most      {bounds['images_per_second']:.0f} images/s, "
+        f"MFU {100 * bounds['mfu_at_most']:.0f} %",
         f"compiled in  {result['compile_seconds']:.0f} s",
     ]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Traces of the train steps and of the sampler, for abstract inputs.
+"""Traces the train steps and the sampler with abstract inputs.
 
 Only the codebook and, in stage 1, the loss's frozen network are allocated.
 """
@@ -30,7 +30,7 @@ def _zeros(abstract):
 
 
 def _perceptual(config):
-    """The frozen network of stage 1's loss, of zeros."""
+    """Returns the frozen network of stage 1's loss, with zeros as parameters."""
     kind, data = config.rqvae.loss.perceptual, config.data
     if kind == "none":
         return None
@@ -47,7 +47,7 @@ def _perceptual(config):
 
 
 def make_stage(config, name: str, mesh):
-    """A stage as training makes it, with zeros for what it takes from earlier ones."""
+    """Returns a stage as in training, with zeros for the results of earlier stages."""
 
     def nothing():
         return iter([])
@@ -66,7 +66,7 @@ def make_stage(config, name: str, mesh):
 
 
 def example(config, stage) -> dict:
-    """Shape and dtype of everything that one example of a batch has, by name."""
+    """Returns shape and dtype of all fields of one example of a batch, by name."""
     data = config.data
     image = ((data.resolution, data.resolution, data.channels), jnp.uint8)
     label = ((), jnp.int32)
@@ -84,7 +84,7 @@ def example(config, stage) -> dict:
 
 
 def arguments(config, stage, mesh):
-    """Returns a step's abstract state and batch, and the state's shardings."""
+    """Returns the abstract state and batch of a step, and the state's shardings."""
     boxed = jax.eval_shape(stage.init, jax.random.key(0))
     place = sharding.batch_sharding(mesh)
     batch = {
@@ -111,13 +111,13 @@ def train_step(config, name: str, mesh) -> jax.stages.Traced:
 
 
 def model_flops(config, name: str, mesh, traced) -> float:
-    """Returns the FLOPs that a program's model needs, without recomputation.
+    """Returns the FLOPs of a program's model, without recomputation.
 
     Args:
-      config, name, mesh: as of `train_step`; `name` may be 'sample'.
-      traced: the program.
+      config, name, mesh: see `train_step`; `name` may be 'sample'.
+      traced: the traced program.
     """
-    if name != "transformer":  # nothing else recomputes
+    if name != "transformer":  # no other program recomputes
         return flops.program_flops(traced.jaxpr)
     stage = make_stage(config, name, mesh)
     with sharding.context(mesh):
@@ -125,10 +125,10 @@ def model_flops(config, name: str, mesh, traced) -> float:
 
 
 def sampler(config, mesh) -> jax.stages.Traced:
-    """The sampling program of one batch (`config.sampling`), traced: codes of classes.
+    """Returns the traced program that samples the codes of a batch.
 
     Raises:
-      ConfigError: where the batch does not divide over the mesh.
+      ConfigError: if `sampling.batch_size` does not divide over the mesh.
     """
     number, parts = config.sampling.batch_size, sharding.batch_parts(mesh)
     if number % parts:
@@ -138,7 +138,7 @@ def sampler(config, mesh) -> jax.stages.Traced:
     stage = make_stage(config, "transformer", mesh)
     boxed = jax.eval_shape(stage.init, jax.random.key(0))
     params = _unrolled(stage.model, sharding.abstract_state(boxed, mesh).params)
-    # As arguments: of constants the compiler would leave out filters that are off.
+    # Passed as arguments: with constants the compiler would remove unused filters.
     options = SamplingConfig(**config.sampling)
     options = compile_options(options, stage.model, stage.null_cond)
     options = jax.eval_shape(lambda options: options, options)
@@ -173,7 +173,7 @@ def sampler(config, mesh) -> jax.stages.Traced:
 
 
 def _unrolled(model, params):
-    """Abstract stacked parameters as `rq.models.transformer.unroll` makes them."""
+    """Returns abstract stacked parameters as `rq.models.transformer.unroll` would."""
     layouts = jax.eval_shape(lambda params: unroll(model, params)[1], params)
 
     def one(keys, layer):
@@ -184,7 +184,7 @@ def _unrolled(model, params):
                 name = "blocks"
             stacked = stacked[name]
         place = stacked.sharding
-        if stacked.shape != layer.shape:  # the axis of the layers, which none divides
+        if stacked.shape != layer.shape:  # without the axis of layers, never sharded
             place = NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
         return jax.ShapeDtypeStruct(layer.shape, layer.dtype, sharding=place)
 
