@@ -69,13 +69,6 @@ def first(found: feature_sets.FeatureSet, number: int) -> feature_sets.FeatureSe
     return feature_sets.FeatureSet(moments.of(pool), None, pool, logits)
 
 
-def of_batches(extractor, batches) -> feature_sets.FeatureSet:
-    """Returns the features of batches of images."""
-    collector = feature_sets.Collector()
-    collector.add_all(map(extractor, batches))
-    return collector.result()
-
-
 def row(name: str, found, real, extractor, number: int, all_images: int) -> dict:
     """Returns a table row: metrics of the first images, and FID and KID of all."""
     label = f" ({extractor.label})"
@@ -105,7 +98,7 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
 
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, batch.shape, np.uint8) for batch in batches]
-    add("noise", noise[0][:SHOWN], of_batches(extractor, noise))
+    add("noise", noise[0][:SHOWN], feature_sets.collect(map(extractor, noise)))
     last = steps(path)[-1]
     runs = [(step, None) for step in steps(path)]
     runs += [(last, scale) for scale in guidance]
@@ -117,7 +110,11 @@ def measure_all(path: pathlib.Path, number: int, guidance: list[float]):
         name = f"step {step:,}" + ("" if scale is None else f"{GUIDANCE}{scale:g}")
         samples = ImageSet(task.folder / sample_job.SAMPLES)
         add(name, next(samples.batches(SHOWN)), task.features(extractor))
-    add("real, unseen", batches[0][:SHOWN], of_batches(extractor, batches))
+    add(
+        "real, unseen",
+        batches[0][:SHOWN],
+        feature_sets.collect(map(extractor, batches)),
+    )
     return rows, shown, unseen, extractor.label
 
 

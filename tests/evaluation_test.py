@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of images and codes against values worked out by hand."""
+"""Tests metrics of images and codes against values computed by hand."""
 
 import numpy as np
 import pytest

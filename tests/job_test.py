@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling jobs outlive crashes; anybody's images are measured, and told how."""
+"""Tests sampling jobs, which resume after crashes, and measuring any images."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def extractor(experiment):
 
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory):
-    """Not the developer's own."""
+    """Sets an empty cache folder, instead of the developer's."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -60,17 +60,17 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(experiment, extractor, cache):
-    """What `Job.run` takes of one."""
+    """Returns the arguments of `Job.run` for a reference."""
     found, source = references.find_reference(experiment, extractor, "eval")
     return found, "eval", source
 
 
 class Killed(Exception):
-    """Stands for a signal 9: nothing after it runs."""
+    """Ends a job like signal 9: nothing after it runs."""
 
 
 def make_job(experiment, number, *, keep=1.0, classes=(), classifier=None, **options):
-    """A job; `options` are fields of `SamplingConfig`."""
+    """Returns a job; `options` are fields of `SamplingConfig`."""
     config = SamplingConfig(**experiment.config.sampling).replace(**options)
     return sample_job.Job(
         experiment,
@@ -84,7 +84,7 @@ def make_job(experiment, number, *, keep=1.0, classes=(), classifier=None, **opt
 
 
 def elsewhere(experiment, tmp_path, number=23, **options):
-    """A job in a folder of its own."""
+    """Returns a job in a new folder."""
     task = make_job(experiment, number, batch_size=4, **options)
     task.folder = tmp_path / task.folder.name
     return task
@@ -96,7 +96,7 @@ def samples(task):
 
 
 def left_over(task):
-    """Files of parts."""
+    """Returns the files of parts."""
     return list(task.folder.glob("*_part_*"))
 
 
@@ -131,7 +131,7 @@ def test_a_killed_job_resumes_and_ends_the_same(
         interrupted.run(extractor, *reference)
     assert drawn == [0, 10] and not list(interrupted.folder.glob("metrics_*"))
     alive.append(True)
-    # One part of two is damaged, as by a disk that was full.
+    # One of two parts is damaged, as by a full disk.
     part = interrupted.folder / "samples_part_00000000.npz"
     part.write_bytes(part.read_bytes()[:-100])
     again = elsewhere(experiment, tmp_path / "parts", keep=keep)
@@ -160,12 +160,12 @@ def test_parts_and_devices_do_not_change_the_samples(
     assert images.dtype == np.uint8 and images.shape == (23, 32, 32, 1)
 
 
-def test_parts_of_another_length_are_made_anew(
+def test_parts_of_another_size_are_recomputed(
     experiment, tmp_path, small_parts, monkeypatch
 ):
     expected = elsewhere(experiment, tmp_path / "a")
     expected.sample()
-    monkeypatch.setattr(sample_files, "npz", None)  # dies before it joins them
+    monkeypatch.setattr(sample_files, "npz", None)  # fails before it joins the parts
     task = elsewhere(experiment, tmp_path / "b")
     with pytest.raises(TypeError):
         task.sample()
@@ -200,7 +200,7 @@ def test_a_job_is_run_by_one_program_at_a_time(
 
 
 def test_samples_of_a_job_are_those_of_the_seed(experiment, tmp_path, small_parts):
-    """Sample i, of class i modulo 10, as the sampler draws it."""
+    """Sample i has class i modulo 10, and is that of the sampler."""
     task = elsewhere(experiment, tmp_path, 10, seed=3)
     task.sample()
     expected = draw(experiment, 10, seed=3).images
@@ -208,7 +208,7 @@ def test_samples_of_a_job_are_those_of_the_seed(experiment, tmp_path, small_part
 
 
 def test_the_best_of_a_job_are_those_of_the_seed(experiment, tmp_path, small_parts):
-    """The surest of each class, over all of its candidates, the surest first."""
+    """They are the best-ranked of each class over all candidates, the best first."""
     task = elsewhere(experiment, tmp_path, 20, seed=3, keep=0.4)
     task.sample()
     expected, _, labels, _ = draw(experiment, 20, seed=3, keep=0.4)
@@ -218,10 +218,10 @@ def test_the_best_of_a_job_are_those_of_the_seed(experiment, tmp_path, small_par
     assert task.settings["judge"] == "own" and task.settings["judge_weights"]
 
 
-def test_what_is_there_is_not_made_again(
+def test_existing_results_are_not_recomputed(
     experiment, extractor, reference, tmp_path, small_parts, monkeypatch
 ):
-    """Neither samples nor features; another reference has a file of its own."""
+    """Neither samples nor features; another reference gets another file."""
     task = elsewhere(experiment, tmp_path, 12)
     expected = task.run(extractor, *reference)
     monkeypatch.setattr(sample_job.Job, "_draw", None)
@@ -233,7 +233,7 @@ def test_what_is_there_is_not_made_again(
     other = found._replace(pool=found.pool + 1)
     result = task.run(extractor, other, "some/where.npz", source)
     assert result["metrics"]["recall (digits features)"] == 0
-    # Whatever its name: results are told apart by what they are of.
+    # Also if names are equal: results are identified by hashes.
     task.run(extractor, other, "another/where.npz", "other")
     names = sorted(path.name.rpartition("_")[0] for path in task.folder.glob("metr*"))
     where = "metrics_digits-features_where"
@@ -242,13 +242,13 @@ def test_what_is_there_is_not_made_again(
 
 
 @pytest.mark.parametrize("how, kind", [("empty", "samples"), ("a bit", "features")])
-def test_damaged_files_are_made_anew(
+def test_damaged_files_are_recomputed(
     experiment, extractor, tmp_path, monkeypatch, small_parts, how, kind
 ):
-    """As a power failure leaves them."""
+    """Damaged as by a power failure."""
     task, expected = (elsewhere(experiment, tmp_path / x, 25) for x in "ab")
     with monkeypatch.context() as patch:
-        patch.setattr(sample_files, "npz", None)  # fails once all parts are there
+        patch.setattr(sample_files, "npz", None)  # fails when all parts are written
         with pytest.raises(TypeError):
             task.sample()
     if kind == "features":
@@ -290,13 +290,13 @@ def test_every_setting_makes_a_job_of_its_own(experiment, with_features, monkeyp
         {"experiment": Experiment(with_features, experiment.mesh, dtype="bfloat16")},
     ]
     assert len({folder(**change) for change in changes}) == len(changes)
-    assert folder(batch_size=2) == folder()  # which changes no sample
+    assert folder(batch_size=2) == folder()  # it changes no sample
     assert folder(temperature=0.5) == folder(temperature=(0.5,))
     known = folder()
     for wrong in ({"top_p": (2.0,)}, {"keep": 0.0}, {"keep": 1.5}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             folder(**wrong)
-    # The same step of another training.
+    # The same step of another training run.
     monkeypatch.setattr(type(experiment), "identity", lambda *_: "another")
     assert folder() != known
 
@@ -329,7 +329,7 @@ def test_pixels_that_are_not_finite_are_refused(experiment, tmp_path, monkeypatc
 def test_a_younger_option_at_its_default_leaves_jobs_as_they_were(
     experiment, monkeypatch
 ):
-    """So results from before an option existed are found after it was added."""
+    """Results from before an option was added are still found."""
     known = make_job(experiment, 5).settings
     assert "seed" not in known["sampling"] and "batch_size" not in known["sampling"]
     old = {"temperature", "top_k", "top_p", "min_p", "guidance", "guidance_schedule"}
@@ -337,7 +337,7 @@ def test_a_younger_option_at_its_default_leaves_jobs_as_they_were(
 
 
 def test_the_name_of_a_job_is_that_of_earlier_versions(experiment, monkeypatch):
-    """The hash of settings that version 0.1 wrote."""
+    """It has the hash of the settings that version 0.1 wrote."""
     monkeypatch.setattr(type(experiment), "identity", lambda *_: "i")
     monkeypatch.setattr(type(experiment), "fingerprint", {"rqvae": "r"})
     job = make_job(experiment, 5, seed=3, classes=(1, 2), temperature=0.5)
@@ -380,7 +380,7 @@ def test_reference_statistics_are_kept_by_what_they_are_of(
         experiment, extractor, "train", tmp_path
     )
     assert source != of_training and other.gaussian.number == 4500
-    monkeypatch.setattr(references, "split_features", None)  # not to be looked at again
+    monkeypatch.setattr(references, "split_features", None)  # must not be called again
     again, _ = references.find_reference(experiment, extractor, "eval", tmp_path)
     np.testing.assert_array_equal(found.pool, again.pool)
     np.testing.assert_allclose(again.gaussian.mean, found.gaussian.mean)
@@ -414,10 +414,8 @@ def test_eval_mode_writes_samples_metrics_and_a_page(with_features, tmp_path):
         assert message in printed and "Traceback" not in printed
 
 
-def test_a_process_that_is_killed_leaves_what_the_next_one_needs(
-    with_features, tmp_path
-):
-    """Signal 9 once the first part is there."""
+def test_a_killed_process_leaves_parts_that_the_next_one_uses(with_features, tmp_path):
+    """Signal 9 comes after the first part is written."""
     workdir = tmp_path / "killed"
     shutil.copytree(with_features, workdir)
     flags = ["--mode=eval", "--num_samples=600", "--temperature=0.9"]
@@ -468,9 +466,7 @@ def test_cached_references_of_another_version_are_not_read(tmp_path, monkeypatch
 
     def collect():
         collected.append(1)
-        found = feature_sets.Collector()
-        found.add(extractors.Found(pool, None, None))
-        return found.result()
+        return feature_sets.collect([extractors.Found(pool, None, None)])
 
     for version, times in ((2, 1), (2, 1), (3, 2)):
         monkeypatch.setattr(feature_sets, "CACHE_VERSION", version)
@@ -488,7 +484,7 @@ def test_neighbours_are_the_nearest():
     np.testing.assert_allclose(apart, np.sort(distances, axis=1)[:, :4], atol=1e-6)
 
 
-# Anybody's images.
+# Measuring any images.
 
 
 def write_images(folder, images):
@@ -507,10 +503,10 @@ def test_folders_and_archives_are_the_same_images(some_images, tmp_path):
     write_images(tmp_path / "folder", some_images)
     chunks = np.split(some_images, [5, 9])
     image_files.write(tmp_path / "a.npz", some_images.shape, chunks, np.arange(13))
-    with np.load(tmp_path / "a.npz") as file:  # as others read it
+    with np.load(tmp_path / "a.npz") as file:  # as other programs read it
         np.testing.assert_array_equal(file["arr_0"], some_images)
         np.testing.assert_array_equal(file["arr_1"], np.arange(13))
-    np.savez(tmp_path / "b.npz", some_images)  # as others write it
+    np.savez(tmp_path / "b.npz", some_images)  # as other programs write it
     np.savez_compressed(tmp_path / "c.npz", arr_0=some_images)
     for name in ("folder", "a.npz", "b.npz", "c.npz"):
         found = image_files.ImageSet(tmp_path / name, 1)
@@ -520,7 +516,7 @@ def test_folders_and_archives_are_the_same_images(some_images, tmp_path):
         np.testing.assert_array_equal(np.concatenate(batches), some_images)
 
 
-def test_a_set_is_known_by_its_bytes(some_images, tmp_path):
+def test_a_set_is_identified_by_its_bytes(some_images, tmp_path):
     np.savez(tmp_path / "a.npz", some_images)
     known = image_files.ImageSet(tmp_path / "a.npz").fingerprint()
     (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes())
@@ -530,7 +526,7 @@ def test_a_set_is_known_by_its_bytes(some_images, tmp_path):
     assert image_files.ImageSet(tmp_path / "b.npz").fingerprint() != known
 
 
-def test_what_is_no_set_of_images_is_told(some_images, tmp_path):
+def test_errors_for_what_is_no_set_of_images(some_images, tmp_path):
     np.savez(tmp_path / "a.npz", x=some_images)
     with pytest.raises(DataError, match="no 'arr_0'"):
         image_files.ImageSet(tmp_path / "a.npz")
@@ -588,7 +584,7 @@ def test_the_command_measures_any_images(
     assert found["settings"]["number"] == 9
     assert found["settings"]["reference_number"] == 13
     assert found["settings"]["clip_sha256"] and found["settings"]["captions_sha256"]
-    # Against statistics alone there are no neighbourhoods.
+    # Statistics do not suffice for neighbourhoods.
     sets[1] = f"--reference={tmp_path}/s.npz"
     program.main(["evaluate", *sets, *flags])
     found = json.loads(capsys.readouterr().out)
@@ -613,11 +609,9 @@ def test_features_of_another_size_are_refused(extractor):
 
 
 def test_streams_and_batches_have_the_same_statistics(extractor, some_images):
-    """Whatever the batch; to 1e-6."""
-    whole, chunks = feature_sets.Collector(), feature_sets.Collector()
-    whole.add_all(map(extractor, [some_images]))
-    chunks.add_all(map(extractor, np.split(some_images, [4, 5, 12])))
-    a, b = whole.result(), chunks.result()
+    """For any batch size, to 1e-6."""
+    a = feature_sets.collect(map(extractor, [some_images]))
+    b = feature_sets.collect(map(extractor, np.split(some_images, [4, 5, 12])))
     scale = np.abs(a.gaussian.covariance).max()
     np.testing.assert_allclose(b.gaussian.mean, a.gaussian.mean, rtol=1e-6)
     np.testing.assert_allclose(

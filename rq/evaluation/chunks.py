@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Resumable chunked computation: results are kept in files of a few hundred rows."""
+"""Resumable chunked computation: results are stored in files of a few hundred rows."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from absl import logging
 from rq.metrics.moments import DAMAGE
 from rq.parallel import atomic_files, preemption, processes
 
-PART = 500  # rows in a part: at most so many are lost in a crash
+PART = 500  # rows in a part: the most that a crash can lose
 
 
 class Parts:
-    """Files of consecutive rows, each written atomically.
+    """Computes and stores rows in parts, each an atomically written file.
 
     Attributes:
-      number: of rows in total.
-      size: rows of a part; the last may have fewer.
+      number: number of rows in total.
+      size: rows in a part; the last may have fewer.
     """
 
     def __init__(self, folder: pathlib.Path, name: str, number: int, about: str):
         """Initializes; computes nothing.
 
         Args:
-          folder: of the files.
-          name: in the names of the files.
-          number: of rows in total.
+          folder: folder of the files.
+          name: prefix of their names.
+          number: number of rows in total.
           about: all that the results depend on; parts with another one are recomputed.
         """
         self._folder, self._name, self._about = folder, name, about
@@ -46,7 +46,7 @@ class Parts:
     def _about_rows(self, rows: range) -> str:
         return f"{rows.start} {rows.stop} {self._about}"
 
-    def _is_there(self, rows: range) -> bool:
+    def _is_valid(self, rows: range) -> bool:
         """Returns whether a part exists, undamaged, with these rows and `about`."""
         path = self._path(rows)
         if not path.exists():
@@ -56,18 +56,18 @@ class Parts:
                 arrays = [file[name] for name in file.files]  # checks their checksums
                 return bool(arrays) and str(file["about"]) == self._about_rows(rows)
         except DAMAGE:
-            logging.warning("%s is damaged: made anew", path)
+            logging.warning("%s is damaged: it is recomputed", path)
             return False
 
     def make(self, function: Callable[[range], dict[str, np.ndarray]]) -> None:
-        """Computes missing parts; all processes call it, process 0 writes."""
-        there = np.zeros(len(self._rows), bool)
-        if processes.is_process_0():  # which alone reads them
-            there[:] = [self._is_there(rows) for rows in self._rows]
-        there = processes.broadcast(there)
+        """Computes missing parts; all processes must call it, process 0 writes."""
+        done = np.zeros(len(self._rows), bool)
+        if processes.is_process_0():  # only process 0 reads the files
+            done[:] = [self._is_valid(rows) for rows in self._rows]
+        done = processes.broadcast(done)
         start, made = time.monotonic(), 0
-        for rows, known in zip(self._rows, there, strict=True):
-            if known:
+        for rows, is_done in zip(self._rows, done, strict=True):
+            if is_done:
                 continue
             arrays = function(rows)
             if processes.is_process_0():
@@ -82,7 +82,7 @@ class Parts:
             made += len(rows)
             rate = made / (time.monotonic() - start)
             logging.info(
-                "%s %d/%d, %.3g a second, ETA %.0f s",
+                "%s %d/%d, %.3g per second, ETA %.0f s",
                 self._name, rows.stop, self.number, rate,
                 (self.number - rows.stop) / rate,
             )  # fmt: skip
@@ -95,7 +95,7 @@ class Parts:
                 yield {name: file[name] for name in file.files}
 
     def remove(self) -> None:
-        """Removes all parts, also those of other rows."""
+        """Removes all parts, also those with other rows."""
         if processes.is_process_0():
             for path in self._folder.glob(f"{self._name}_part_*"):
                 path.unlink(missing_ok=True)

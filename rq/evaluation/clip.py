@@ -1,12 +1,12 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""CLIP score: how well images show what their captions say.
+"""Computes the CLIP score: how well images match their captions.
 
-By any CLIP as Hugging Face's exporter writes it,
+It takes any CLIP model that Hugging Face's exporter writes,
 
     optimum-cli export onnx --model openai/clip-vit-base-patch32 FOLDER
 
-run by ONNX Runtime (`pip install -e '.[clip]'`). The paper has ViT-B/32.
+and runs it with ONNX Runtime (`pip install -e '.[clip]'`). The paper uses ViT-B/32.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from PIL import Image
 from rq.config import ConfigError
 from rq.data import DataError
 
-# Where exporters put it within the folder.
+# Where exporters put the model in the folder.
 MODELS = ("model.onnx", "onnx/model.onnx")
 TOKENIZER, PREPROCESSOR = "tokenizer.json", "preprocessor_config.json"
-CONTEXT = 77  # tokens of a text at most
+CONTEXT = 77  # tokens in a text, at most
 
 
 class Clip:
-    """Images and captions to the cosines of their embeddings.
+    """Computes the cosines between embeddings of images and captions.
 
     Attributes:
-      fingerprint: of the network's file.
+      fingerprint: hash of the model's file.
     """
 
     def __init__(self, folder):
-        """Opens a folder.
+        """Loads the model in a folder.
 
         Raises:
-          ConfigError: where ONNX Runtime is not installed.
-          DataError: where a file is missing or something else.
+          ConfigError: if ONNX Runtime is not installed.
+          DataError: if a file is missing or not of a CLIP model.
         """
         folder = pathlib.Path(folder)
         models = [folder / name for name in MODELS if (folder / name).exists()]
@@ -67,11 +67,11 @@ class Clip:
         self._inputs = {value.name for value in self._session.get_inputs()}
         outputs = {value.name for value in self._session.get_outputs()}
         if not {"image_embeds", "text_embeds"} <= outputs:
-            raise DataError(f"{models[0]} gives {sorted(outputs)}: no CLIP; {_HOW}")
+            raise DataError(f"{models[0]} outputs {sorted(outputs)}: no CLIP; {_HOW}")
         self.fingerprint = hashlib.sha256(models[0].read_bytes()).hexdigest()
 
     def __call__(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
-        """Cosines `[B]` of uint8 images `[B, H, W, C]`, one or three channels."""
+        """Returns cosines `[B]`; images are uint8 `[B, H, W, C]`, C is 1 or 3."""
         tokens, mask = self._tokens(captions)
         given = {
             "pixel_values": np.stack([self._pixels(image) for image in images]),
@@ -85,7 +85,7 @@ class Clip:
         return np.sum(a * b, axis=-1)
 
     def _tokens(self, captions):
-        """Ids and mask, int64 `[B, S]`, filled up by what ends a text."""
+        """Returns ids and mask, int64 `[B, S]`, padded with the end token."""
         found = [encoding.ids for encoding in self._tokenizer.encode_batch(captions)]
         length = max(map(len, found))
         mask = [[1] * len(ids) + [0] * (length - len(ids)) for ids in found]
@@ -93,13 +93,13 @@ class Clip:
         return np.asarray(found, np.int64), np.asarray(mask, np.int64)
 
     def _pixels(self, image: np.ndarray) -> np.ndarray:
-        """As CLIP's image processor has it: float32 `[3, S, S]`."""
+        """Returns what CLIP's image processor would: float32 `[3, S, S]`."""
         known = self._preprocessor
         side, crop = (_side(known[name]) for name in ("size", "crop_size"))
         image = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)))
         width, height = image.size
         short = min(width, height)
-        # The longer side is rounded down, as the processor does.
+        # The longer side is rounded down, as in the processor.
         size = (side * width // short, side * height // short)
         image = image.resize(size, Image.Resampling(known.get("resample", 3)))
         left, top = ((length - crop) // 2 for length in image.size)
@@ -120,14 +120,14 @@ def _side(size) -> int:
 
 
 def score(clip: Clip, batches: Iterable[np.ndarray], captions: Sequence[str]) -> float:
-    """The mean cosine of images and their captions, as the paper reports it.
+    """Returns the mean cosine of images and captions, as reported in the paper.
 
     TorchMetrics and others multiply it by 100.
 
     Args:
-      clip: the network.
+      clip: the model.
       batches: uint8 images `[n, H, W, C]`.
-      captions: of each; image i has `captions[i % len(captions)]`.
+      captions: image i has the caption `captions[i % len(captions)]`.
     """
     total, number = 0.0, 0
     for images in batches:

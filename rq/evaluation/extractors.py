@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature extractors for metrics, with their preprocessing.
 
-Only Inception's distances are called FID. An experiment's own classifier stands in
-where Inception's weights are unavailable or do not fit the images; its metrics carry a
-label: 'FID (digits features)'.
+Only distances of Inception's features are called FID. If Inception's weights are
+unavailable or do not fit the images, use an experiment's own classifier; its metrics
+have a label: 'FID (digits features)'.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rq.models.digest import digest
 from rq.models.networks.inception import SIDE, WIDTH, Inception, preprocess
 from rq.parallel import sharding
 
-# Inception's preprocessing: as in TensorFlow's graph; pytorch-fid and the authors;
-# clean-fid. Values: the label in metric names, and whether logits have their bias.
+# Inception's preprocessing, of TensorFlow's graph, of pytorch-fid and the authors, and
+# of clean-fid: the label in metric names, and whether logits include the bias.
 RESIZES = {
     "tf1": ("", False),
     "pytorch": ("pytorch-fid", True),
@@ -34,12 +34,12 @@ RESIZES = {
 
 
 class Found(NamedTuple):
-    """Features of N images, float32 on the host.
+    """Holds the features of N images, float32 on the host.
 
     Attributes:
       pool: `[N, F]`.
-      logits: `[N, K]`, of classes; None where the network knows none.
-      spatial: `[N, S]`, of sFID; None where the network has none.
+      logits: `[N, K]`, of classes; None if the network has none.
+      spatial: `[N, S]`, for sFID; None if the network has none.
     """
 
     pool: np.ndarray
@@ -51,11 +51,11 @@ class Extractor:
     """Computes features of images, with one compiled program for each image size.
 
     Attributes:
-      name: for names of files: 'inception-tf1', 'digits-features'.
-      label: in metric names; '' for Inception as TensorFlow has it.
-      width: F, of the features.
+      name: used in file names: 'inception-tf1', 'digits-features'.
+      label: used in metric names; '' for Inception with TensorFlow's preprocessing.
+      width: F, the number of features.
       fingerprint: hash of weights and preprocessing.
-      mesh: of the devices that share a batch.
+      mesh: devices that a batch is sharded over.
     """
 
     def __init__(
@@ -71,21 +71,20 @@ class Extractor:
         """Use `inception`, `own` or `of_experiment`.
 
         Args:
-          name, label, width: see the class.
+          name, label, width, mesh: see the class.
           apply: function of (params, prepared images) to (pool, logits, spatial).
-          params: of the network.
-          mesh: of the devices that share a batch.
-          prepare: what is done to uint8 images `[B, H, W, C]` before, on the host.
+          params: parameters of the network.
+          prepare: applied to uint8 images `[B, H, W, C]` before, on the host.
         """
         self.name, self.label, self.width = name, label, width
         self.mesh, self._prepare = mesh, prepare
         self._params = jax.device_put(params, sharding.replicated(mesh))
         self._apply = jax.jit(apply)
-        self._batch = 0  # images of the largest batch so far: others are filled up
+        self._batch = 0  # size of the largest batch so far: others are padded
         self.fingerprint = digest(params, name)
 
     def batch_size(self, wanted: int, number: int) -> int:
-        """Returns the batch size for `number` images: one that the devices divide."""
+        """Returns a batch size for `number` images that divides over the devices."""
         parts = sharding.batch_parts(self.mesh)
         return -(-min(wanted, number) // parts) * parts
 
@@ -93,16 +92,16 @@ class Extractor:
         """Returns features of uint8 images `[B, H, W, C]` that all processes have."""
         number = len(images)
         self._batch = max(self._batch, self.batch_size(number, number))
-        filled = np.resize(images, (self._batch, *images.shape[1:]))
+        padded = np.resize(images, (self._batch, *images.shape[1:]))
         local = sharding.rows(self.mesh, self._batch)
-        return self.of_batch({"image": filled[local], "mask": local < number})
+        return self.of_batch({"image": padded[local], "mask": local < number})
 
     def of_batch(self, batch: dict[str, np.ndarray]) -> Found:
         """Returns features of a batch of which each process holds its own rows.
 
         Args:
-          batch: 'image' uint8 and 'mask', as `rq.data.loader.in_order` yields them for
-            this mesh. What the mask excludes is left out.
+          batch: 'image' uint8 and 'mask', from `rq.data.loader.in_order` with this
+            mesh. Masked images are left out.
         """
         images = batch["image"]
         if self._prepare is not None:
@@ -116,9 +115,9 @@ class Extractor:
 
 
 def clean_resize(images: np.ndarray) -> np.ndarray:
-    """clean-fid's: bicubic with antialiasing in float32, channel by channel.
+    """Returns images resized as in clean-fid: bicubic, antialiased, not rounded.
 
-    uint8 `[B, H, W, C]` to float32 `[B, 299, 299, C]` in [0, 255]. Nothing is rounded.
+    Takes uint8 `[B, H, W, C]`; returns float32 `[B, 299, 299, C]` in [0, 255].
     """
 
     def plane(values):
@@ -137,14 +136,15 @@ def inception(path, mesh, resize: str = "tf1") -> Extractor:
 
     Args:
       path: an `.npz`.
-      mesh: of the devices.
-      resize: 'tf1': bilinear without antialiasing, as in TensorFlow's graph, of ADM's
-        evaluator and torch-fidelity; 'pytorch': PyTorch's, of pytorch-fid and the
-        authors, and their logits; 'clean': bicubic with antialiasing, of clean-fid.
+      mesh: the devices.
+      resize: 'tf1': bilinear without antialiasing, as in TensorFlow's graph, ADM's
+        evaluator and torch-fidelity; 'pytorch': PyTorch's, with its logits, as in
+        pytorch-fid and the authors' code; 'clean': bicubic with antialiasing, as in
+        clean-fid.
 
     Raises:
-      DataError: where the file is missing or something else.
-      ConfigError: on an unknown `resize`.
+      DataError: if the file is missing or of another kind.
+      ConfigError: if `resize` is unknown.
     """
     if resize not in RESIZES:
         raise ConfigError(f"--resize={resize} is not one of {', '.join(RESIZES)}")
@@ -167,13 +167,13 @@ def inception(path, mesh, resize: str = "tf1") -> Extractor:
 def own(module, params, config, mesh) -> Extractor:
     """Returns the extractor of a feature network trained on the data set itself.
 
-    Its logits are of the data set's classes, if it learned those.
+    It has logits if the network was trained on classes.
 
     Args:
       module: a `FeatureClassifier`.
       params: its parameters.
-      config: that it was trained with.
-      mesh: of the devices.
+      config: config that it was trained with.
+      mesh: the devices.
     """
     side, channels = config.data.resolution, config.data.channels
     knows_classes = config.features.objective == "class"

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Features of sets of images, cached on disk, and the metrics of two sets."""
+"""Collects and caches features of sets of images; computes metrics of two sets."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ from rq.metrics.manifold import DENSITY_NEIGHBOURS, manifold
 from rq.metrics.moments import Gaussian, Moments
 from rq.parallel import atomic_files, processes
 
-BATCH = 64  # images at once through a network
-SPLITS = 10  # parts of the images, of each of which the Inception score is one
-SHUFFLE_SEED = 2020  # of their order, as torch-fidelity has it
-# Of a larger reference so many images, drawn at random, stand for all in what needs the
-# features themselves: neighbourhoods and kernels.
+BATCH = 64  # images per batch
+SPLITS = 10  # of the images; the Inception score is the mean over them
+SHUFFLE_SEED = 2020  # of the images' order, as in torch-fidelity
+# Features kept for neighbourhoods and kernels, at most; of larger sets a random subset.
 POOL = 50_000
-# Part of the names of cached references: raise it when what is stored changes.
+# Part of the names of cached references: increase it if the stored contents change.
 CACHE_VERSION = 2
 
 
 class FeatureSet(NamedTuple):
-    """Features of a set of images, and their moments; None where unknown.
+    """Holds features of a set of images, and their moments; None if unknown.
 
     Attributes:
-      gaussian: of the features.
-      spatial: of the spatial ones.
-      pool: the features themselves `[N, F]`, float32, of all images or of some.
+      gaussian: moments of the features.
+      spatial: moments of the spatial features.
+      pool: features `[N, F]`, float32, of all images or a subset.
       logits: `[N, K]`, float32.
     """
 
@@ -54,65 +53,50 @@ def kept(number: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(number)[:POOL])
 
 
-class Collector:
-    """Collects features batch by batch, and keeps no more of them than needed."""
+def collect(
+    batches: Iterable[Found], number: int | None = None, logits: bool = True
+) -> FeatureSet:
+    """Returns the features of all batches, and keeps no more of them than needed.
 
-    def __init__(self, number: int | None = None, logits: bool = True):
-        """Starts with none.
-
-        Args:
-          number: of images in all; of more than `POOL` only some features stay. None:
-            those of all.
-          logits: whether they stay.
-        """
-        self._kept = None
-        if number is not None and number > POOL:
-            self._kept = np.zeros(number, bool)
-            self._kept[kept(number)] = True
-        self._wants_logits = logits
-        self._seen, self._pool, self._logits = 0, [], []
-        self._gaussian, self._spatial = moments.Stream(), moments.Stream()
-
-    def add(self, found: Found) -> None:
-        """Adds a batch."""
-        number = len(found.pool)
-        self._gaussian.add(found.pool)
+    Args:
+      batches: features of one batch or more.
+      number: number of images in total; of more than `POOL` a subset of features is
+        kept. If None all are kept.
+      logits: whether to keep logits.
+    """
+    chosen = None
+    if number is not None and number > POOL:
+        chosen = np.zeros(number, bool)
+        chosen[kept(number)] = True
+    gaussian, spatial = moments.Stream(), moments.Stream()
+    seen, pools, all_logits = 0, [], []
+    for found in batches:
+        gaussian.add(found.pool)
         if found.spatial is not None:
-            self._spatial.add(found.spatial)
-        if self._wants_logits and found.logits is not None:
-            self._logits.append(found.logits)
-        pool = found.pool
-        if self._kept is not None:
-            pool = pool[self._kept[self._seen : self._seen + number]]
-        if len(pool):
-            self._pool.append(pool)
-        self._seen += number
-
-    def add_all(self, batches: Iterable[Found]) -> None:
-        """Takes all batches."""
-        for found in batches:
-            self.add(found)
-
-    def result(self) -> FeatureSet:
-        """All that was taken, at least one batch."""
-        return FeatureSet(
-            self._gaussian.moments(),
-            self._spatial.moments(),
-            np.concatenate(self._pool),
-            np.concatenate(self._logits) if self._logits else None,
-        )
+            spatial.add(found.spatial)
+        if logits and found.logits is not None:
+            all_logits.append(found.logits)
+        rows = slice(seen, seen + len(found.pool))
+        pools.append(found.pool if chosen is None else found.pool[chosen[rows]])
+        seen = rows.stop
+    return FeatureSet(
+        gaussian.moments(),
+        spatial.moments(),
+        np.concatenate(pools),
+        np.concatenate(all_logits) if all_logits else None,
+    )
 
 
 def check(number: int, real: FeatureSet, extractor: Extractor) -> None:
-    """Checks that metrics can be computed, before anything is drawn or extracted.
+    """Checks that metrics can be computed, before sampling and extraction.
 
     Args:
-      number: of generated images.
-      real: what they are to be compared with.
-      extractor: of the generated images' features.
+      number: number of generated images.
+      real: the reference.
+      extractor: extractor for the generated images.
 
     Raises:
-      DataError: on too few images, or a reference of other features.
+      DataError: if there are too few images, or the reference has other features.
     """
     if number < 2:
         raise DataError(f"metrics need two images or more, not {number}")
@@ -127,14 +111,14 @@ def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, fl
     """Returns all metrics that two sets of images allow.
 
     Args:
-      made: the generated images; of their logits is the Inception score.
+      made: the generated images; the Inception score is of their logits.
       real: the reference.
-      label: of the features, see `rq.evaluation.extractors`; in all names.
+      label: label of the features in all names, see `rq.evaluation.extractors`.
 
     Returns:
-      numbers by name: FID and the condition of its covariances (None where infinite),
-      sFID, KID (of subsets of 1,000, where there are so many), precision, recall,
-      density, coverage, IS.
+      Numbers by name: FID and the condition number of its covariances (None if
+      infinite), sFID, KID (if there are 1,000 images, the size of its subsets),
+      precision, recall, density, coverage, IS.
     """
     named = f" ({label})" if label else ""
     found = {}
@@ -157,10 +141,10 @@ def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, fl
             found[f"KID{named}"] = kernel.mean
             found[f"KID deviation{named}"] = kernel.std
         if least > DENSITY_NEIGHBOURS:
-            shares = manifold(made.pool, real.pool)._asdict()
-            found |= {f"{name}{named}": value for name, value in shares.items()}
+            fractions = manifold(made.pool, real.pool)._asdict()
+            found |= {f"{name}{named}": value for name, value in fractions.items()}
     if made.logits is not None and len(made.logits) >= SPLITS:
-        # Parts must not be of some classes each, as those of sorted images are.
+        # Shuffled, because images may be sorted by class.
         order = np.random.RandomState(SHUFFLE_SEED).permutation(len(made.logits))
         score = distances.inception_score(made.logits[order], SPLITS)
         found[f"IS{named}"] = score.mean
@@ -168,8 +152,8 @@ def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, fl
     return found
 
 
-# On disk: pytorch-fid's `.npz`, 'mu' and 'sigma', with 'mu_s' and 'sigma_s' of sFID as
-# ADM's reference files have them; 'number', 'pool' and 'logits' of our own.
+# Files are pytorch-fid's `.npz`, with 'mu' and 'sigma', and ADM's 'mu_s' and 'sigma_s'
+# for sFID; 'number', 'pool' and 'logits' are our own.
 
 
 def save(path, found: FeatureSet, **notes: str) -> None:
@@ -188,10 +172,10 @@ def save(path, found: FeatureSet, **notes: str) -> None:
 
 
 def load(path) -> FeatureSet:
-    """Reads what `save` wrote, pytorch-fid's statistics, or ADM's without its images.
+    """Returns features written by `save`, or statistics of pytorch-fid or ADM.
 
     Raises:
-      DataError: where the file is missing or something else.
+      DataError: if the file is missing or of another kind.
     """
     gaussian = moments.load(path)
     with np.load(path) as file:
@@ -206,7 +190,7 @@ def load(path) -> FeatureSet:
 
 
 def load_if_whole(path, about: str | None = None) -> FeatureSet | None:
-    """Returns what `load` does; None if missing, damaged, or with another `about`."""
+    """Returns what `load` does; None if missing, damaged, or of another `about`."""
     if not pathlib.Path(path).exists():
         return None
     try:
@@ -215,20 +199,20 @@ def load_if_whole(path, about: str | None = None) -> FeatureSet | None:
                 return None
         return load(path)
     except moments.DAMAGE as error:
-        logging.warning("%s is damaged (%s): made anew", path, error)
+        logging.warning("%s is damaged (%s): it is recomputed", path, error)
         return None
 
 
 def cached(
-    extractor: Extractor, source: str, collect: Callable[[], FeatureSet], cache=None
+    extractor: Extractor, source: str, compute: Callable[[], FeatureSet], cache=None
 ) -> FeatureSet | None:
-    """Returns a reference from the cache, or collects it; on process 0 alone.
+    """Returns a reference from the cache, or computes it; None if not process 0.
 
     Args:
-      extractor: of the features.
-      source: hash of what the images are read from, and how.
-      collect: to it where it is not; all processes call it.
-      cache: folder of what `save` writes; ~/.cache/rq/statistics where None.
+      extractor: extractor of the features.
+      source: hash of the images and of how they are read.
+      compute: function that returns the reference; all processes call it.
+      cache: folder of the cache; ~/.cache/rq/statistics if None.
     """
     about = f"{source} {extractor.fingerprint} {CACHE_VERSION}"
     key = hashlib.sha256(about.encode()).hexdigest()
@@ -238,7 +222,7 @@ def cached(
     if processes.broadcast(known is not None):
         logging.info("reference: statistics from %s", path)
         return known
-    found = collect()
+    found = compute()
 
     def keep():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,33 +235,31 @@ def cached(
 def of_images(
     images: ImageSet, extractor: Extractor, logits: bool = True, batch: int = BATCH
 ) -> FeatureSet:
-    """Returns all features of a set of images.
+    """Returns the features of a set of images.
 
     Raises:
-      DataError: where there are fewer than two, of which nothing can be said.
+      DataError: if there are fewer than two.
     """
     if images.number < 2:
         raise DataError(f"{images.path} has one image; metrics need two or more")
-    collector = Collector(images.number, logits)
     size = extractor.batch_size(batch, images.number)
     batches = images.shared_batches(size, extractor.mesh)
-    collector.add_all(map(extractor.of_batch, batches))
-    return collector.result()
+    return collect(map(extractor.of_batch, batches), images.number, logits)
 
 
 def reference(
     path, extractor: Extractor, channels: int = 3, cache=None
 ) -> tuple[FeatureSet | None, str]:
-    """Returns a reference by its path, and a hash of what it was made from.
+    """Returns the reference at a path, and a hash of its contents.
 
-    Images; pytorch-fid's statistics of them; or ADM's reference files, of which the
-    images, which may be some alone, are looked at for neighbourhoods and kernels.
+    The path is of images, of pytorch-fid's statistics, or of one of ADM's reference
+    files, whose images (some or all) are used for neighbourhoods and kernels.
 
     Returns:
-      the reference, in the first process alone; and the hash.
+      The reference, or None in other processes than 0; and the hash.
 
     Raises:
-      DataError: where it is none of these.
+      DataError: if it is none of these.
     """
     path, known = pathlib.Path(path), None
     has_images = True
@@ -307,18 +289,18 @@ def _check_origin(path, file, extractor: Extractor) -> None:
     """Raises DataError if statistics name another extractor than `extractor`."""
     if "extractor" not in file.files:
         logging.warning(
-            "%s does not say which features it is of: it must be those of %s",
+            "%s does not name its features; they must be those of %s",
             path, extractor.name,
         )  # fmt: skip
     elif str(file["extractor"]) != extractor.fingerprint:
         raise DataError(
-            f"{path} is of the features of another network, or of images resized in "
-            f"another way, than {extractor.name}"
+            f"{path} was not made with {extractor.name}, but with another network or "
+            "resizing: make it again, or choose the same features"
         )
 
 
 def _opened(path):
     try:
         return np.load(path)
-    except Exception as error:  # of zipfile, of NumPy
+    except Exception as error:  # zipfile and NumPy raise several types
         raise DataError(f"{path} is no .npz: {error}") from error

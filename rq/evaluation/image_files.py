@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sets of images on disk: folders, and the `.npz` of ADM's evaluator, as streams.
+"""Reads sets of images from folders, and from `.npz` files of ADM's evaluator.
 
 Images are uint8 `[N, H, W, C]`; a set of 50,000 is never in memory as a whole.
 """
@@ -25,7 +25,7 @@ MEMBER = "arr_0.npy"  # of images
 
 
 class _OneSize:
-    """Image files that must all have the size of the first one."""
+    """Reads image files, which must all have the size of the first one."""
 
     def __init__(self, files: FileSource):
         self._files = files
@@ -48,23 +48,23 @@ class _OneSize:
 
 
 class ImageSet:
-    """Images of a folder or an `.npz`, in order.
+    """Reads the images of a folder or an `.npz`, in order.
 
     Attributes:
-      path: of it.
-      number: of images.
+      path: the folder or file.
+      number: number of images.
     """
 
     def __init__(self, path, channels: int = 3):
-        """Opens it.
+        """Opens the folder or file.
 
         Args:
-          path: a folder of images (of one size; sub-folders too), or an `.npz` with
+          path: a folder of images of one size, also in sub-folders; or an `.npz` with
             'arr_0', uint8 NHWC.
-          channels: that a folder's images are read with.
+          channels: number of channels to read a folder's images with.
 
         Raises:
-          DataError: where there is nothing, or no images.
+          DataError: if the path does not exist or has no images.
         """
         self.path = pathlib.Path(path)
         self._files = None
@@ -80,7 +80,7 @@ class ImageSet:
             self.number = len(self._files)
 
     def _open_archive(self, archive):
-        """A stream of its images' bytes, and their shape."""
+        """Returns a stream of the images' bytes, and their shape."""
         if MEMBER not in archive.namelist():
             raise DataError(f"{self.path} has no 'arr_0' of images")
         stream = archive.open(MEMBER)
@@ -98,20 +98,20 @@ class ImageSet:
         return stream, shape
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Yields uint8 `[<= size, H, W, C]`, all images in order.
+        """Yields all images in order, uint8 `[<= size, H, W, C]`.
 
         Raises:
-          DataError: where a folder has images of several sizes.
+          DataError: if a folder has images of several sizes.
         """
         for batch in self.shared_batches(size):
             yield batch["image"][batch["mask"]]
 
     def shared_batches(self, size: int, mesh=None) -> Iterator[dict]:
-        """Yields 'image' and 'mask' as `rq.data.loader.in_order`, each process its own.
+        """Yields this process's rows of 'image' and 'mask', as `loader.in_order` does.
 
         Raises:
-          DataError: where a folder has images of several sizes.
-          MeshError: where the size does not divide over the devices.
+          DataError: if a folder has images of several sizes.
+          MeshError: if the size does not divide over the devices.
         """
         if self._files is not None:
             yield from loader.in_order(_OneSize(self._files), None, size, mesh=mesh)
@@ -134,7 +134,7 @@ class ImageSet:
                 yield images.reshape(count, *self._shape[1:])
 
     def fingerprint(self) -> str:
-        """SHA-256 of all bytes that it is read from, and of nothing else."""
+        """Returns the SHA-256 of the contents of all files, without their names."""
         digest = hashlib.sha256()
         files = [self.path] if self._files is None else self._files.paths
         for path in files:

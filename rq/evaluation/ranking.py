@@ -12,7 +12,7 @@ from rq.sampling import conditions, likelihood
 
 
 def rank(experiment, images, classes=(), texts=()) -> list[dict]:
-    """Returns exact likelihoods of image files, under each of several conditions.
+    """Returns exact likelihoods of image files under several conditions.
 
     Args:
       experiment: a `rq.experiment.Experiment` with both stages.
@@ -20,13 +20,13 @@ def rank(experiment, images, classes=(), texts=()) -> list[dict]:
       classes, texts: the conditions, see `conditions.parse`.
 
     Returns:
-      for each file 'file' and 'conditions', the likeliest first: 'class' and 'text' as
-      the model has them, 'log_likelihood' of all codes in nats, and 'bits_per_code', by
+      For each file 'file' and 'conditions', the likeliest first: 'class' and 'text' if
+      the model has them, 'log_likelihood' of all codes in nats, and 'bits_per_code' by
       depth.
 
     Raises:
-      ConfigError: on conditions that the model does not have.
-      DataError: where no image can be read.
+      ConfigError: if the model does not have the conditions.
+      DataError: if no image can be read.
     """
     config, model = experiment.config, experiment.transformer.model
     asked = conditions.parse(config, experiment.tokenizer, classes, texts)

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Quality of an RQ-VAE's reconstructions from 1, 2, ..., D codes per position."""
+"""Measures an RQ-VAE's reconstructions from 1, 2, ..., D codes per position."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rq.models.build import perceptual_distance, rqvae_model
 from rq.parallel import sharding
 from rq.visualize import to_uint8
 
-# Names in metrics of the perceptual distances of stage 1's loss.
+# Metric names of the perceptual distances in stage 1's loss.
 DISTANCE_NAMES = {"none": "", "lpips": "lpips", "features": "feature_distance"}
-# Statistics of codes that are reported, by depth.
+# Code statistics to report, by depth.
 STATISTICS = ("usage", "perplexity", "entropy_bits")
 
 
@@ -46,7 +46,7 @@ def make_reconstructor(config, mesh) -> Reconstructor:
 
 
 def _at_full_precision(distance):
-    """The same `PerceptualDistance`, for numbers that are reported."""
+    """Returns the `PerceptualDistance` with the precision for reported numbers."""
     return distance.clone(precision="highest")
 
 
@@ -58,7 +58,7 @@ class Reconstructor:
     """
 
     def __init__(self, model, mesh, distance=None, distance_name: str = ""):
-        """Initializes; `distance` is a `PerceptualDistance`, named so in metrics."""
+        """Compiles; `distance` is a `PerceptualDistance`, with a name for metrics."""
         self.model, self._mesh = model, mesh
         self._distance = None if distance is None else _at_full_precision(distance)
         self._distance_name = distance_name
@@ -79,7 +79,7 @@ class Reconstructor:
             scores["ssim"] = jnp.stack([ssim(images, one) for one in outputs])
         if self._distance is not None:
             params = {"params": frozen["distance"]}
-            # One depth at a time: the feature maps of all would not fit.
+            # One depth at a time: feature maps of all depths would not fit in memory.
             distances = [self._distance.apply(params, images, one) for one in outputs]
             scores[self._distance_name] = jnp.stack(distances)
         return codes, scores
@@ -103,8 +103,8 @@ class Reconstructor:
         """Returns means over images by depth, and statistics of their codes.
 
         Returns:
-          'psnr/depth_1' and so on (decibels, the mean of the images'), 'mse', 'ssim',
-          the distance by its name, and `STATISTICS`; 'usage/all' of the whole codebook.
+          'psnr/depth_1' and so on (mean over images, in decibels), 'mse', 'ssim', the
+          distance by its name, and `STATISTICS`; 'usage/all' of the whole codebook.
         """
         codes, scores = [], []
         for _, some, values in self._over(
@@ -132,13 +132,13 @@ class Reconstructor:
     def compare(
         self, variables, batches: Iterable[dict], extractor=None, lpips=None
     ) -> dict[str, float]:
-        """Returns distances in given networks, by depth.
+        """Returns distances by depth, of the given networks.
 
         Args:
-          variables, batches: as `evaluate` takes them.
-          extractor: of features, see `rq.evaluation.extractors`: 'rFID', the Frechet
-            distance of all reconstructions from all originals, two or more.
-          lpips: a `PerceptualDistance` and its parameters: 'lpips', the mean over
+          variables, batches: see `evaluate`.
+          extractor: from `rq.evaluation.extractors`, for 'rFID': the Frechet distance
+            between reconstructions and originals, of two or more images.
+          lpips: a `PerceptualDistance` and its parameters, for 'lpips': the mean over
             images.
         """
         depths = range(self.model.depth)
@@ -184,10 +184,9 @@ class Reconstructor:
         return found
 
     def outputs(self, variables, batches: Iterable[dict], number: int):
-        """Returns the first `number` images and their reconstructions, in [-1, 1].
+        """Returns the first images, `number` at most, and their reconstructions.
 
-        Returns:
-          originals `[N, R, R, C]` and `[D, N, R, R, C]`; N may be below `number`.
+        They are `[N, R, R, C]` and, by depth, `[D, N, R, R, C]`, in [-1, 1].
         """
         originals, reconstructed = [], []
         for images, _, values in self._over(self._outputs_step, variables, {}, batches):

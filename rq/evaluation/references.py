@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Images that samples are compared with: splits of the data set, or anything named."""
+"""Finds the images that samples are compared with: splits of the data set, or files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rq.parallel import processes
 def split_features(
     data, split: str, extractor: Extractor, limit: int | None = None
 ) -> tuple[int, Iterator[Found]]:
-    """Returns how many images of a split are read, and an iterator over their features.
+    """Returns the number of images of a split, and an iterator over their features.
 
     Args:
-      data: section of the config.
-      split: of the data set; its images are cropped at the centre.
-      extractor: of the features; each process reads the images for its own devices.
-      limit: images at most, from the first on; all where None.
+      data: the config's section `data`.
+      split: name of the split; its images are cropped at the centre.
+      extractor: the `Extractor`; each process reads the images for its own devices.
+      limit: number of images, at most; all if None.
 
     Raises:
-      DataError: where the data set or the split is missing.
+      DataError: if the data set or the split is missing.
     """
     with data.unlocked():
         data = data.copy_and_resolve_references()
@@ -42,7 +42,7 @@ def split_features(
 def split_hash(data, split: str) -> str:
     """Returns a hash of a split's images and of how they are cropped.
 
-    All processes call it; process 0 reads the images.
+    All processes must call it; process 0 reads the images.
     """
 
     def compute():
@@ -55,14 +55,20 @@ def split_hash(data, split: str) -> str:
 def find_reference(
     experiment, extractor: Extractor, name: str, cache=None
 ) -> tuple[feature_sets.FeatureSet | None, str]:
-    """'train' or 'eval', splits of the experiment's own data set; or a path.
+    """Returns the reference of a name, and a hash of its images.
+
+    Args:
+      experiment: an `rq.experiment.Experiment`.
+      extractor: the `Extractor`.
+      name: 'train' or 'eval', splits of the experiment's data set; or a path.
+      cache: see `feature_sets.cached`.
 
     Returns:
-      the reference, in the first process alone; and a hash of what it is of.
+      The reference, or None in other processes than 0; and the hash.
 
     Raises:
-      ConfigError: where it is neither.
-      DataError: where it cannot be read.
+      ConfigError: if `name` is neither a split nor a path.
+      DataError: if the reference cannot be read.
     """
     data = experiment.config.data
     splits = {"train": data.train_split, "eval": data.eval_split}
@@ -75,8 +81,6 @@ def find_reference(
 
     def collect():
         number, features = split_features(data, split, extractor)
-        collector = feature_sets.Collector(number, logits=False)
-        collector.add_all(features)
-        return collector.result()
+        return feature_sets.collect(features, number, logits=False)
 
     return feature_sets.cached(extractor, about, collect, cache), about

@@ -1,10 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A Markdown report of all jobs, WORKDIR/eval/report.md, with pictures beside it.
+"""Writes a Markdown report of all jobs, WORKDIR/eval/report.md, with pictures.
 
-It has a table of metrics for each feature network and reference; of the last job random
-samples, the best and the worst, and nearest neighbours among the training images; and
-the RQ-VAE's reconstructions by depth and use of codes.
+It has a table of metrics for each feature network and reference; random, best and worst
+samples of the last job, and their nearest neighbours among the training images; and the
+RQ-VAE's reconstructions by depth and use of codes.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from rq.parallel import atomic_files, processes
 
 RANDOM, EXTREMES, NEIGHBOURS = 64, 16, 8
 COLUMNS = 16
-TRAINING = 10_000  # images among which neighbours are looked for, from the first on
-BLOCK = 1024
-# Condition numbers of covariances are in the JSON files alone.
+TRAINING = 10_000  # training images, at most, that are searched for neighbours
+BLOCK = 1024  # rows of distances computed at once
+# Condition numbers of covariances are only in the JSON files.
 HIDDEN = re.compile(r"s?FID condition( \(.*\))?")
 
 
 def results(folder: pathlib.Path) -> dict[tuple[str, ...], list[dict]]:
     """Returns the results of all jobs below a folder, by network and reference.
 
-    Keys are the two names and, because several may have the same name, their hashes.
-    Values are sorted by the transformer's step.
+    Keys are the two names and, as names may not be unique, their hashes. Values are
+    sorted by the transformer's step.
     """
     names = "features", "reference", "features_sha256", "reference_sha256"
     found: dict[tuple[str, ...], list[dict]] = {}
@@ -52,11 +52,8 @@ def results(folder: pathlib.Path) -> dict[tuple[str, ...], list[dict]]:
     return dict(sorted(found.items()))
 
 
-# Settings that change nothing, which descriptions leave out.
-
-
 def describe(settings: dict) -> str:
-    """Returns in a line what distinguishes a job from others."""
+    """Returns a line with a job's settings, without those that have their default."""
     parts = [f"{settings['samples']:,} samples", f"seed {settings['seed']}"]
     for name, value in settings["sampling"].items():
         values = value if isinstance(value, list) else [value]
@@ -70,12 +67,12 @@ def describe(settings: dict) -> str:
     which = settings["conditions"]["which"]
     if which != "all":
         first = [" ".join(map(str, one.values())) for one in which[:4]]
-        parts.append(f"of {', '.join(first)}{', ...' if len(which) > 4 else ''}")
+        parts.append(f"for {', '.join(first)}{', ...' if len(which) > 4 else ''}")
     return "; ".join(parts)
 
 
 def table(found: list[dict]) -> list[list[str]]:
-    """Returns rows of cells, the header first; unknown metrics are empty."""
+    """Returns rows of cells, the header first; missing metrics are empty."""
     names = dict.fromkeys(name for r in found for name in r["metrics"])
     names = [name for name in names if not HIDDEN.fullmatch(name)]
     rows = [["step", "samples", *names]]
@@ -95,7 +92,7 @@ def markdown(rows: list[list[str]]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Returns text that Markdown shows as it is, in one line."""
+    """Returns the text in one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 
@@ -103,7 +100,7 @@ def nearest(features: np.ndarray, others: np.ndarray, number: int):
     """Returns the nearest of `others` `[M, F]` to each of `features` `[N, F]`.
 
     Returns:
-      indices `[N, number]`, the nearest first, and distances `[N, number]`.
+      Indices `[N, number]`, the nearest first, and distances `[N, number]`.
     """
     squares = np.einsum("mf,mf->m", others, others)
     found, distances = [], []
@@ -119,7 +116,7 @@ def nearest(features: np.ndarray, others: np.ndarray, number: int):
 
 
 def _training(experiment, extractor: Extractor) -> feature_sets.FeatureSet | None:
-    """Returns features of the first training images, in order; on process 0."""
+    """Returns features of the first training images; None if not process 0."""
     data = experiment.config.data
     about = f"{references.split_hash(data, data.train_split)} first {TRAINING}"
 
@@ -127,9 +124,7 @@ def _training(experiment, extractor: Extractor) -> feature_sets.FeatureSet | Non
         _, features = references.split_features(
             data, data.train_split, extractor, TRAINING
         )
-        collector = feature_sets.Collector(logits=False)
-        collector.add_all(features)
-        return collector.result()
+        return feature_sets.collect(features, logits=False)
 
     return feature_sets.cached(extractor, about, collect)
 
@@ -147,8 +142,8 @@ def _some(batches, indices: np.ndarray) -> np.ndarray:
 def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
     """Returns titles and pictures, uint8 `[H, W, 3]`, of a finished job by name.
 
-    The best samples are those nearest to a training image, in units of that image's
-    distance to its own neighbours. All processes call it; {} in all but process 0.
+    The best samples are nearest to a training image, relative to that image's distance
+    to its own neighbours. All processes must call it; {} if not process 0.
     """
     samples = task.sample()
     made, training = task.features(extractor), _training(experiment, extractor)
@@ -156,9 +151,7 @@ def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
     reconstructions, usage = rqvae.reconstructions(), rqvae.code_usage()
 
     def draw():
-        of_sample = feature_sets.kept(
-            samples.number
-        )  # the place of each feature's image
+        of_sample = feature_sets.kept(samples.number)  # index of each feature's image
         neighbours, apart = nearest(made.pool, training.pool, NEIGHBOURS)
         _, own = nearest(training.pool, training.pool, 4)
         usual = own[neighbours[:, 0], -1]
@@ -180,18 +173,18 @@ def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
             np.stack([images[i], *(source[int(j)]["image"] for j in neighbours[i])])
             for i in chosen["neighbours"]
         ]
-        looked = f"{len(training.pool):,} training images"
+        searched = f"{len(training.pool):,} training images"
         titles = {
             "random": f"Random samples of {samples.number:,}",
-            "best": f"Nearest to {looked}",
-            "worst": f"Farthest from {looked}",
+            "best": f"Nearest to {searched}",
+            "worst": f"Farthest from {searched}",
         }
         found = {
             name: (title, visualize.grid(shown[name], COLUMNS))
             for name, title in titles.items()
         }
         found["neighbours"] = (
-            f"Samples (first column) and the nearest of {looked}",
+            f"Samples (first column) and the nearest of {searched}",
             visualize.grid(np.concatenate(beside), 1 + NEIGHBOURS),
         )
         found["reconstructions"] = (

@@ -1,9 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes samples as they come: one `.npz`, a grid with its `.npz`, a folder of PNGs.
+"""Writes samples batch by batch, to an `.npz`, a grid of pictures, or a folder of PNGs.
 
-Nothing but the current batch is in memory, whatever the number of samples. A file
-appears under its name when it is whole; paths may be in a bucket.
+Only the current batch is in memory. Files are written atomically; paths may be in a
+bucket.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ from rq.parallel import atomic_files, processes
 from rq.sampling import conditions, inpainting, rejection
 from rq.sampling.classifier import Classifier
 
-# Takes uint8 images `[B, H, W, C]`, labels `[B]` and codes `[B, h, w, D]`.
+# Function of uint8 images `[B, H, W, C]`, labels `[B]` and codes `[B, h, w, D]`.
 Add = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 GRID = 400  # images in a grid, at most
 CHUNK = 1 << 18  # bytes copied at once
 SUFFIXES = (".npz", ".png", "")
-LABELS = "labels.csv"  # of a folder
+LABELS = "labels.csv"  # in a folder
 
 
 def check_writable(path, num_bytes: int = 0) -> None:
     """Checks, before any compute, that an output can be written; makes its folder.
 
     Args:
-      path: as in `writing`.
-      num_bytes: about how large it will be.
+      path: see `writing`.
+      num_bytes: its approximate size.
 
     Raises:
-      ConfigError: where it cannot, or has no place, or is a folder that has files.
+      ConfigError: if it cannot be written, the disk is too full, or the folder is not
+        empty.
     """
     path = epath.Path(path)
     if path.suffix not in SUFFIXES:
@@ -70,14 +71,14 @@ def check_writable(path, num_bytes: int = 0) -> None:
 
 
 def writing(path, number: int, image_shape, code_shape):
-    """Returns a context manager that gives a function to add batches, see `Add`.
+    """Returns a context manager that yields a function to add batches, see `Add`.
 
     Args:
-      path: an `.npz`, with 'arr_0' of images, 'labels' and 'codes'; a `.png`, a grid of
-        the first images with such an `.npz` beside it; else a folder, of a PNG for each
-        image, with its index as its name, labels and codes beside them.
-      number: of samples.
-      image_shape, code_shape: of one of them.
+      path: an `.npz` of images 'arr_0', 'labels' and 'codes'; a `.png`, a grid of the
+        first images, with an `.npz` of the same name; or else a folder of PNGs named by
+        index, with a table of labels and codes.
+      number: number of samples.
+      image_shape, code_shape: shapes for one sample.
     """
     path = epath.Path(path)
     if path.suffix == ".npz":
@@ -91,14 +92,14 @@ def writing(path, number: int, image_shape, code_shape):
 def npz(
     path, number: int, image_shape, code_shape=None, labels_name: str = "labels"
 ) -> Iterator[Add]:
-    """An `.npz`, as `numpy.load` and ADM's evaluator read it; see `writing`.
+    """Yields a function to add batches to an `.npz`, see `writing`.
 
     Args:
-      path: of it.
-      number: of samples; another number added is a ValueError.
+      path: the `.npz`.
+      number: number of samples; adding another number raises ValueError.
       image_shape: (H, W, C).
-      code_shape: (h, w, D); None: without codes.
-      labels_name: of the labels; ADM's evaluator calls them 'arr_1'.
+      code_shape: (h, w, D), or None for no codes.
+      labels_name: name of the labels; ADM's evaluator calls them 'arr_1'.
     """
     written, all_labels = 0, []
     with contextlib.ExitStack() as stack:
@@ -106,7 +107,7 @@ def npz(
         stack.push(lambda kind, *_: kind and temporary.unlink(missing_ok=True))
         file = stack.enter_context(temporary.open("wb"))
         archive = stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
-        # An archive takes one member at a time: codes wait on the disk.
+        # An archive takes one member at a time: codes are kept in a temporary file.
         spooled = stack.enter_context(tempfile.TemporaryFile())
         with _member(archive, "arr_0", np.uint8, (number, *image_shape)) as stream:
 
@@ -136,7 +137,7 @@ def npz(
 
 @contextlib.contextmanager
 def _member(archive: zipfile.ZipFile, name: str, dtype, shape):
-    """A member of an `.npz`, open for the array's bytes."""
+    """Yields a stream for the bytes of an array in an `.npz`."""
     with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
         npy.write_array_header_1_0(
             stream,
@@ -165,7 +166,7 @@ def _grid(path, number: int, image_shape, code_shape) -> Iterator[Add]:
 
 @contextlib.contextmanager
 def _folder(path: epath.Path) -> Iterator[Add]:
-    """PNGs named by index; at the end labels.csv, of file, label and codes."""
+    """Yields a function to add PNGs; finally writes labels.csv, with the codes."""
     rows = tempfile.TemporaryFile("w+", newline="")
     first = 0
     with rows:
@@ -207,21 +208,21 @@ def write_samples(
     mask: str = "bottom",
     keep_depth: int = 0,
 ) -> None:
-    """Draws samples and writes them as they come; prints where they are.
+    """Samples images and writes them batch by batch; prints where they are.
 
     Args:
       experiment: a `rq.experiment.Experiment` with both stages.
       out: see `writing`.
-      number: of samples.
+      number: number of samples.
       classes, texts: see `conditions.parse`.
       keep, classifier: see `rejection.draw`; the experiment's own classifier if None.
       complete: an image file, or codes (.npy, .npz), to complete.
-      mask, keep_depth: what is drawn of it, see `inpainting.make_given`.
+      mask, keep_depth: which of its codes are sampled, see `inpainting.make_given`.
 
     Raises:
-      ConfigError: where `out` cannot be written, before any compute; and on options,
-        conditions or codes that the model does not have.
-      DataError: where the image cannot be read.
+      ConfigError: if `out` cannot be written, or the model does not have the options,
+        conditions or codes.
+      DataError: if the image cannot be read.
     """
     data, rqvae = experiment.config.data, experiment.rqvae
     shape = (data.resolution, data.resolution, data.channels)
@@ -248,7 +249,7 @@ def write_samples(
         given=given,
     )
     if not processes.is_process_0():
-        for _ in batches:  # all processes draw, one writes
+        for _ in batches:  # all processes sample, process 0 writes
             pass
         return
     with writing(out, number, shape, rqvae.code_shape) as add:

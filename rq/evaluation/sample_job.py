@@ -1,18 +1,17 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Samples by the ten thousand, and their metrics, in parts that outlive a crash.
+"""Generates and measures thousands of samples, resumably.
 
-A job's folder, named by all that its samples follow from, has
+A job's folder, named by a hash of all settings of its samples, has
 
-    settings.json                all of that
-    samples.npz                  images and labels, as ADM's evaluator reads them
-    features_NAME.npz            of the samples, in a network's features
-    metrics_NAME_REFERENCE_*.json
-                                 against a reference, with everything that it came from
+    settings.json                  these settings
+    samples.npz                    images and labels, in the format of ADM's evaluator
+    features_NAME.npz              features of the samples, by a network
+    metrics_NAME_REFERENCE_*.json  metrics against a reference, with all settings
 
-and, while it runs, a file for each part of what it is at. Sample i of a seed is the
-same on any number of devices, so the parts of an interrupted job are those of one that
-was not. All processes generate; the first one writes.
+and, while it runs, a file for each finished part. Sample i of a seed is the same on any
+number of devices, so an interrupted job gives the same samples as any other. All
+processes generate; process 0 writes.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ from rq.sampling.classifier import Classifier
 from rq.sampling.sampler import compile_options
 
 MANY = 16  # conditions that settings list
-EVALUATIONS = "eval"  # folder of a workdir
+EVALUATIONS = "eval"  # folder in a run directory
 SAMPLES, SETTINGS = "samples.npz", "settings.json"
 
 
 class Job:
-    """Generates, measures, and keeps.
+    """Generates samples, measures them, and stores both.
 
     Attributes:
-      folder: of the job: WORKDIR/eval/NAME.
-      settings: everything that the samples follow from, JSON.
-      texts: of each sample in turn, where the model has texts.
+      folder: folder of the job, WORKDIR/eval/NAME.
+      settings: all settings of the samples, for JSON.
+      texts: texts of the samples, repeated in turn; () if the model has none.
     """
 
     def __init__(
@@ -62,27 +61,27 @@ class Job:
         classifier: Classifier | None = None,
         classifier_name: str = "",
     ):
-        """Plans it.
+        """Checks the arguments and names the job; computes nothing.
 
         Args:
           experiment: a `rq.experiment.Experiment` with both stages.
-          number: of samples.
-          config: how they are drawn; the experiment's where None.
-          classes, texts: see `conditions.parse`; the evaluation split's captions where
-            the model has text and none are given.
-          keep: fraction of each class that the classifier keeps; 1: all.
-          classifier: the experiment's own where None. Its weights are part of the job's
+          number: number of samples.
+          config: sampling options; the experiment's if None.
+          classes, texts: see `conditions.parse`; if the model has text and none are
+            given, the captions of the evaluation split.
+          keep: fraction of each class that the classifier keeps; 1 for all.
+          classifier: the experiment's own if None. Its weights are part of the job's
             name.
-          classifier_name: what the settings call it.
+          classifier_name: its name in the settings.
 
         Raises:
-          ConfigError: on classes, texts, options or a fraction that the model does not
-            have or that cannot be.
+          ConfigError: if classes, texts, options or the fraction are out of range, or
+            the model does not have them.
         """
         if "://" in str(experiment.path):
             raise ConfigError(
-                f"samples are kept on a disk, not in {experiment.path}: copy the "
-                "workdir there"
+                f"jobs need a local run directory, not {experiment.path}: copy it to "
+                "a disk"
             )
         self._experiment, self._number = experiment, number
         if config is None:
@@ -108,7 +107,7 @@ class Job:
                 classifier, classifier_name = experiment.classifier, "own"
         self._classifier = classifier
         stage = experiment.transformer
-        compile_options(options, stage.model, stage.null_cond)  # refuses bad ones now
+        compile_options(options, stage.model, stage.null_cond)  # raises on bad options
         self.settings = json.loads(
             json.dumps(
                 {
@@ -135,7 +134,7 @@ class Job:
         self.folder = pathlib.Path(experiment.path) / EVALUATIONS / name
 
     def _captions(self):
-        """Classes and texts of the evaluation split's first captions."""
+        """Returns classes and texts of the evaluation split's first captions."""
         config, labels, texts = self._experiment.config, [], []
         source = self._experiment.code_source(config.data.eval_split)
         for i in range(min(self._number, len(source))):
@@ -147,7 +146,7 @@ class Job:
         return tuple(labels) if labelled else (), tuple(texts)
 
     def _condition_settings(self, which) -> dict:
-        """Returns what samples are of: the first of many, and a hash of all."""
+        """Returns the conditions for the settings: the first few, and a hash of all."""
         if self._asked.cond is None:
             return {"number": 1, "which": "all"}
         cond = np.ascontiguousarray(self._asked.cond)
@@ -158,22 +157,22 @@ class Job:
         }
 
     def _rows(self, rows: range) -> np.ndarray:
-        """Returns which condition each sample has."""
+        """Returns the index of each sample's condition."""
         return np.asarray(rows) % len(self._asked.labels)
 
     def sample(self) -> image_files.ImageSet:
-        """Draws what is missing; returns the images.
+        """Generates missing samples; returns all images.
 
         Raises:
-          ConfigError: if another program is drawing these samples.
+          ConfigError: if another program is generating these samples.
         """
         path = self.folder / SAMPLES
         parts = Parts(self.folder, "samples", self._number, self._text)
         if not processes.broadcast(path.exists()):
             with run_lock.lock(self.folder):
                 self._make_samples(path, parts)
-        self._remove_parts(parts)  # a kill may have left some
-        processes.barrier("the samples are there")
+        self._remove_parts(parts)  # of a killed process, too
+        processes.barrier("samples are written")
         return image_files.ImageSet(path)
 
     def _make_samples(self, path: pathlib.Path, parts: Parts) -> None:
@@ -186,7 +185,7 @@ class Job:
             def decode(rows):
                 part = codes[rows.start : rows.stop]
                 images = self._experiment.sampler.decode(part, self._config, np.uint8)
-                return self._as_part(images, rows)
+                return {"images": np.concatenate(list(images))}
 
             parts.make(decode)
 
@@ -211,27 +210,23 @@ class Job:
 
     def _write_settings(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.settings, indent=2) + "\n"
-        (self.folder / SETTINGS).write_text(text)
+        atomic_files.write_json(self.folder / SETTINGS, self.settings)
 
     def _draw(self, rows: range) -> dict[str, np.ndarray]:
         _, cond = self._asked.at(self._rows(rows))
-        drawn = self._experiment.sampler.batches(
+        batches = self._experiment.sampler.batches(
             cond, len(rows), self._config, first=rows.start, dtype=np.uint8
         )
-        return self._as_part((images for images, _ in drawn), rows)
-
-    def _as_part(self, batches, rows: range) -> dict[str, np.ndarray]:
-        return {"images": np.concatenate(list(batches))}
+        return {"images": np.concatenate([images for images, _ in batches])}
 
     def _candidates(self) -> Parts:
         number = len(self._among.labels)
         return Parts(self.folder, "candidates", number, self._text)
 
     def _draw_best(self) -> np.ndarray:
-        """Codes of the samples that are kept, int32 `[N, H, W, D]`.
+        """Returns the codes of the samples to keep, int32 `[N, H, W, D]`.
 
-        Ranked over all candidates of a class, in whatever parts they were drawn.
+        The classifier ranks all candidates of a class, over all parts.
         """
         parts = self._candidates()
 
@@ -250,7 +245,7 @@ class Job:
         parts.make(score)
         scores = np.concatenate([part["scores"] for part in parts.each()])
         places = rejection.best(self._among, scores)
-        # They are by class; sample i is the next best of its class.
+        # They are sorted by class; sample i is the next best of its class.
         order = np.argsort(self._rows(range(self._number)), kind="stable")
         of_sample = np.empty_like(places)
         of_sample[order] = places
@@ -260,13 +255,13 @@ class Job:
         for part in parts.each():
             codes.append(part["codes"][chosen[start : start + len(part["codes"])]])
             start += len(part["codes"])
-        rank = np.cumsum(chosen) - 1  # among those chosen
+        rank = np.cumsum(chosen) - 1  # index among the chosen
         return np.concatenate(codes)[rank[of_sample]].astype(np.int32)
 
     def features(self, extractor: Extractor) -> feature_sets.FeatureSet | None:
-        """Of the samples, extracted where they are not kept; in the first process.
+        """Returns the samples' features, extracted if missing; None if not process 0.
 
-        Of more than `measure.POOL` some features stay, see `measure.kept`.
+        Of more than `feature_sets.POOL` samples a subset is kept.
         """
         path = self.folder / f"features_{extractor.name}.npz"
         about = f"{extractor.fingerprint} {self._text}"
@@ -289,17 +284,18 @@ class Job:
 
         def extract(rows):
             images = next(x for i, x in batches if i * parts.size == rows.start)
-            pieces = [extractor(x) for x in _split(images, feature_sets.BATCH)]
-            fields = zip(Found._fields, zip(*pieces, strict=True), strict=True)
+            starts = range(0, len(images), feature_sets.BATCH)
+            found = [extractor(images[i : i + feature_sets.BATCH]) for i in starts]
+            fields = zip(Found._fields, zip(*found, strict=True), strict=True)
             return {k: np.concatenate(x) for k, x in fields if x[0] is not None}
 
         parts.make(extract)
 
         def join():
-            collector = feature_sets.Collector(self._number)
-            for part in parts.each():
-                collector.add(Found(*(part.get(k) for k in Found._fields)))
-            result = collector.result()
+            batches = (
+                Found(*(part.get(k) for k in Found._fields)) for part in parts.each()
+            )
+            result = feature_sets.collect(batches, self._number)
             feature_sets.save(path, result, about=about)
             return result
 
@@ -313,21 +309,23 @@ class Job:
         source: str,
         network: clip.Clip | None = None,
     ) -> dict:
-        """Samples and extracts what is missing, and measures: what the JSON has.
+        """Returns the metrics of the samples, after generating what is missing.
+
+        Also writes them as JSON.
 
         Args:
-          extractor: of features, from `rq.evaluation.extractors`.
-          reference: of the same features, in the first process.
-          name: of the reference.
-          source: hash of what it is of.
-          network: for the CLIP score, where the model has texts.
+          extractor: from `rq.evaluation.extractors`.
+          reference: features of the reference, in process 0.
+          name: name of the reference.
+          source: hash of the reference's images.
+          network: for the CLIP score, if the model has texts.
 
         Returns:
-          'metrics', 'settings' of the samples and 'evaluation', what the metrics are
-          of; in the first process, {} in others.
+          'metrics', 'settings' of the samples and 'evaluation', settings of the
+          metrics; {} in other processes than 0.
 
         Raises:
-          DataError: where the reference does not fit the features.
+          DataError: if the reference has other features.
         """
         clip_name = "none" if network is None else network.fingerprint
         origin = f"{extractor.fingerprint} {source} {clip_name}"
@@ -370,17 +368,13 @@ class Job:
 
 
 def result_name(extractor: Extractor, reference: str, origin: str) -> str:
-    """Of the file of metrics: 'metrics_inception-tf1_train_0123abcd.json'.
+    """Returns a file name for metrics: 'metrics_inception-tf1_train_0123abcd.json'.
 
     Args:
-      extractor: of the features.
-      reference: its name or path.
-      origin: all else that other metrics have another of.
+      extractor: extractor of the features.
+      reference: name or path of the reference.
+      origin: all other settings, which are hashed.
     """
     stem = re.sub(r"\W+", "-", pathlib.Path(reference).stem)
     origin = hashlib.sha256(origin.encode()).hexdigest()[:8]
     return f"metrics_{extractor.name}_{stem}_{origin}.json"
-
-
-def _split(images, size):
-    return np.split(images, np.arange(size, len(images), size))

@@ -20,11 +20,11 @@ from rq.parallel import atomic_files, preemption, processes
 from rq.sampling import conditions
 from rq.training import checkpoint
 
-ROWS, COLUMNS = 10, 10  # conditions shown at most, samples of each
+ROWS, COLUMNS = 10, 10  # conditions shown, at most, and samples of each
 
 
 class TrainedRQVAE:
-    """The trained RQ-VAE of an experiment, compiled once for several pictures."""
+    """Evaluates an experiment's trained RQ-VAE, compiled once for all methods."""
 
     def __init__(self, experiment):
         """Takes an `rq.experiment.Experiment`."""
@@ -37,7 +37,7 @@ class TrainedRQVAE:
         """Returns a picture of images, reconstructions at depth 1..D, and errors.
 
         Args:
-          number: images shown, at most.
+          number: number of images, at most.
           images: a file or folder; the evaluation split if None.
         """
         variables = self._experiment.rqvae_variables
@@ -57,7 +57,7 @@ class TrainedRQVAE:
 
         Args:
           images: a file or folder; the evaluation split if None.
-          extractor, lpips: for further distances, see `Reconstructor.compare`.
+          extractor, lpips: for more distances, see `Reconstructor.compare`.
         """
         experiment, state = self._experiment, self._experiment.rqvae_state
         variables = experiment.rqvae_variables
@@ -70,7 +70,7 @@ class TrainedRQVAE:
 
 
 def _stopping(batches: Iterable[dict]) -> Iterator[dict]:
-    """Yields batches; after SIGTERM several processes exit in front of the next."""
+    """Yields batches; with several processes, exits before the next after SIGTERM."""
     for batch in batches:
         preemption.exit_on_stop("evaluation")
         yield batch
@@ -79,13 +79,12 @@ def _stopping(batches: Iterable[dict]) -> Iterator[dict]:
 def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, float]:
     """Returns metrics of the stages that have checkpoints, named 'stage/metric'.
 
-    Of the RQ-VAE see `TrainedRQVAE.metrics`; of the transformer cross entropy and
-    accuracy by depth, and bits per image.
+    See `TrainedRQVAE.metrics` and `TransformerStage.evaluate`.
 
     Args:
       experiment: an `rq.experiment.Experiment`.
-      images: a file or folder, for the RQ-VAE alone; the evaluation split if None.
-      extractor, lpips: for further distances, see `Reconstructor.compare`.
+      images: a file or folder, for the RQ-VAE only; the evaluation split if None.
+      extractor, lpips: for more distances, see `Reconstructor.compare`.
     """
     found = TrainedRQVAE(experiment).metrics(images, extractor, lpips)
     metrics = {f"rqvae/{name}": value for name, value in found.items()}
@@ -100,8 +99,8 @@ def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, f
 def samples(experiment) -> np.ndarray:
     """Returns a picture of samples, a named row for each of the first conditions.
 
-    These are the first classes; of a model with text, the first captions of the
-    evaluation split, with their classes.
+    The conditions are the first classes or, for a model with text, the first captions
+    of the evaluation split, with their classes.
     """
     config, classes, texts = experiment.config, (), ()
     needs = conditions.NEEDS[config.transformer.condition]

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures that the train loop writes at each evaluation, uint8 `[H, W, 3]` by name."""
+"""Makes pictures for the train loop's evaluations, uint8 `[H, W, 3]` by name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rq.training.stages import FeaturesStage, RQVAEStage, TransformerStage
 from rq.training.train_state import TrainState
 
 NUMBER = 8  # images shown
-ROWS = 10  # conditions shown, at most, with NUMBER samples of each
+ROWS = 10  # conditions shown, at most, with `NUMBER` samples of each
 
 
 def inputs(stage: FeaturesStage) -> dict[str, np.ndarray]:
-    """Returns a picture of the first evaluation images as the feature network's."""
+    """Returns a picture of the first evaluation inputs of the feature network."""
     batch = stage.first_eval_batch()
     images, _ = stage.examples(batch, jnp.arange(len(batch["image"])) % ROTATIONS)
     images = np.asarray(images)[batch["mask"]][:NUMBER]
