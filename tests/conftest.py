@@ -13,8 +13,9 @@ os.environ["XLA_FLAGS"] = f"{xla_flags(8)} {os.environ.get('XLA_FLAGS', '')}".st
 # Tests compile the same programs again and again, those that start processes above all.
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache/jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+import fcntl  # noqa: E402
 import shutil  # noqa: E402
 
 import pytest  # noqa: E402
@@ -26,23 +27,46 @@ flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+def shared_folder(tmp_path_factory):
+    """A folder of this run of the tests, the same one for all of its processes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+def made_once(folder, make):
+    """Returns `folder`, in which `make` wrote; the first process that asks runs it."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_suffix(".done")
+        if not done.exists():
+            make()
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, data_dir):
-    """A workdir in which everything was trained, undisturbed."""
-    workdir = tmp_path_factory.mktemp("runs") / "trained"
-    run(TINY, f"--workdir={workdir}", data_dir=data_dir)
-    return workdir
+def data_dir(shared_folder):
+    """The built-in data sets, each prepared when a test asks for it."""
+    return shared_folder / "data"
 
 
 @pytest.fixture(scope="session")
-def with_features(tmp_path_factory, trained, data_dir):
+def trained(shared_folder, data_dir):
+    """A workdir in which everything was trained, undisturbed; not to change."""
+    workdir = shared_folder / "trained"
+    return made_once(
+        workdir, lambda: run(TINY, f"--workdir={workdir}", data_dir=data_dir)
+    )
+
+
+@pytest.fixture(scope="session")
+def with_features(shared_folder, trained, data_dir):
     """A copy of it, in which a network of the digits' own classes was trained too."""
-    workdir = tmp_path_factory.mktemp("runs") / "with_features"
-    shutil.copytree(trained, workdir)
-    features = "--config.stages=features"
-    run(TINY, features, f"--workdir={workdir}", data_dir=data_dir)
-    return workdir
+    workdir = shared_folder / "with_features"
+
+    def make():
+        shutil.copytree(trained, workdir, dirs_exist_ok=True)
+        features = "--config.stages=features"
+        run(TINY, features, f"--workdir={workdir}", data_dir=data_dir)
+
+    return made_once(workdir, make)

@@ -48,23 +48,29 @@ def test_training_leaves_all_that_the_guide_promises(trained):
         assert list((trained / "tensorboard" / stage).glob("events.*"))
 
 
-def test_training_again_does_nothing_twice(trained, data_dir):
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy, for tests that train: other processes read the directory itself."""
+    return shutil.copytree(trained, tmp_path / "copied")
+
+
+def test_training_again_does_nothing_twice(copied, data_dir):
     def files():
         return {
             path: path.stat().st_mtime_ns
-            for path in trained.rglob("*")
+            for path in copied.rglob("*")
             if path.is_file()
         }
 
     before = files()
-    run(TINY, f"--workdir={trained}", data_dir=data_dir)
+    run(TINY, f"--workdir={copied}", data_dir=data_dir)
     assert files() == before
 
 
-def test_another_config_is_refused_with_the_fields_that_differ(trained, data_dir):
+def test_another_config_is_refused_with_the_fields_that_differ(copied, data_dir):
     output = run(
         TINY,
-        f"--workdir={trained}",
+        f"--workdir={copied}",
         "--config.rqvae.optimizer.learning_rate=0.5",
         data_dir=data_dir,
         status=1,

@@ -9,7 +9,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = "--config=configs/digits.py:tiny"
-LIMIT = 300  # seconds, for one process
+LIMIT = 600  # seconds, for one process
 
 
 def xla_flags(devices: int = 1) -> str:
@@ -42,6 +42,10 @@ def start(*flags, data_dir=None):
 def run(*flags, data_dir=None, status=0):
     """Runs it to its end and returns what it printed."""
     process = start(*flags, data_dir=data_dir)
-    output, _ = process.communicate(timeout=LIMIT)
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     assert process.returncode == status, output[-3000:]
     return output

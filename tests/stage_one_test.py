@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 1 with all its losses, and the feature network in front of it."""
 
+import functools
 import importlib.util
 import pathlib
 
@@ -27,7 +28,7 @@ from rq.visualize import to_uint8
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 8
-SIDE = 32
+SIDE = 16
 
 
 def reduced_imagenet(**changes):
@@ -43,7 +44,7 @@ def reduced_imagenet(**changes):
             "rqvae.batch_size": BATCH,
             "rqvae.steps": 100,
             "rqvae.model.ch": 32,
-            "rqvae.model.ch_mult": (1, 1, 1),
+            "rqvae.model.ch_mult": (1, 1),
             "rqvae.model.num_res_blocks": 1,
             "rqvae.model.z_channels": 16,
             "rqvae.model.embed_dim": 8,
@@ -62,6 +63,10 @@ SMALL = {  # without the network of LPIPS, which takes long to compile
     "features.model.widths": (8, 8),
     "features.model.convs": (1, 1),
     "rqvae.model.attn_resolutions": (),
+}
+QUICK_ADVERSARY = {
+    "rqvae.adversarial.optimizer.learning_rate": 1e-2,
+    "rqvae.optimizer.learning_rate": 4e-5,
 }
 
 
@@ -84,19 +89,33 @@ def batch():
 
 
 def run(config, mesh, steps, make=RQVAEStage):
-    """State and metrics after each step, on the host."""
+    """States and metrics on the host: `states[i]` is after i steps, 0 to `steps`."""
     stage = make(config, mesh, lambda: iter([]))
     boxed = jax.eval_shape(stage.init, jax.random.key(1))
     shardings = sharding.state_shardings(boxed, mesh)
-    init = jax.jit(lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings)
-    state, history = init(jax.random.key(1)), []
+    # Not as one program: what each array needs is compiled once for all tests.
+    state = jax.tree.map(jnp.copy, sharding.unbox(stage.init(jax.random.key(1))))
+    state = jax.device_put(state, shardings)
+    states, history = [], []
     step = loop.compiled(stage.train_step, shardings, mesh)
     with sharding.context(mesh):
         placed = sharding.shard_batch(batch(), mesh)
         for _ in range(steps):
+            states.append(on_host(state))
             state, metrics = step(state, placed)
             history.append(jax.device_get(metrics))
-    return jax.device_get(state.replace(key=jax.random.key_data(state.key))), history
+    return [*states, on_host(state)], history
+
+
+def on_host(state):
+    """A copy, which outlives the donation of the state."""
+    return jax.tree.map(np.array, state.replace(key=jax.random.key_data(state.key)))
+
+
+@functools.cache
+def plain_adversary():
+    """States and metrics of 12 steps with a quick discriminator, not regularised."""
+    return run(reduced_imagenet(**SMALL, **QUICK_ADVERSARY), one_device(), 12)
 
 
 def assert_close(a, b, rtol, atol):
@@ -135,8 +154,8 @@ def test_imagenets_step_on_eight_devices_is_that_on_one(
             "rqvae.loss.perceptual_weight": 0.0,
         }
     config = reduced_imagenet(**changes)
-    one, history = run(config, one_device(), 2)
-    many, other_history = run(config, sharding.make_mesh(*sizes), 2)
+    (*_, one), history = run(config, one_device(), 2)
+    (*_, many), other_history = run(config, sharding.make_mesh(*sizes), 2)
     for metrics, other in zip(history, other_history, strict=True):
         assert all(np.isfinite(value) for value in metrics.values())
         for name, value in metrics.items():
@@ -164,29 +183,23 @@ def test_imagenets_step_on_eight_devices_is_that_on_one(
 def test_before_its_start_the_discriminator_changes_nothing():
     waiting = reduced_imagenet(**SMALL, **{"rqvae.adversarial.start": 2})
     without = reduced_imagenet(**SMALL, **{"rqvae.adversarial.weight": 0.0})
-    first, _ = run(waiting, one_device(), 0)
-    state, history = run(waiting, one_device(), 2)
+    (first, _, state, after), history = run(waiting, one_device(), 3)
     assert_close(state.adversary, first.adversary, 0, 0)
     assert history[1]["adaptive_weight"] == 0
-    plain, _ = run(without, one_device(), 2)
+    (*_, plain), _ = run(without, one_device(), 2)
     # The split of the key for initialisation is the same with and without it.
     assert_close(state.params, plain.params, 1e-5, 1e-6)
-    state, history = run(waiting, one_device(), 3)
     assert history[2]["adaptive_weight"] > 0
     moved = jax.tree.map(
         lambda a, b: bool((a != b).any()),
-        state.adversary["params"],
+        after.adversary["params"],
         first.adversary["params"],
     )
     assert any(jax.tree.leaves(moved))
 
 
 def test_the_discriminator_learns_to_tell_and_its_losses_are_weighed():
-    changes = {
-        "rqvae.adversarial.optimizer.learning_rate": 1e-2,
-        "rqvae.optimizer.learning_rate": 4e-5,
-    }
-    _, history = run(reduced_imagenet(**SMALL, **changes), one_device(), 12)
+    _, history = plain_adversary()
     gap = [m["logits/real"] - m["logits/fake"] for m in history]
     assert gap[-1] > gap[0] + 0.5
     assert history[-1]["loss/discriminator"] < history[0]["loss/discriminator"]
@@ -194,9 +207,8 @@ def test_the_discriminator_learns_to_tell_and_its_losses_are_weighed():
 
 @pytest.mark.parametrize("name", ["r1_weight", "lecam_weight"])
 def test_regularisation_calms_the_discriminator(name):
-    changes = {"rqvae.adversarial.optimizer.learning_rate": 1e-2}
-    regular = changes | {f"rqvae.adversarial.{name}": 1.0}
-    _, history = run(reduced_imagenet(**SMALL, **changes), one_device(), 12)
+    regular = QUICK_ADVERSARY | {f"rqvae.adversarial.{name}": 1.0}
+    _, history = plain_adversary()
     _, calmed = run(reduced_imagenet(**SMALL, **regular), one_device(), 12)
     assert all(np.isfinite(v) for m in calmed for v in m.values())
     gap, calm_gap = (
@@ -209,8 +221,8 @@ def test_all_losses_train_with_accumulation():
     config = reduced_imagenet(
         **SMALL, **{"rqvae.grad_accum_steps": 2, "rqvae.loss.entropy_weight": 0.1}
     )
-    state, history = run(config, one_device(), 2)
-    assert state.step == 2
+    states, history = run(config, one_device(), 2)
+    assert states[-1].step == 2
     assert all(np.isfinite(v) for m in history for v in m.values())
     assert "loss/entropy" in history[0]
 
@@ -238,16 +250,23 @@ def test_the_feature_network_learns_its_objective(objective):
     assert last < 0.7 * history[0]["loss"]
 
 
-def test_evaluation_measures_everything_by_depth():
-    config = reduced_imagenet(**SMALL)
-    mesh = one_device()
+@pytest.fixture(scope="module")
+def evaluated():
+    """A stage, its reconstructor and its state, and two batches with a filler each."""
+    config, mesh = reduced_imagenet(**SMALL), one_device()
     mask = np.arange(BATCH) < BATCH - 1
+    turned = {"image": batch()["image"][:, ::-1]}
+    batches = [batch() | {"mask": mask}, batch() | turned | {"mask": mask}]
     reconstructor = make_reconstructor(config, mesh)
-    batches = [batch() | {"mask": mask}]
     stage = RQVAEStage(
         config, mesh, lambda: iter(batches), evaluator=reconstructor.evaluate
     )
-    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    state = sharding.unbox(stage.init(jax.random.key(0)))
+    return stage, reconstructor, state, batches
+
+
+def test_evaluation_measures_everything_by_depth(evaluated):
+    stage, reconstructor, state, batches = evaluated
     metrics = stage.evaluate(state)
     names = ("mse", "psnr", "ssim", "feature_distance", "usage", "perplexity")
     wanted = {f"{n}/depth_{d}" for n in (*names, "entropy_bits") for d in range(1, 5)}
@@ -271,18 +290,9 @@ class Pixels:
         return Found(images[:, ::5, ::5].reshape(len(images), -1)[:, :6], None, None)
 
 
-def test_further_distances_of_reconstructions_by_depth():
+def test_further_distances_of_reconstructions_by_depth(evaluated):
     """rFID between sets of uint8 images; LPIPS as evaluation has that of the loss."""
-    config = reduced_imagenet(**SMALL)
-    mask = np.arange(BATCH) < BATCH - 1
-    turned = {"image": batch()["image"][:, ::-1]}
-    batches = [batch() | {"mask": mask}, batch() | turned | {"mask": mask}]
-    mesh = one_device()
-    reconstructor = make_reconstructor(config, mesh)
-    stage = RQVAEStage(
-        config, mesh, lambda: iter(batches), evaluator=reconstructor.evaluate
-    )
-    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    stage, reconstructor, state, batches = evaluated
     network = stage.distance, state.frozen["distance"]
     variables = state.model_variables()
     found = reconstructor.compare(variables, batches, Pixels(), network)
@@ -309,6 +319,7 @@ def test_own_features_measure_zero_for_equal_images_and_more_for_others():
     images = jax.random.uniform(jax.random.key(0), (2, SIDE, SIDE, 3), minval=-1)
     noise = jax.random.normal(jax.random.key(1), images.shape)
 
+    @jax.jit
     def measure(scale):
         return distance.apply({"params": params}, images, images + scale * noise)
 
