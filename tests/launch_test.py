@@ -90,7 +90,7 @@ def test_a_job_of_two_tasks_trains_together(tmp_path):
         SLURM_SUBMIT_DIR=str(ROOT),
         VENV=sys.prefix,
         JAX_PLATFORMS="cpu",
-        XLA_FLAGS=xla_flags(4),
+        XLA_FLAGS=xla_flags(4, optimize=True),
         WORKDIR=str(tmp_path / "run"),
         CONFIG="configs/digits.py:tiny",
         FLAGS=f"--config.stages=rqvae --config.data.dir={tmp_path}/data",

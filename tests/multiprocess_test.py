@@ -48,7 +48,7 @@ def start(workdir, data_dir, processes, *flags, environment=os.environ):
         flags = (*CONFIG, f"--config.data.dir={data_dir}", *flags)
     environment = environment | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": xla_flags(8 // processes),
+        "XLA_FLAGS": xla_flags(8 // processes, optimize=True),
     }
     port, started = together.free_port(), []
     for index in range(processes):

@@ -12,21 +12,30 @@ TINY = "--config=configs/digits.py:tiny"
 LIMIT = 600  # seconds, for one process
 
 
-def xla_flags(devices: int = 1) -> str:
+def xla_flags(devices: int = 1, optimize: bool = False) -> str:
     """Simulated devices, and quick compilation: tests compile more than they run.
 
-    LLVM does not optimize, and loops come from XLA's older emitters, which need half
-    the time. XLA's own passes stay as they are.
+    Args:
+      devices: that the CPU is to look like.
+      optimize: a little, for programs that train: half the time to run. Otherwise LLVM
+        does not optimize, and loops come from XLA's older emitters: half the time to
+        compile. XLA's own passes stay as they are.
     """
+    count = f"--xla_force_host_platform_device_count={devices}"
+    if optimize:
+        return f"{count} --xla_backend_optimization_level=1"
     return (
-        f"--xla_force_host_platform_device_count={devices}"
-        " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        f"{count} --xla_backend_optimization_level=0"
+        " --xla_cpu_use_fusion_emitters=false"
     )
 
 
 def start(*flags, data_dir=None):
     """Starts `python -m rq.main` on one device."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": xla_flags(optimize=True),
+    }
     if data_dir is not None:
         flags = (*flags, f"--config.data.dir={data_dir}")
     return subprocess.Popen(
