@@ -120,8 +120,10 @@ def model_flops(config, name: str, mesh, traced) -> float:
     if name != "transformer":  # no other program recomputes
         return flops.program_flops(traced.jaxpr)
     stage = make_stage(config, name, mesh)
+    # Before the context: this makes a random key, which runs on a real device.
+    state, batch, shardings = arguments(config, stage, mesh)
     with sharding.context(mesh):
-        return loop.model_flops(stage, traced, *arguments(config, stage, mesh))
+        return loop.model_flops(stage, traced, state, batch, shardings)
 
 
 def sampler(config, mesh) -> jax.stages.Traced:
