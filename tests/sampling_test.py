@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import strategies as st
 
 from rq.config import ConfigError, SamplingConfig
@@ -259,6 +260,24 @@ def test_a_sample_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(again, whole)
     other = program.sample(model, params, codebook, cond, jax.random.key(8))
     assert (other != whole).any()
+
+
+def test_codes_are_sampled_independently_at_every_position_depth_sample_and_seed():
+    model, params, codebook = tiny(scale=0)  # all codes are equally probable
+    number, cond = 2000, jnp.zeros(2000, jnp.int32)
+    codes, other = (
+        program.sample(model, params, codebook, cond, jax.random.key(seed))
+        for seed in (0, 1)
+    )
+    flat = np.asarray(codes).reshape(number, -1)  # [B, H W D]
+    pairs = [flat[:, [i, j]] for i in range(12) for j in range(i)]
+    pairs += [np.stack([flat[:-1, i], flat[1:, i]], axis=-1) for i in range(12)]
+    pairs += [np.stack([codes.ravel(), other.ravel()], axis=-1)]
+    for pair in pairs:
+        table = np.zeros((8, 8))
+        np.add.at(table, tuple(pair.T), 1)
+        # Where two draws use one key the diagonal has everything: p = 0.
+        assert scipy.stats.chisquare(table.ravel()).pvalue > 1e-5
 
 
 def test_kept_codes_stay_and_condition_the_rest():
