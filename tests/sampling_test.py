@@ -83,6 +83,27 @@ def test_filters_keep_exactly_the_right_set(
     np.testing.assert_allclose(filtered[kept], logits[kept] / temperature, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options, kept",
+    [
+        (dict(min_p=0.2), 2),  # probabilities 0.64, 0.23, 0.09, 0.03, 0.01
+        (dict(min_p=0.1), 3),
+        (dict(top_p=0.6), 1),
+        (dict(top_p=0.7), 2),
+        (dict(top_p=0.9), 3),
+        (dict(top_k=4), 4),
+        (dict(top_k=3, top_p=0.9), 2),  # of three: 0.67, 0.24, 0.09
+        (dict(top_p=0.7, temperature=3.0), 3),  # 0.35, 0.25, 0.18, 0.13, 0.09
+        (dict(min_p=0.2, temperature=0.5), 1),
+    ],
+)
+def test_filters_keep_codes_worked_out_by_hand(options, kept):
+    logits = jnp.array([0.0, 3.0, 1.0, -1.0, 2.0])
+    filtered = filter_logits(logits, **options)
+    expected = np.sort(np.argsort(-logits)[:kept])
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(filtered)), expected)
+
+
 @hypothesis.given(
     seed=st.integers(0, 9999), size=st.integers(1, 12), p=st.floats(0.01, 0.99)
 )
