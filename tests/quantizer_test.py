@@ -225,6 +225,39 @@ def test_restarted_codes_are_vectors_of_the_batch(seed, num_codes, vectors):
         assert len(np.unique(np.asarray(updated.sums)[dead], axis=0)) == dead.sum()
 
 
+def test_codes_restart_below_one_vector_and_not_above():
+    """Moving counts of 0.9, 1.0 and 1.5 after the update."""
+    counts = jnp.array([1.8, 2.0, 3.0])
+    book = Codebook(jnp.eye(3), counts, jnp.eye(3) * counts[:, None])
+    z = jnp.full((4, 3), 7.0)
+    codes = jnp.zeros(4, int)
+    halved = Update(decay=0.5)
+    # No vector is assigned to any of these: the batch is that of a fourth code.
+    four = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), book)
+    updated = quantizer.update_codebook(four, z, codes + 3, halved, jax.random.key(0))
+    np.testing.assert_allclose(updated.counts[:3], [1.0, 1.0, 1.5])
+    np.testing.assert_allclose(updated.sums[0], [7, 7, 7])  # restarted
+    np.testing.assert_allclose(updated.sums[1:3], book.sums[1:] / 2)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_every_depth_has_its_decay(own):
+    z, codebook, form = draw(2, (40,), 4, 3, 2, False)
+    if own:
+        codebook = jax.tree.map(lambda x: jnp.stack([x, x]), codebook)
+        form = {}
+    decays = jnp.array([0.25, 0.75])
+    update = Update(decay=decays, restart=False)
+    found = quantizer.quantize(z, codebook, update=update, **(form | {"depth": 2}))
+    first = np.bincount(found.codes[:, 0], minlength=4)
+    second = np.bincount(found.codes[:, 1], minlength=4)
+    if own:
+        expected = [0.75 * first, 0.25 * second]
+    else:
+        expected = 0.75 * (0.75 * first) + 0.25 * second
+    np.testing.assert_allclose(found.codebook.counts, expected, rtol=1e-6)
+
+
 def test_padding_codes_stay_untouched():
     z, codebook, form = draw(1, (30,), 7, 3, 3, True)
     result = quantizer.quantize(
