@@ -220,6 +220,12 @@ def test_rotation_gradient_is_finite_where_there_is_no_rotation(z, q):
     assert np.isfinite(jax.jacobian(variants.rotate)(z, q)).all()
 
 
+@pytest.mark.parametrize("z, q", [((0, 0), (1, 2)), ((1, 2), (0, 0))])
+def test_gradients_pass_unchanged_where_a_vector_has_no_direction(z, q):
+    z, q = jnp.asarray(z, float), jnp.asarray(q, float)
+    np.testing.assert_array_equal(jax.jacobian(variants.rotate)(z, q), np.eye(2))
+
+
 def test_depth_dropout_cuts_its_share_of_images_evenly_over_depth():
     sums = jnp.arange(4.0)[:, None] * jnp.ones((4, 8000))
     kept = np.asarray(variants.cut_depth(jax.random.key(0), sums, 0.5))
