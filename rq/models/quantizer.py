@@ -353,7 +353,7 @@ def quantize(
 def soft_codes(z, codes, codebook: Codebook, sizes=None, temperature=1.0):
     """Returns soft codes of the residuals of given codes (paper section 3.2.3).
 
-    What `quantize` returns as `soft`, computed anew from the codes that it chose: for
+    What `quantize` returns as `soft`, recomputed from the codes that it chose: for
     some of the vectors at a time, where all together would not fit.
 
     Args:

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Completing and editing: which codes of an image stay, and which are drawn anew.
+"""Completing and editing: which codes of an image are kept, and which are resampled.
 
 Codes are drawn in raster order, each given all that come before it. So rows below are
 continued from those above; a region in the middle follows what is above it and to its
@@ -27,7 +27,7 @@ class Given(NamedTuple):
 
     Attributes:
       codes: int32 `[H, W, D]`.
-      keep: bool `[H, W, D]`; what is False is drawn anew.
+      keep: bool `[H, W, D]`; what is False is resampled.
     """
 
     codes: np.ndarray
@@ -35,12 +35,12 @@ class Given(NamedTuple):
 
 
 def read_mask(mask: str, rows: int, columns: int) -> np.ndarray:
-    """Returns the positions to draw anew, bool `[rows, columns]`.
+    """Returns the positions to resample, bool `[rows, columns]`.
 
     Args:
       mask: 'all'; a half, 'bottom', 'top', 'right' or 'left'; the 'center', half as
-        high and half as wide; or an image file, bright where to draw anew: a position
-        is drawn where any of its pixels is.
+        high and half as wide; or an image file, bright where to resample: a position
+        is resampled if any of its pixels is bright.
       rows, columns: H and W of the codes.
 
     Raises:
@@ -80,18 +80,18 @@ def make_keep(redo: np.ndarray, depth: int, keep_depth: int = 0) -> np.ndarray:
     """Returns what is kept, bool `[H, W, D]`: outside `redo` all, inside some depths.
 
     Args:
-      redo: bool `[H, W]`, positions to draw anew.
+      redo: bool `[H, W]`, positions to resample.
       depth: D.
       keep_depth: first depths that are kept there too: the coarse picture stays.
 
     Raises:
-      ConfigError: where nothing would be drawn.
+      ConfigError: if nothing would be resampled.
     """
     keep = np.repeat(~redo[..., None], depth, axis=-1)
     keep[..., :keep_depth] = True
     if keep.all():
         raise ConfigError(
-            f"nothing to draw anew: --keep_depth={keep_depth} of {depth} depths, "
+            f"nothing to resample: --keep_depth={keep_depth} of {depth} depths, "
             f"{int(redo.sum())} of {redo.size} positions masked"
         )
     return keep
@@ -102,7 +102,7 @@ def make_given(codes: np.ndarray, mask: str, keep_depth: int = 0) -> Given:
 
     Args:
       codes: of an image.
-      mask, keep_depth: where to draw anew, see `read_mask` and `make_keep`.
+      mask, keep_depth: where to resample, see `read_mask` and `make_keep`.
 
     Raises:
       ConfigError: on a mask that does not fit.
