@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from rq.config import default
-from rq.data import DataError, augment, digits, loader, sources
+from rq.data import DataError, augment, digits, loader, pixels, sources
 from rq.data.decode import DecodeError, decode
 
 # Digests of batches that version 0.1 read.
@@ -194,6 +194,18 @@ def test_random_augmentations_differ_and_flip():
     unflipped = {bytes(np.ascontiguousarray(image[t : t + 32])) for t in range(9)}
     inside = [bytes(np.ascontiguousarray(c)) in unflipped for c in crops]
     assert any(inside) and not all(inside)
+
+
+def test_pixels_are_from_minus_one_to_one_and_come_back_exactly():
+    stored = np.arange(256, dtype=np.uint8)
+    values = pixels.to_float(stored)
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, np.linspace(-1, 1, 256), atol=1e-6)
+    np.testing.assert_array_equal(pixels.to_uint8(values), stored)
+    np.testing.assert_array_equal(pixels.to_float(values), values)
+    # To the nearest, and what is out of range to the ends.
+    near = np.array([-9.0, -1.01, 99.6 / 127.5 - 1, 100.4 / 127.5 - 1, 1.01, 9.0])
+    np.testing.assert_array_equal(pixels.to_uint8(near), [0, 0, 100, 100, 255, 255])
 
 
 # Streams
