@@ -3,6 +3,7 @@
 """Tests that checkpoints restore what was saved, on any mesh, and refuse others."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +87,29 @@ def test_the_latest_stay_and_any_of_them_can_be_restored(tmp_path):
     assert_same(checkpoints.restore(abstract(states[2]), 2)[0], states[2])
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint of step 1"):
         checkpoints.restore(abstract(states[1]), 1)
+
+
+def test_copies_of_a_checkpoint_have_its_identity_and_no_other_has(tmp_path):
+    state = make_state()
+    save(tmp_path / "a", {1: state, 2: state})
+    save(tmp_path / "b", {2: state})
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    first = checkpoint.identity(tmp_path / "a")
+    assert checkpoint.identity(tmp_path / "copy") == first
+    assert checkpoint.identity(tmp_path / "copy", 2) == first
+    assert checkpoint.identity(tmp_path / "a", 1) != first
+    assert checkpoint.identity(tmp_path / "b") != first
+
+
+def test_damage_in_what_is_not_read_stops_nothing(tmp_path):
+    """Sampling needs no optimizer, whose files may be damaged."""
+    state = make_state()
+    checkpoints = save(tmp_path, {1: state})
+    next((tmp_path / "1/training").rglob("*manifest*")).write_text("")
+    model, _ = checkpoint.load_model(tmp_path, "rqvae")
+    np.testing.assert_array_equal(model["params"]["layer"]["w"][1], np.arange(8.0, 16))
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        checkpoints.restore(abstract(state))
 
 
 def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
