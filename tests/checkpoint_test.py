@@ -112,6 +112,20 @@ def test_damage_in_what_is_not_read_stops_nothing(tmp_path):
         checkpoints.restore(abstract(state))
 
 
+def test_every_chunk_of_every_file_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint_files, "CHUNK", 4)
+    files = [tmp_path / "model/a", tmp_path / "training/deep/b", tmp_path / "model/c"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(range(11)))
+    checkpoint_files.write_checksums(tmp_path, lambda: True)
+    assert checkpoint_files.find_changes(tmp_path) == []
+    for file in files[:2]:
+        file.write_bytes(bytes(range(10)) + b"x")
+    found = checkpoint_files.find_changes(tmp_path)
+    assert [line.split()[0] for line in found] == [str(file) for file in files[:2]]
+
+
 def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     """The next steps do not overwrite the buffers that are being written."""
     state = make_state(width=100_000)
