@@ -326,20 +326,21 @@ def test_pixels_that_are_not_finite_are_refused(experiment, tmp_path, monkeypatc
         elsewhere(experiment, tmp_path, 4).sample()
 
 
-def test_a_younger_option_at_its_default_leaves_jobs_as_they_were(
-    experiment, monkeypatch
-):
+def test_a_younger_option_at_its_default_leaves_jobs_as_they_were(experiment):
     """Results from before an option was added are still found."""
     known = make_job(experiment, 5).settings
     assert "seed" not in known["sampling"] and "batch_size" not in known["sampling"]
     old = {"temperature", "top_k", "top_p", "min_p", "guidance", "guidance_schedule"}
     assert set(known["sampling"]) == old
+    assert make_job(experiment, 5, typical_p=0.9).settings["sampling"] == (
+        known["sampling"] | {"typical_p": [0.9]}
+    )
 
 
 def test_the_name_of_a_job_is_that_of_earlier_versions(experiment, monkeypatch):
     """It has the hash of the settings that version 0.1 wrote."""
     monkeypatch.setattr(type(experiment), "identity", lambda *_: "i")
-    monkeypatch.setattr(type(experiment), "fingerprint", {"rqvae": "r"})
+    monkeypatch.setattr(experiment, "fingerprint", {"rqvae": "r"})
     job = make_job(experiment, 5, seed=3, classes=(1, 2), temperature=0.5)
     cond = np.array([1, 2], np.int32).tobytes()
     settings = {
