@@ -46,7 +46,7 @@ def test_inside_the_mask_the_first_depths_may_stay():
 
 @pytest.mark.parametrize("redo, keep_depth", [(False, 0), (True, 3), (True, 4)])
 def test_a_mask_of_nothing_is_refused(redo, keep_depth):
-    with pytest.raises(ConfigError, match="nothing to draw"):
+    with pytest.raises(ConfigError, match="nothing to resample"):
         inpainting.make_keep(np.full((2, 2), redo), 3, keep_depth)
 
 
