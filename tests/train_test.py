@@ -318,6 +318,13 @@ def test_checkpoints_of_every_so_many_steps_stay(tmp_path):
     assert sorted(names) == ["3", "6", "7"]
 
 
+@pytest.mark.parametrize("best", [True, False])
+def test_the_best_is_recorded_where_the_config_says_so(tmp_path, best):
+    fit(Toy(4), tmp_path, checkpoint_best=best)
+    step, _ = checkpoint.best(tmp_path / Toy.name)
+    assert step == (4 if best else None)
+
+
 def test_a_finished_run_does_nothing(tmp_path, undisturbed, caplog):
     fit(Toy(STEPS), tmp_path)
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
