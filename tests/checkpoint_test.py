@@ -16,7 +16,7 @@ from orbax.checkpoint.path import atomicity
 
 from rq import config as config_lib
 from rq import experiment
-from rq.models.quantizer import Codebook
+from rq.models.codebook import Codebook
 from rq.parallel import sharding
 from rq.training import checkpoint, checkpoint_files, checkpoint_manager
 from rq.training.train_state import TrainState

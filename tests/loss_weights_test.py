@@ -12,6 +12,7 @@ from stages_test import BATCH, make_stage, one_device, tiny
 
 from rq.config import default
 from rq.models import quantizer
+from rq.models.codebook import Update
 from rq.parallel import sharding
 from rq.training import losses
 from rq.training.stages import RQVAEStage
@@ -65,7 +66,7 @@ def test_stage_1_weighs_commitment_entropy_and_perceptual_loss():
             return variables, stage.model.apply(variables, images, method="encode")
 
         z = encode(state.params)[1]
-        update = quantizer.Update(decay=jnp.asarray(model.decay), restart=False)
+        update = Update(decay=jnp.asarray(model.decay), restart=False)
         book = state.codebook["state"]
         sums = quantizer.quantize(z, book, depth=2, update=update).sums
         offset = sums[-1] - z

@@ -178,7 +178,7 @@ found = found["generator"]
 z = stage.model.apply(state.model_variables(), images, method="encode")
 sums = quantizer.quantize(
     z, state.codebook["state"], depth=2,
-    update=quantizer.Update(decay=jnp.asarray(model.decay), restart=False),
+    update=Update(decay=jnp.asarray(model.decay), restart=False),
 ).sums
 offset = sums[-1] - z
 discriminator = {k: state.adversary[k] for k in ("params", "batch_stats")}

@@ -29,8 +29,8 @@ from rq.convert.names import StateDict, one_or_each
 from rq.convert.rqvae_weights import codebook_from_torch
 from rq.metrics import distances, moments
 from rq.models import quantizer
+from rq.models.codebook import Codebook, Update, update_codebook
 from rq.models.networks.lpips import VGG16_CONVS, unit
-from rq.models.quantizer import Codebook, Update
 from rq.parallel import sharding
 from rq.sampling import make_filters, program
 from rq.sampling.filters import filter_logits
@@ -286,7 +286,7 @@ def test_codebook_update(path):
         codes = quantizer.nearest(jnp.asarray(vectors), codebook.embedding)
         np.testing.assert_array_equal(codes, golden["out/codes"][step])
         close(codebook.embedding[codes], golden["out/quants"][step], 1e-5)
-        codebook = quantizer.update_codebook(
+        codebook = update_codebook(
             codebook, jnp.asarray(vectors), codes, update, jax.random.key(step)
         )
         arrays = golden.below(f"out/after{step + 1}/")
@@ -294,7 +294,7 @@ def test_codebook_update(path):
             check_codebook(codebook, arrays, **ema_tolerance(golden))
             continue
 
-        plain = quantizer.update_codebook(
+        plain = update_codebook(
             before, jnp.asarray(vectors), codes, update._replace(restart=False)
         )
         close(plain.counts, golden["out/cluster_size_before_restart"], 1e-5)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rq.models import quantizer
-from rq.models.quantizer import Codebook, Update
+from rq.models.codebook import Codebook, Update, init_codebook, update_codebook
 
 CASES = dict(
     seed=st.integers(0, 2**20),
@@ -30,9 +30,9 @@ def draw(seed, shape, num_codes, channels, depth, own):
     if own:
         rng = np.random.default_rng(seed)
         sizes = tuple(int(n) for n in rng.integers(1, num_codes + 1, depth))
-        codebook = quantizer.init_codebook(key, (depth, num_codes, channels), sizes)
+        codebook = init_codebook(key, (depth, num_codes, channels), sizes)
     else:
-        codebook = quantizer.init_codebook(key, (num_codes, channels))
+        codebook = init_codebook(key, (num_codes, channels))
     z = jax.random.normal(z_key, (*shape, channels))
     return z, codebook, dict(depth=depth, sizes=sizes)
 
@@ -196,7 +196,7 @@ def test_shared_codebook_moves_between_depths():
     update = Update(decay=0.5, restart=False)
     result = quantizer.quantize(z, codebook, depth=2, update=update)
     codes = quantizer.nearest(z, codebook.embedding)
-    moved = quantizer.update_codebook(codebook, z, codes, update)
+    moved = update_codebook(codebook, z, codes, update)
     residual = z - codebook.embedding[codes]
     second = quantizer.nearest(residual, moved.embedding)
     np.testing.assert_array_equal(result.codes[:, 0], codes)
@@ -212,7 +212,7 @@ def test_restarted_codes_are_vectors_of_the_batch(seed, num_codes, vectors):
     z, codebook, _ = draw(seed, (vectors,), num_codes, 3, 1, False)
     codes = quantizer.nearest(z, codebook.embedding)
     # Counts start at 0 and decay keeps them below 1: every code is dead.
-    updated = quantizer.update_codebook(
+    updated = update_codebook(
         codebook, z, codes, Update(decay=0.99), jax.random.key(seed)
     )
     assert (np.asarray(updated.counts) >= 1).any()
@@ -234,7 +234,7 @@ def test_codes_restart_below_one_vector_and_not_above():
     halved = Update(decay=0.5)
     # No vector is assigned to any of these: the batch is that of a fourth code.
     four = jax.tree.map(lambda x: jnp.concatenate([x, x[:1]]), book)
-    updated = quantizer.update_codebook(four, z, codes + 3, halved, jax.random.key(0))
+    updated = update_codebook(four, z, codes + 3, halved, jax.random.key(0))
     np.testing.assert_allclose(updated.counts[:3], [1.0, 1.0, 1.5])
     np.testing.assert_allclose(updated.sums[0], [7, 7, 7])  # restarted
     np.testing.assert_allclose(updated.sums[1:3], book.sums[1:] / 2)

@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 
 from rq.models import quantizer
-from rq.models.quantizer import Update
+from rq.models.codebook import Update, init_codebook, update_codebook
 from rq.models.stack import Stack, StackConfig
 from rq.training import optimizer as optim
 
@@ -32,7 +32,7 @@ def independent(a, b) -> None:
 def test_stochastic_codes_are_independent(own):
     """At so high a temperature that all codes are alike."""
     shape = (3, CODES, 2) if own else (CODES, 2)
-    codebook = quantizer.init_codebook(jax.random.key(0), shape)
+    codebook = init_codebook(jax.random.key(0), shape)
     z = jax.random.normal(jax.random.key(1), (NUMBER // 4, 2, 2, 2))
 
     @jax.jit
@@ -54,7 +54,7 @@ def test_restarts_are_independent_of_depth_and_step(own):
     """Which vectors of the batch codes start from again: 64 codes, all of them dead."""
     number, depth = 64, 3
     shape = (depth, number, 4) if own else (number, 4)
-    codebook = quantizer.init_codebook(jax.random.key(0), shape)
+    codebook = init_codebook(jax.random.key(0), shape)
     codebook = codebook.replace(embedding=0 * codebook.embedding)  # residuals stay z
     z = jax.random.normal(jax.random.key(1), (number, 4))
 
@@ -65,7 +65,7 @@ def test_restarts_are_independent_of_depth_and_step(own):
             books = quantizer.quantize(z, codebook, **options).codebook.sums
         else:
             books = [
-                quantizer.update_codebook(
+                update_codebook(
                     codebook, z, jnp.zeros(number, int), Update(decay=0.999), k
                 ).sums
                 for k in keys

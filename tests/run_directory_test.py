@@ -15,7 +15,7 @@ from rq import config as config_lib
 from rq.cli import program
 from rq.config import ConfigError
 from rq.experiment import Experiment
-from rq.models.quantizer import Codebook
+from rq.models.codebook import Codebook
 from rq.parallel import run_lock
 from rq.training import checkpoint, checkpoint_files
 from rq.training.train_state import TrainState

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from rq import config as config_lib
-from rq.models.quantizer import Codebook
+from rq.models.codebook import Codebook
 from rq.parallel import sharding
 from rq.training import checkpoint, loop
 from rq.training.train_state import TrainState

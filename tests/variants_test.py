@@ -12,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rq.models import RQVAE, quantizer, variants
+from rq.models.codebook import Codebook, Update, init_codebook, update_codebook
 
 few = hypothesis.settings(max_examples=10, deadline=None)
 TINY = dict(
@@ -135,9 +136,9 @@ def test_depth_one_is_plain_vector_quantization():
 def test_cosine_codes_have_one_length_and_are_the_nearest_by_angle(seed, depth):
     keys = jax.random.split(jax.random.key(seed), 3)
     z = variants.unit(jax.random.normal(keys[0], (64, 4)))
-    book = quantizer.init_codebook(keys[1], (depth, 6, 4))
+    book = init_codebook(keys[1], (depth, 6, 4))
     book = book.replace(embedding=variants.unit(book.embedding))
-    update = quantizer.Update(decay=0.5, one_length=True)
+    update = Update(decay=0.5, one_length=True)
     book = quantizer.quantize(z, book, update=update, key=keys[2]).codebook
     lengths = np.linalg.norm(book.embedding, axis=-1)
     np.testing.assert_allclose(lengths, lengths[:, :1] * np.ones((1, 6)), rtol=1e-5)
@@ -157,9 +158,9 @@ def test_the_length_of_cosine_codes_is_the_best_one():
     """With the moving averages at rest no other common length fits better."""
     z = jax.random.normal(jax.random.key(0), (300, 4)) + 1
     codes = quantizer.nearest(z, jax.random.normal(jax.random.key(1), (5, 4)))
-    empty = quantizer.Codebook(jnp.ones((5, 4)), jnp.zeros(5), jnp.zeros((5, 4)))
-    update = quantizer.Update(decay=0.0, restart=False, one_length=True)
-    book = quantizer.update_codebook(empty, z, codes, update)
+    empty = Codebook(jnp.ones((5, 4)), jnp.zeros(5), jnp.zeros((5, 4)))
+    update = Update(decay=0.0, restart=False, one_length=True)
+    book = update_codebook(empty, z, codes, update)
 
     def error(scale):
         return float(jnp.mean((z - scale * book.embedding[codes]) ** 2))
@@ -263,7 +264,7 @@ def test_entropy_regularisation_equals_its_definition(seed, depth, own):
     z = jax.random.normal(keys[0], (20, 3))
     sizes = (5,) * (depth - 1) + (4,) if own else None
     shape = (depth, 5, 3) if own else (5, 3)
-    book = quantizer.init_codebook(keys[1], shape, sizes)
+    book = init_codebook(keys[1], shape, sizes)
     quantized = quantizer.quantize(z, book, depth=depth, sizes=sizes, temperature=0.7)
     probs = np.asarray(quantized.soft, np.float64)
 

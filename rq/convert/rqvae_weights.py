@@ -14,7 +14,7 @@ import numpy as np
 
 from rq.convert.names import StateDict, one_or_each, readable_errors, same_or_each
 from rq.models import RQVAE
-from rq.models.quantizer import Codebook
+from rq.models.codebook import Codebook
 
 
 @readable_errors()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from rq.models import quantizer, variants
 from rq.models.autoencoder import Conv, Decoder, Encoder, at_least_float32
+from rq.models.codebook import Update, init_codebook
 
 
 class RQVAE(nn.Module):
@@ -32,7 +33,7 @@ class RQVAE(nn.Module):
       shared_codebook: one codebook for all depths (the paper's setting).
       decay: of the codebook's moving averages, one or one for each depth.
       restart_codes: whether unused codes restart from vectors of the batch.
-      codebook_sums: 'scatter' or 'one_hot', see `quantizer.Update`.
+      codebook_sums: 'scatter' or 'one_hot', see `Update`.
       cosine: codes of one length at each depth, compared by angle.
       fsq_levels: a fixed grid in place of a learned codebook; (0,) is off.
       gradient: past the quantizer, 'straight_through' or 'rotation'.
@@ -108,7 +109,7 @@ class RQVAE(nn.Module):
 
     def _init_codebook(self, shape):
         key = self.make_rng("params")
-        codebook = quantizer.init_codebook(key, shape, self._own_sizes)
+        codebook = init_codebook(key, shape, self._own_sizes)
         if self._is_grid:
             grids = variants.fsq_grids(self.fsq_levels, self.depth)
             return codebook.replace(embedding=jnp.asarray(grids).reshape(shape))
@@ -147,7 +148,7 @@ class RQVAE(nn.Module):
         update, key = None, None
         if train and not self._is_grid:
             decay = jnp.asarray(self.decay, jnp.float32)
-            update = quantizer.Update(
+            update = Update(
                 decay,
                 restart=self.restart_codes,
                 one_length=self.cosine,

@@ -31,7 +31,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from rq.models.quantizer import Codebook
+from rq.models.codebook import Codebook
 from rq.parallel import processes
 from rq.training import checkpoint_files
 
