@@ -67,6 +67,16 @@ def test_z_loss_sees_what_cross_entropy_does_not():
     )  # fmt: skip
 
 
+def test_soft_targets_are_constants():
+    logits = jnp.array([[1.0, 2.0, 3.0]])
+    targets = jnp.array([[0.2, 0.3, 0.5]])
+    to_logits, to_targets = jax.grad(
+        lambda x, y: jnp.sum(losses.soft_cross_entropy(x, y)), (0, 1)
+    )(logits, targets)
+    np.testing.assert_array_equal(to_targets, 0)
+    np.testing.assert_allclose(to_logits, jax.nn.softmax(logits) - targets, rtol=1e-5)
+
+
 def test_perceptual_distance_is_zero_at_itself_and_symmetric():
     module = PerceptualDistance(WIDTHS, CONVS)
     a, b = images(0), images(1)

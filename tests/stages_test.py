@@ -485,3 +485,35 @@ def test_weight_decay_takes_kernels_alone():
     mask = optim.is_matrix(params)
     assert mask["classifier_kernel"] and mask["blocks"]["query"]["kernel"]
     assert sum(jax.tree.leaves(mask)) == 2
+
+
+def optimizer_step(params, grads, **changes):
+    """The updates of one step of a config's optimizer at a rate of 1."""
+    options = tiny().transformer.optimizer
+    options.update(dict(clip_norm=0.0, weight_decay=0.0) | changes)
+    tx = optim.make_optimizer(options, lambda step: 1.0)
+    return tx.update(grads, tx.init(params), params)[0]
+
+
+@pytest.mark.parametrize("matrices_only", [True, False])
+def test_weight_decay_moves_what_it_should(matrices_only):
+    params = {"a": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 5.0)}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    moved = optimizer_step(
+        params,
+        zeros,
+        name="adamw",
+        weight_decay=0.1,
+        decay_matrices_only=matrices_only,
+    )["a"]
+    np.testing.assert_allclose(moved["kernel"], -0.3, rtol=1e-6)
+    np.testing.assert_allclose(moved["bias"], 0 if matrices_only else -0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size, clip, expected", [(10, 2, 2), (1, 2, 1), (10, 0, 10)])
+def test_gradients_are_clipped_by_their_common_length(size, clip, expected):
+    grads = {"a": jnp.array([3.0, 0.0]) * size / 5, "b": jnp.array([4.0]) * size / 5}
+    moved = optimizer_step(grads, grads, name="sgd", clip_norm=float(clip))
+    length = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(moved)))
+    np.testing.assert_allclose(length, expected, rtol=1e-5)
+    np.testing.assert_allclose(moved["a"][0] / moved["b"][0], 0.75, rtol=1e-5)
