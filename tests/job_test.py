@@ -118,15 +118,19 @@ def test_a_killed_job_resumes_and_ends_the_same(
     whole = elsewhere(experiment, tmp_path / "whole", keep=keep)
     expected = whole.run(extractor, *reference)
     interrupted = elsewhere(experiment, tmp_path / "parts", keep=keep)
-    as_part, drawn, alive = sample_job.Job._as_part, [], []
+    make, drawn, alive = chunks.Parts.make, [], []
 
-    def dying(self, batches, rows):
-        if rows.start == 20 and not alive:
-            raise Killed
-        drawn.append(rows.start)
-        return as_part(self, batches, rows)
+    def dying(self, function):
+        def one(rows):
+            if self._name == "samples":
+                if rows.start == 20 and not alive:
+                    raise Killed
+                drawn.append(rows.start)
+            return function(rows)
 
-    monkeypatch.setattr(sample_job.Job, "_as_part", dying)
+        return make(self, one)
+
+    monkeypatch.setattr(chunks.Parts, "make", dying)
     with pytest.raises(Killed):
         interrupted.run(extractor, *reference)
     assert drawn == [0, 10] and not list(interrupted.folder.glob("metrics_*"))
@@ -502,8 +506,10 @@ def some_images():
 
 def test_folders_and_archives_are_the_same_images(some_images, tmp_path):
     write_images(tmp_path / "folder", some_images)
-    chunks = np.split(some_images, [5, 9])
-    image_files.write(tmp_path / "a.npz", some_images.shape, chunks, np.arange(13))
+    shape = some_images.shape[1:]
+    with sample_files.npz(tmp_path / "a.npz", 13, shape, labels_name="arr_1") as add:
+        for rows in np.split(np.arange(13), [5, 9]):
+            add(some_images[rows], rows)
     with np.load(tmp_path / "a.npz") as file:  # as other programs read it
         np.testing.assert_array_equal(file["arr_0"], some_images)
         np.testing.assert_array_equal(file["arr_1"], np.arange(13))
@@ -556,7 +562,8 @@ def test_errors_for_what_is_no_set_of_images(some_images, tmp_path):
         with pytest.raises(DataError, match="zzz.png has shape"):
             list(image_files.ImageSet(tmp_path / "folder", 1).batches(size))
     with pytest.raises(ValueError, match="12 images of 13"):
-        image_files.write(tmp_path / "c.npz", some_images.shape, [some_images[1:]])
+        with sample_files.npz(tmp_path / "c.npz", 13, some_images.shape[1:]) as add:
+            add(some_images[1:], np.arange(12))
     assert not (tmp_path / "c.npz").exists()
 
 

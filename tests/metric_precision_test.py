@@ -55,11 +55,12 @@ def test_lpips_is_exact_where_reported_and_free_in_training():
     distance = PerceptualDistance((4, 4), (1, 2))
     assert not any(network(distance, *2 * [(1, 8, 8, 3)]))
     config = reduced_imagenet(**SMALL)
+    side = config.data.resolution
     stage = RQVAEStage(config, one_device(), lambda: iter([]))
     reconstructor = make_reconstructor(config, one_device())
     state = jax.eval_shape(stage.init, jax.random.key(0))
     variables, frozen = sharding.unbox((state.model_variables(), state.frozen))
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
     scores = products(reconstructor._scores, variables, frozen, images)
     alone = products(reconstructor._outputs, variables, frozen, images)
     # Two networks of two convolutions and SSIM's two, for each of four depths.
@@ -69,17 +70,18 @@ def test_lpips_is_exact_where_reported_and_free_in_training():
 
 def test_the_network_of_ones_own_features():
     config = reduced_imagenet(**SMALL)
+    side = config.data.resolution
     stage = FeaturesStage(config, one_device(), lambda: iter([]))
     state = sharding.unbox(stage.init(jax.random.key(0)))
     variables = state.model_variables()
     batch = {
-        "image": jnp.zeros((2, 32, 32, 3), jnp.uint8),
+        "image": jnp.zeros((2, side, side, 3), jnp.uint8),
         "label": jnp.zeros(2, jnp.int32),
         "mask": jnp.ones(2, bool),
     }
     found = products(stage._sums, variables, batch)
     assert found == [True] * 3
-    images = jnp.zeros((2, 32, 32, 3))
+    images = jnp.zeros((2, side, side, 3))
     assert not any(products(stage.model.apply, variables, images))
 
     experiment = types.SimpleNamespace(
