@@ -40,8 +40,8 @@ PATIENCE = 60.0  # seconds until a shared file system shows what process 0 has w
 def finished(path: epath.Path, stage: str, config) -> bool:
     """Returns whether a stage ('features', 'rqvae', 'transformer') has all its steps.
 
-    As this process sees the files. With `checkpoint.fallback` a damaged last checkpoint
-    does not count.
+    It looks at the files as this process sees them. With `checkpoint.fallback` a
+    damaged last checkpoint does not count.
     """
     step = checkpoint.latest_step(path / stage)
     if step != config[stage].steps:
@@ -55,7 +55,7 @@ def stored_config(path):
     """Returns the config of a run directory.
 
     Raises:
-      FileNotFoundError: where nothing was ever trained there.
+      FileNotFoundError: if nothing was trained there.
     """
     file = checkpoint.folder(path) / CONFIG
     if not file.exists():
@@ -67,13 +67,13 @@ def stored_config(path):
 
 
 class Experiment:
-    """What a workdir holds; models are loaded when they are first asked for.
+    """Opens a run directory; models are loaded when they are first used.
 
     Attributes:
-      path: the workdir.
-      config: the one it was trained with, or that given in its place.
+      path: the run directory.
+      config: the stored config, or the one given in its place.
       mesh: the devices in use.
-      dtype: of the transformer's weights, None: as they are stored.
+      dtype: of the transformer's weights; None: as they are stored.
     """
 
     def __init__(
@@ -84,19 +84,19 @@ class Experiment:
         dtype: str | None = None,
         config=None,
     ):
-        """Opens a workdir.
+        """Opens a run directory.
 
         Args:
-          path: of the workdir.
-          mesh: of all devices where None.
-          step: of the last stage's checkpoint: 'latest', 'best' (of those evaluated,
-            where `checkpoint.best` was set) or a number.
-          dtype: of the transformer's weights, as they are stored where None; 'bfloat16'
+          path: of the run directory.
+          mesh: of the devices; all of them if None.
+          step: checkpoint of the last stage: 'latest', 'best' (if `checkpoint.best` was
+            set in training) or a number.
+          dtype: of the transformer's weights; as they are stored if None. 'bfloat16'
             takes half the memory.
-          config: the stored one with overrides; None: as it is stored.
+          config: the stored config with overrides; the stored one if None.
 
         Raises:
-          FileNotFoundError: where nothing was ever trained there.
+          FileNotFoundError: if nothing was trained there.
         """
         self.path = checkpoint.folder(path)
         self._step, self.dtype = step, dtype
@@ -104,7 +104,7 @@ class Experiment:
         self.mesh = sharding.make_mesh() if mesh is None else mesh
 
     def finished(self, stage: str) -> bool:
-        """Returns whether a stage has all its steps, in all processes as process 0."""
+        """Returns, in all processes, whether process 0 finds all steps of a stage."""
         return bool(processes.broadcast(finished(self.path, stage, self.config)))
 
     @functools.cached_property
@@ -122,11 +122,11 @@ class Experiment:
         return step if known is None else known
 
     def identity(self, stage: str) -> str:
-        """Of the checkpoint that a stage is restored from; another one has another."""
+        """Returns a hash that identifies the checkpoint a stage is restored from."""
         return checkpoint.identity(self.path / stage, self.step_of(stage))
 
     def _state(self, stage: str) -> TrainState:
-        """The last checkpoint's model, without its optimizer."""
+        """Restores the model of a stage, without its optimizer."""
         where, dtype = sharding.replicated(self.mesh), None
         if stage == "transformer":
             dtype = self.dtype
@@ -243,11 +243,11 @@ class Experiment:
 
     @functools.cached_property
     def transformer(self) -> TransformerStage:
-        """Stage 2 over the evaluation split."""
+        """Stage 2, evaluated on the whole evaluation split."""
         return self.transformer_stage()
 
     def transformer_stage(self, limit: int = 0) -> TransformerStage:
-        """Stage 2 over so many batches of the evaluation split; 0: all."""
+        """Returns stage 2, evaluated on `limit` batches of that split; 0: all."""
         data, part = self.config.data, self.config.transformer
 
         def eval_batches():
@@ -263,10 +263,10 @@ class Experiment:
         )
 
     def code_source(self, split: str):
-        """What stage 2 reads of a split: stored codes, or images where it is `online`.
+        """Opens stage 2's data of a split: stored codes, or images if it is `online`.
 
         Raises:
-          DataError: where they are missing or damaged.
+          DataError: if they are missing or damaged.
         """
         if self.config.transformer.online:
             return sources.open_split(self.config.data, split)
@@ -276,10 +276,10 @@ class Experiment:
 
     @functools.cached_property
     def tokenizer(self) -> text.TextTokenizer | None:
-        """Of the captions; None where the condition has no text.
+        """The tokenizer of captions; None if the condition has no text.
 
         Raises:
-          DataError: where it is missing, or has more tokens than the config.
+          DataError: if it is missing, or has more tokens than the config.
         """
         options = self.config.transformer.text
         if "text" not in self.config.transformer.condition:
@@ -294,7 +294,7 @@ class Experiment:
         return tokenizer
 
     def tokens(self, dropout: float) -> loader.Tokens | None:
-        """What the stream makes text of: captions to tokens; None without text."""
+        """Returns the loader's function of captions to tokens; None without text."""
         if self.tokenizer is None:
             return None
         return lambda captions, rng: self.tokenizer.choose(captions, dropout, rng)
@@ -318,6 +318,6 @@ class Experiment:
         if self.config.features.objective != "class":
             raise ConfigError(
                 f"{self.path} has a feature network that does not know the classes "
-                "(features.objective); name torchvision's with --classifier"
+                "(features.objective): pass a converted ResNet with --classifier"
             )
         return classifier.Classifier(*self.feature_classifier())

@@ -113,7 +113,7 @@ NOTHING = dict(weight=1e-9, lecam_weight=0.0, r1_weight=0.0)
 
 
 def logits(found, params, images):
-    """Of the discriminator in training, whose norms take the batch's statistics."""
+    """Returns logits of the discriminator in training, with the batch's statistics."""
     variables = {"params": params, "batch_stats": found.state["batch_stats"]}
     return found.module.apply(variables, images, train=True, mutable=["batch_stats"])[0]
 

@@ -471,7 +471,7 @@ def test_transformer_soft_targets(stage2):
 
 
 def test_transformer_gradients(stage2):
-    """Of the soft loss; with text, of its weighted sum with the text's loss."""
+    """Takes them of the soft loss; with text, of the weighted sum of both losses."""
     quantized, weights = stage2.from_features(), stage2.config.get("loss")
     text = stage2.model.condition_length > 1
 

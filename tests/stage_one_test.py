@@ -123,7 +123,7 @@ def assert_close(a, b, rtol, atol):
 
 
 def relative_error(a, b):
-    """Of two trees, as vectors."""
+    """Compares two trees as vectors."""
     squares = jax.tree.map(lambda x, y: (np.sum((x - y) ** 2), np.sum(y**2)), a, b)
     wrong, whole = np.asarray(jax.tree.leaves(squares)).reshape(-1, 2).sum(0)
     return (wrong / whole) ** 0.5

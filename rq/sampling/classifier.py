@@ -34,7 +34,7 @@ class Classifier:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of the weights."""
+        """A hash of the weights."""
         return digest(self._params)
 
 

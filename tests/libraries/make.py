@@ -50,7 +50,7 @@ def images(height: int, width: int) -> np.ndarray:
 
 
 def features() -> tuple[np.ndarray, np.ndarray]:
-    """Of generated and of real images: correlated, the second wider."""
+    """Returns features of generated and real images: correlated, the second wider."""
     rng = np.random.default_rng(SEED)
     mix = rng.normal(size=(WIDTH, WIDTH)) / 4
     made = rng.normal(size=(ROWS[0], WIDTH)) @ mix + 0.3
