@@ -154,6 +154,7 @@ import jax.numpy as jnp
 import numpy as np
 from rq import config as configs
 from rq.models import quantizer
+from rq.models.codebook import Update
 from rq.parallel import sharding
 from rq.training import losses
 from rq.training.stages import RQVAEStage
