@@ -16,6 +16,7 @@ import pytest
 from rq.config import ConfigError, SamplingConfig
 from rq.data.pixels import to_float
 from rq.models.build import condition_sizes
+from rq.models.networks import discriminator
 from rq.parallel import sharding
 from rq.sampling import conditions
 from rq.sampling.sampler import Sampler
@@ -76,6 +77,10 @@ def run(name, mesh, config=None, steps=STEPS):
     return jax.device_get(state), jax.device_get(metrics)
 
 
+def smooth_leaky_relu(x, slope):
+    return slope * x + (1 - slope) * jax.nn.softplus(4 * x) / 4
+
+
 @pytest.mark.parametrize("name", ["rqvae", "transformer"])
 @pytest.mark.parametrize(
     "sizes",
@@ -86,10 +91,13 @@ def run(name, mesh, config=None, steps=STEPS):
         (2, 2, 2),
     ],
 )
-def test_eight_devices_compute_what_one_does(name, sizes):
+def test_eight_devices_compute_what_one_does(name, sizes, monkeypatch):
     """Compares losses, parameters, codebook, discriminator and all statistics on
     several meshes, after 20 steps, to 1e-5.
     """
+    # At an activation of zero rounding decides which slope of the leaky ReLU applies,
+    # which changes the gradient by 5e-4. The smooth function has no such points.
+    monkeypatch.setattr(discriminator.nn, "leaky_relu", smooth_leaky_relu)
     config = tiny()
     # With a small epsilon Adam divides rounding noise by itself if a gradient is zero;
     # with a large one the update is linear in the gradient.
@@ -109,8 +117,8 @@ def test_eight_devices_compute_what_one_does(name, sizes):
         return jax.tree_util.tree_leaves_with_path(parts)
 
     for (path, a), (_, b) in zip(leaves(found), leaves(expected), strict=True):
-        told = jax.tree_util.keystr(path)
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=told)
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("microbatches", [2, 4])
