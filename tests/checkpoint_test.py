@@ -228,7 +228,7 @@ def test_the_config_and_the_position_of_the_data_can_be_read_by_a_person(tmp_pat
 def test_the_error_of_a_missing_checkpoint_names_the_command_that_makes_it(tmp_path):
     folder = tmp_path / "rqvae"
     assert checkpoint.latest_step(folder) is None
-    message = f"{folder} has no checkpoint of 'rqvae'; python -m rq.main"
+    message = f"{folder} has no checkpoint of 'rqvae'; to train one, run: rq train"
     with pytest.raises(checkpoint.CheckpointError, match=message):
         checkpoint.load_model(folder, "rqvae")
     with pytest.raises(checkpoint.CheckpointError, match=message):

@@ -189,6 +189,13 @@ def test_a_file_that_cannot_be_written_is_one_line(workdir, capsys):
     assert "config.json" in failing(capsys, args, 1)
 
 
+@pytest.mark.parametrize("name", ["absent", "empty"])
+def test_check_of_a_folder_without_checkpoints_names_the_flag(capsys, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    message = failing(capsys, ["check", str(tmp_path / name)], 1)
+    assert "has no checkpoints: give the run directory, --workdir=FOLDER" in message
+
+
 def test_errors_of_the_program_keep_their_traceback(workdir, monkeypatch):
     def fail(*args):
         raise ZeroDivisionError

@@ -284,7 +284,7 @@ def test_soft_codes_are_the_softmax_of_distances_along_the_codes():
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_soft_codes_of_given_codes_are_those_of_the_quantizer(shared):
-    """So that a loss in pieces sees what the whole one would."""
+    """So that a loss in microbatches sees what the whole one would."""
     z, codebook, form = draw(4, (5, 2), 9, 3, 4, not shared)
     result = quantizer.quantize(
         z, codebook, temperature=0.6, stochastic=True, key=jax.random.key(3), **form

@@ -119,8 +119,8 @@ def test_dropout_is_independent_between_layers_and_positions(scan_layers):
         assert scipy.stats.pearsonr(a.ravel(), b.ravel()).pvalue > NO_CHANCE
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 4])
-def test_microbatches_have_keys_of_their_own_and_follow_each_other(pieces):
+@pytest.mark.parametrize("microbatches", [1, 2, 4])
+def test_microbatches_have_keys_of_their_own_and_follow_each_other(microbatches):
     def gradients(state, batch, key):
         noise = jax.random.normal(key, (10_000,))
         grads = {"noise": noise, "mean": jnp.mean(batch["x"])}
@@ -128,9 +128,9 @@ def test_microbatches_have_keys_of_their_own_and_follow_each_other(pieces):
 
     x = jnp.arange(8.0)
     grads, state, metrics = optim.accumulate_gradients(
-        gradients, 0, {"x": x}, jax.random.key(0), pieces
+        gradients, 0, {"x": x}, jax.random.key(0), microbatches
     )
-    assert state == pieces
+    assert state == microbatches
     np.testing.assert_allclose(grads["mean"], x.mean(), rtol=1e-6)
-    np.testing.assert_allclose(metrics["sum"], x.sum() / pieces, rtol=1e-6)
-    np.testing.assert_allclose(jnp.var(grads["noise"]), 1 / pieces, rtol=0.05)
+    np.testing.assert_allclose(metrics["sum"], x.sum() / microbatches, rtol=1e-6)
+    np.testing.assert_allclose(jnp.var(grads["noise"]), 1 / microbatches, rtol=0.05)

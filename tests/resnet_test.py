@@ -88,7 +88,7 @@ def test_missing_or_other_files_name_the_command(tmp_path):
     np.savez(other, a=np.zeros(3))
     text.write_text("hello")
     for path in (tmp_path / "none.npz", other, text):
-        with pytest.raises(DataError, match="python -m rq.convert resnet"):
+        with pytest.raises(DataError, match="rq convert resnet"):
             resnet_weights.load(path)
     with pytest.raises(SystemExit):
         program.main(["convert", "resnet", f"--weights={text}", "--out=x.npy"])

@@ -345,9 +345,9 @@ def test_guided_logits_lead_away_from_those_without_condition(condition_length):
         keep=True,
         return_logits=True,
     )
-    told = logits_of(model, params, codes, cond, codebook)
+    conditional = logits_of(model, params, codes, cond, codebook)
     free = logits_of(model, params, codes, jnp.full_like(cond, 4), codebook)
-    expected = free + np.array(scale)[:, None] * (told - free)
+    expected = free + np.array(scale)[:, None] * (conditional - free)
     np.testing.assert_array_equal(kept, codes)
     np.testing.assert_allclose(logits, expected, 1e-3, 1e-3)
 

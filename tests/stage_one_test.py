@@ -335,7 +335,7 @@ def test_missing_lpips_weights_say_the_command(tmp_path):
     config = default()
     for name in ("", str(tmp_path / "gone.npz")):
         config.rqvae.lpips_weights = name
-        with pytest.raises(DataError, match="python -m rq.convert lpips"):
+        with pytest.raises(DataError, match="rq convert lpips"):
             run_checks.check_perceptual(config, tmp_path)
     wrong, narrow = tmp_path / "wrong.npz", tmp_path / "narrow.npz"
     wrong.write_bytes(b"no archive")

@@ -18,7 +18,9 @@ def run(values) -> int:
     workdir = checkpoint.folder(run_flags.require_workdir(values, "check"))
     damaged, checked = False, checkpoint_files.checkpoints_of(workdir)
     if not checked:
-        raise checkpoint.CheckpointError(f"{workdir} has no checkpoints")
+        raise checkpoint.CheckpointError(
+            f"{workdir} has no checkpoints: give the run directory, --workdir=FOLDER"
+        )
     for path in checked:
         problems = checkpoint_files.find_changes(path)
         if problems is None:

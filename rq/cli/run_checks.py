@@ -45,11 +45,15 @@ def check_run(config, path: epath.Path, mesh) -> None:
             f"codes.batch_size={config.codes.batch_size} is not divisible by the "
             f"{jax.local_device_count()} devices of a process"
         )
+    processes.run_on_process_0(lambda: _check_directory(config, path))
+    with processes.process_0_first("the data of the run"):
+        check_data(config, path)  # built-in sets prepare themselves here
+
+
+def _check_directory(config, path: epath.Path) -> None:
     check_perceptual(config, path)
     check_order(config, path)
-    with processes.process_0_first("the run directory and its data"):
-        claim(path, config)
-        check_data(config, path)  # built-in sets prepare themselves here
+    claim(path, config)
 
 
 def _encodes(config) -> bool:

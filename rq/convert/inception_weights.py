@@ -80,7 +80,7 @@ def load(path):
       DataError: if the file is missing, damaged or something else, with the command.
     """
     how = (
-        "python -m rq.convert inception --weights=pt_inception-2015-12-05-6726825d.pth "
+        "rq convert inception --weights=pt_inception-2015-12-05-6726825d.pth "
         "--out=FILE.npz makes it from pytorch-fid's weights"
     )
     return npz_file.load(path, KIND, "--inception", how)[1]

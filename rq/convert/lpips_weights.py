@@ -112,7 +112,7 @@ def load(path, name: str = "rqvae.lpips_weights"):
       DataError: if the file is missing, damaged or something else, with the command.
     """
     how = (
-        "python -m rq.convert lpips --vgg=vgg16-397923af.pth --out=FILE.npz makes it "
+        "rq convert lpips --vgg=vgg16-397923af.pth --out=FILE.npz makes it "
         "from torchvision's weights; or train without: "
         "--config.rqvae.loss.perceptual=features (a network trained on the data set) "
         "or none"

@@ -105,8 +105,8 @@ def load(path):
       DataError: if the file is missing, damaged or something else, with the command.
     """
     how = (
-        "python -m rq.convert resnet --weights=resnet101-63fe2227.pth --out=FILE.npz "
-        "makes it from torchvision's weights"
+        "rq convert resnet --weights=resnet101-63fe2227.pth --out=FILE.npz makes it "
+        "from torchvision's weights"
     )
     (blocks, bottleneck, classes), params = npz_file.load(
         path, KIND, "--classifier", how

@@ -123,10 +123,10 @@ def _find_files(data):
     builder = prepared.builder(data)
     if not builder.is_prepared():
         raise DataError(
-            f"{data.path} is not prepared in {builder.data_dir}; run: "
-            "python -m rq.main --mode=prepare, with the same --config flags; or, if "
-            "the prepared set or the images have moved, give their location: "
-            "--config.data.dir=FOLDER, --config.data.path=PATH"
+            f"{data.path} is not prepared in {builder.data_dir}; run: rq prepare, with "
+            "the same --config flags; or, if the prepared set or the images have "
+            "moved, give their location: --config.data.dir=FOLDER, "
+            "--config.data.path=PATH"
         )
     return builder
 

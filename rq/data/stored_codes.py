@@ -233,7 +233,7 @@ class CodeSource:
         if not is_complete(directory, fingerprint):
             raise DataError(
                 f"{directory} has no stored codes, or not all; to compute them, run: "
-                f"python -m rq.main --mode=encode --workdir={directory.parent.parent}"
+                f"rq encode --workdir={directory.parent.parent}"
             )
         self._paths, self._manifest = _shards(directory, manifest), manifest
         for path in self._paths:  # errors of the reader below name no file

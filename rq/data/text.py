@@ -213,8 +213,8 @@ def load(path, length: int) -> TextTokenizer:
     file = path / FILE if path.is_dir() else path
     if not file.exists():
         raise DataError(
-            f"{file} is missing; python -m rq.main --mode=tokenizer, with the same "
-            "--config and --workdir, trains one on the captions"
+            f"{file} is missing; rq tokenizer, with the same --config and --workdir, "
+            "trains one on the captions"
         )
     try:
         made = tokenizers.Tokenizer.from_file(str(file))

@@ -39,7 +39,7 @@ class Classifier:
 
 
 def from_file(path, num_classes: int) -> Classifier:
-    """A ResNet of torchvision's, from the file of `python -m rq.convert resnet`.
+    """A ResNet of torchvision's, from the file of `rq convert resnet`.
 
     Args:
       path: an `.npz`.

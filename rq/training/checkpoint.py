@@ -259,6 +259,6 @@ def missing(directory, stage: str, step: int | str | None) -> CheckpointError:
     if step not in (None, "latest", "best"):
         what += f" of step {step}"
     return CheckpointError(
-        f"{directory} has {what} of {stage!r}; python -m rq.main "
-        f"--config=configs/... --workdir={directory.parent} makes one"
+        f"{directory} has {what} of {stage!r}; to train one, run: rq train "
+        f"--config=configs/... --workdir={directory.parent}"
     )

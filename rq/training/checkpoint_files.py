@@ -121,7 +121,9 @@ def find_changes(path) -> list[str] | None:
 
 def checkpoints_of(workdir) -> list[epath.Path]:
     """Returns the folders of all checkpoints in a run directory, by stage and step."""
-    stages = sorted(path for path in epath.Path(workdir).iterdir() if path.is_dir())
+    if not (workdir := epath.Path(workdir)).is_dir():
+        return []
+    stages = sorted(path for path in workdir.iterdir() if path.is_dir())
     return [
         path
         for stage in stages
