@@ -174,50 +174,6 @@ def test_weights_of_half_the_size_give_nearly_the_same_distribution(trained):
     assert images.shape == (4, 32, 32, 1) and np.abs(images).max() <= 1
 
 
-def test_rejection_keeps_the_best_of_each_class(trained):
-    """By any classifier: here how bright an image is, dark ones being of class 3."""
-
-    def classifier(images):
-        bright = images.mean((1, 2, 3))[:, None]
-        return jax.nn.log_softmax(bright * np.where(np.arange(10) == 3, -9.0, 9.0))
-
-    experiment = Experiment(trained)
-    options = dict(seed=5, batch_size=4)
-    found = draw(experiment, 5, (7, 3), keep=0.3, classifier=classifier, **options)
-    np.testing.assert_array_equal(found.labels, [7, 7, 7, 3, 3])
-    candidates = np.repeat([7, 3], [10, 7]).astype(np.int32)
-    every = experiment.sampler.sample(
-        candidates,
-        17,
-        SamplingConfig(**experiment.config.sampling).replace(**options),
-    )
-    brightness = every.images.mean((1, 2, 3))
-    best = [*np.argsort(-brightness[:10])[:3], *(10 + np.argsort(brightness[10:])[:2])]
-    np.testing.assert_array_equal(found.codes, every.codes[best])
-    np.testing.assert_allclose(found.images, every.images[best], atol=1e-5)
-    expected = np.exp(classifier(found.images))[np.arange(5), found.labels]
-    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-4)
-    for wrong in (0.0, -1, 1.5):
-        with pytest.raises(ConfigError, match="--keep"):
-            draw(experiment, 5, (7, 3), keep=wrong, classifier=classifier)
-    # One of one: fewer kept than there are samples asked of a condition at once.
-    one = draw(experiment, 1, (7,), keep=0.3, classifier=classifier, **options)
-    assert len(one.images) == 1
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_what_is_kept_does_not_depend_on_batches(trained, batch_size):
-    def classifier(images):
-        return jax.nn.log_softmax(images.mean((1, 2, 3))[:, None] * np.arange(10))
-
-    experiment = Experiment(trained)
-    options = dict(keep=0.4, classifier=classifier)
-    whole = draw(experiment, 11, (1, 4, 8), batch_size=40, **options)
-    parts = draw(experiment, 11, (1, 4, 8), batch_size=batch_size, **options)
-    np.testing.assert_array_equal(parts.codes, whole.codes)
-    np.testing.assert_array_equal(parts.labels, whole.labels)
-
-
 def test_weights_that_are_not_finite_are_reported(trained):
     """With the place of the first fault; images of an RQ-VAE likewise."""
     experiment = Experiment(trained)

@@ -30,6 +30,11 @@ def xla_flags(devices: int = 1, optimize: bool = False) -> str:
     )
 
 
+# Compiler options for programs that run many times: a tenth of the time to run for
+# twice the time to compile.
+OPTIMIZED = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
+
+
 def start(*flags, data_dir=None):
     """Starts `python -m rq.main` on one device."""
     environment = os.environ | {

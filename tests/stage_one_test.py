@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from program import OPTIMIZED
 
 from rq.cli import run_checks
 from rq.config import ConfigError, default, validate
@@ -100,6 +101,8 @@ def run(config, mesh, steps, make=RQVAEStage):
     step = loop.compiled(stage.train_step, shardings, mesh)
     with sharding.context(mesh):
         placed = sharding.shard_batch(batch(), mesh)
+        if steps > 3:
+            step = step.lower(state, placed).compile(OPTIMIZED)
         for _ in range(steps):
             states.append(on_host(state))
             state, metrics = step(state, placed)

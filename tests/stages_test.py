@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from program import OPTIMIZED
 
 from rq.config import ConfigError, SamplingConfig
 from rq.data.pixels import to_float
@@ -30,12 +31,14 @@ STEPS = 3
 
 
 def tiny():
-    """Returns the config `digits.py:tiny`."""
+    """Returns the config `digits.py:tiny`, for images of 16 x 16."""
     path = ROOT / "configs/digits.py"
     spec = importlib.util.spec_from_file_location("digits_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config("tiny")
+    config = module.get_config("tiny")
+    config.data.resolution = 16
+    return config
 
 
 def one_device():
@@ -47,7 +50,7 @@ def make_stage(name, config, mesh):
     keys = jax.random.split(jax.random.key(0), 3)
     label = np.arange(BATCH, dtype=np.int32) % 10
     if name == "rqvae":
-        image = jax.random.uniform(keys[0], (BATCH, 32, 32, 1), minval=-1)
+        image = jax.random.uniform(keys[0], (BATCH, 16, 16, 1), minval=-1)
         batch = {"image": np.asarray(image), "label": label}
         return RQVAEStage(config, mesh, lambda: iter([])), batch
     rqvae = RQVAEStage(config, mesh, lambda: iter([]))
@@ -60,8 +63,11 @@ def make_stage(name, config, mesh):
     return stage, jax.tree.map(np.asarray, batch)
 
 
-def run(name, mesh, config=None, steps=STEPS):
-    """Returns state and metrics after a few steps, on the host."""
+def run(name, mesh, config=None, steps=STEPS, history=None):
+    """Returns state and metrics after a few steps, on the host.
+
+    Metrics of all steps are added to the list `history`, if given.
+    """
     config = tiny() if config is None else config
     stage, batch = make_stage(name, config, mesh)
     boxed = jax.eval_shape(stage.init, jax.random.key(1))
@@ -71,8 +77,12 @@ def run(name, mesh, config=None, steps=STEPS):
     step = loop.compiled(stage.train_step, shardings, mesh)
     with sharding.context(mesh):
         batch = sharding.shard_batch(batch, mesh)
+        if steps > STEPS:
+            step = step.lower(state, batch).compile(OPTIMIZED)
         for _ in range(steps):
             state, metrics = step(state, batch)
+            if history is not None:
+                history.append(jax.device_get(metrics))
     state = state.replace(key=jax.random.key_data(state.key))
     return jax.device_get(state), jax.device_get(metrics)
 
@@ -159,20 +169,19 @@ def test_the_loss_falls_on_one_batch(name):
     config = tiny()
     config[name].optimizer.learning_rate = 3e-3
     config[name].steps = 40
-    _, first = run(name, one_device(), config, steps=1)
-    _, last = run(name, one_device(), config, steps=40)
-    assert last["loss"] < 0.9 * first["loss"]
+    history = []
+    run(name, one_device(), config, steps=40, history=history)
+    assert history[-1]["loss"] < 0.9 * history[0]["loss"]
 
 
 @pytest.mark.parametrize(
     "optimizer",
     [
         "adafactor",
-        "lion",
         "muon",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in sorted(optim.OPTIMIZERS.keys() - {"adafactor", "lion", "muon"})
+            for name in sorted(optim.OPTIMIZERS.keys() - {"adafactor", "muon"})
         ),
     ],
 )
@@ -181,10 +190,9 @@ def test_every_optimizer_learns_a_batch_on_several_devices(optimizer):
     rates = {"sgd": 0.3, "lion": 1e-3}
     config.transformer.optimizer.name = optimizer
     config.transformer.optimizer.learning_rate = rates.get(optimizer, 1e-2)
-    mesh = sharding.make_mesh(2, 2, 2)
-    _, first = run("transformer", mesh, config, steps=1)
-    _, last = run("transformer", mesh, config, steps=12)
-    assert last["loss"] < first["loss"] - 0.1
+    history = []
+    run("transformer", sharding.make_mesh(2, 2, 2), config, steps=12, history=history)
+    assert history[-1]["loss"] < history[0]["loss"] - 0.1
 
 
 def test_muon_is_the_librarys_on_each_matrix_and_adam_elsewhere():
@@ -393,7 +401,7 @@ def test_guidance_needs_a_model_that_was_trained_for_it():
     stage, _ = make_stage("transformer", config, one_device())
     options = SamplingConfig(guidance=(2.0, 3.0), guidance_schedule="linear", seed=1)
     images, codes = make_sampler(stage).sample(np.arange(2), 2, options)
-    assert images.shape == (2, 32, 32, 1) and codes.shape == (2, 4, 4, 2)
+    assert images.shape == (2, 16, 16, 1) and codes.shape == (2, 4, 4, 2)
     assert np.isfinite(images).all()
 
 
@@ -458,7 +466,7 @@ def test_online_the_step_is_that_on_stored_codes():
     """Compares encoding images in the step with codes stored before."""
     config = tiny()
     stage, batch = make_stage("transformer", config, one_device())
-    image = np.random.default_rng(0).integers(0, 255, (BATCH, 32, 32, 1), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (BATCH, 16, 16, 1), np.uint8)
     codes, features = stage.rqvae.apply(
         stage.rqvae_variables, to_float(image), method="codes_and_features"
     )

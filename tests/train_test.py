@@ -214,7 +214,8 @@ def test_processes_that_were_killed_resume_bit_for_bit(tmp_path):
         assert_same(fit(Toy(steps), workdir), undisturbed)
 
 
-def test_twenty_kills_at_random_moments_lose_nothing(tmp_path):
+@pytest.mark.parametrize("number", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_nothing(tmp_path, number):
     """Signal 9 comes during steps, copies and writes; a large state makes them slow.
 
     Processes may read few batches, and none may finish. No kill may remove an earlier
@@ -222,7 +223,7 @@ def test_twenty_kills_at_random_moments_lose_nothing(tmp_path):
     """
     steps, outputs, seed = 200, 50_000, random.randrange(10**6)
     rng = random.Random(seed)
-    kills = [(rng.randrange(1, 8), rng.uniform(0, 0.05)) for _ in range(20)]
+    kills = [(rng.randrange(1, 8), rng.uniform(0, 0.05)) for _ in range(number)]
     process = start_process(tmp_path / "a", steps=steps, outputs=outputs, kills=kills)
     noted, log = process.communicate(timeout=400)
     assert process.returncode == 0, f"seed {seed}: {log[-3000:]}"
