@@ -18,7 +18,8 @@ fifths of the probability at the first depth.
 rank samples.
 
 Variant `tiny` runs every part of the program in a few steps of the smallest models. It
-is for tests and learns nothing. Its 16 x 16 feature map is packed into 4 x 4 codes.
+is for tests and learns nothing. Its images are 16 x 16, and its 8 x 8 feature map is
+packed into 4 x 4 codes.
 """
 
 from rq.config import choose_variant, default
@@ -82,6 +83,9 @@ def get_config(variant=""):
 
 
 def _shrink(config):
+    config.data.resolution = 16
+    config.data.augment = "center"
+
     config.features.batch_size = 8
     config.features.steps = 4
     config.features.model.widths = (8,)

@@ -97,7 +97,7 @@ def test_an_interrupted_write_keeps_its_whole_shards(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         store(tmp_path, Encoder(stop_at=7))
     assert not stored_codes.is_complete(tmp_path, RQVAE)
-    with pytest.raises(DataError, match="--mode=encode"):
+    with pytest.raises(DataError, match="rq encode"):
         stored_codes.CodeSource(tmp_path, RQVAE)
     assert store(tmp_path).asked == [(4, 8), (8, 10)]
     assert_stored(tmp_path)

@@ -165,9 +165,9 @@ def test_rqvaes_have_the_papers_parameters(name, variant, parameters):
 
 def test_models_follow_packing_condition_and_depth():
     config = load("digits", "tiny")
-    assert build.rqvae_model(config).code_dim == 4 * 16  # 16 x 16 into 4 x 4
+    assert build.rqvae_model(config).code_dim == 4 * 4  # 8 x 8 into 4 x 4
     model = build.transformer_model(config)
-    assert (model.input_dim, model.num_conditions, model.body.heads) == (64, 10, 2)
+    assert (model.input_dim, model.num_conditions, model.body.heads) == (16, 10, 2)
     text = build.transformer_model(load("cc3m", ""))
     assert (text.num_conditions, text.condition_length) == (16384, 32)
 
@@ -219,13 +219,13 @@ def test_models_follow_packing_condition_and_depth():
         ({"rqvae.model.ch_mult": ()}, "ch_mult = (): must not be empty"),
         ({"rqvae.model.ch": 48}, "ch = 48: width 48 = 48 x 1 is no multiple of 32"),
         (
-            {"rqvae.model.attn_resolutions": (8,)},
-            "attn_resolutions = (8,): no level has resolution 8; they are (32, 16)",
+            {"rqvae.model.attn_resolutions": (32,)},
+            "attn_resolutions = (32,): no level has resolution 32; they are (16, 8)",
         ),
         ({"rqvae.model.code_shape": (4, 4)}, "must be three numbers: rows, columns,"),
         (
             {"rqvae.model.code_shape": (3, 4, 2)},
-            "code_shape = (3, 4, 2): 3 rows do not divide the feature map's side 16",
+            "code_shape = (3, 4, 2): 3 rows do not divide the feature map's side 8",
         ),
         ({"rqvae.model.code_shape": (4, 32, 2)}, "32 columns do not divide the"),
         # Codebooks.
@@ -307,7 +307,7 @@ def test_bad_values_are_reported_in_one_line(changes, message):
         {"rqvae.model.decay": (0.99, 0.9), "sampling.top_k": (4, 0)},
         {"sampling.top_p": (1,), "sampling.temperature": (1, 0.5)},
         {"sampling.guidance": (2.0,), "transformer.condition_dropout": 0.1},
-        {"rqvae.model.attn_resolutions": (16, 32), "stages": ("transformer",)},
+        {"rqvae.model.attn_resolutions": (8, 16), "stages": ("transformer",)},
         {"transformer.condition": "none", "data.num_classes": 0},
         {"mesh.data": 2, "mesh.fsdp": 2, "rqvae.grad_accum_steps": 2},
         {"mesh.data": 1, "mesh.fsdp": -1},

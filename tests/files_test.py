@@ -189,7 +189,7 @@ def test_a_table_lists_files_with_captions(tmp_path):
 
 @pytest.mark.parametrize(
     "name, message",
-    [("folder", "--mode=prepare"), ("tar", "--mode=prepare")],
+    [("folder", "rq prepare"), ("tar", "rq prepare")],
 )
 def test_a_set_that_is_not_prepared_says_the_command(tmp_path, name, message):
     with pytest.raises(DataError, match=message):

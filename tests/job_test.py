@@ -161,7 +161,7 @@ def test_parts_and_devices_do_not_change_the_samples(
         np.testing.assert_array_equal(a, b)
     images, labels = samples(task)
     np.testing.assert_array_equal(labels, np.arange(23) % 10)
-    assert images.dtype == np.uint8 and images.shape == (23, 32, 32, 1)
+    assert images.dtype == np.uint8 and images.shape == (23, 16, 16, 1)
 
 
 def test_parts_of_another_size_are_recomputed(
@@ -501,7 +501,7 @@ def write_images(folder, images):
 @pytest.fixture
 def some_images():
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (13, 32, 32, 1), dtype=np.uint8)
+    return rng.integers(0, 256, (13, 16, 16, 1), dtype=np.uint8)
 
 
 def test_folders_and_archives_are_the_same_images(some_images, tmp_path):
@@ -541,7 +541,7 @@ def test_errors_for_what_is_no_set_of_images(some_images, tmp_path):
     with pytest.raises(DataError, match="not uint8 NHWC"):
         image_files.ImageSet(tmp_path / "b.npz")
     write_images(tmp_path / "folder", some_images)
-    Image.new("L", (16, 16)).save(tmp_path / "folder" / "zzz.png")
+    Image.new("L", (8, 8)).save(tmp_path / "folder" / "zzz.png")
     np.savez(tmp_path / "d.npz", np.zeros((0, 8, 8, 3), np.uint8))
     with pytest.raises(DataError, match="has no images"):
         image_files.ImageSet(tmp_path / "d.npz")
@@ -613,7 +613,7 @@ def test_the_command_measures_any_images(
 
 def test_features_of_another_size_are_refused(extractor):
     with pytest.raises(ConfigError, match="takes"):
-        extractor(np.zeros((2, 16, 16, 1), np.uint8))
+        extractor(np.zeros((2, 8, 8, 1), np.uint8))
 
 
 def test_streams_and_batches_have_the_same_statistics(extractor, some_images):

@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LIMIT = 400  # seconds
 CONFIG = (
     "--config=configs/digits.py:tiny",
-    "--config.data.augment=flip",
+    "--config.data.augment=crop_flip",
     "--config.codes.shard_size=700",
     "--config.mesh.fsdp=2",
     # With a small epsilon Adam divides rounding noise by itself where gradients are

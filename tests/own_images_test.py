@@ -54,7 +54,7 @@ def place(tmp_path_factory):
 def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):
     config, workdir = f"--config={place}/config.py", f"--workdir={place}/run"
     output = run(config, workdir, status=1)
-    assert "--mode=prepare" in output.splitlines()[-1] and "Traceback" not in output
+    assert "rq prepare" in output.splitlines()[-1] and "Traceback" not in output
 
     output = run("--mode=prepare", config)  # TFDS also prints
     report = json.loads(output[output.index("{\n") :])

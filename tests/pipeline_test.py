@@ -89,7 +89,7 @@ def test_sampling_from_the_workdir_alone(trained, tmp_path):
 
     filters = ("--temperature=0.9", "--top_k=8", "--top_p=0.9,0.8")
     first = sample("a", *filters)
-    assert first["arr_0"].shape == (6, 32, 32, 1) and first["arr_0"].dtype == np.uint8
+    assert first["arr_0"].shape == (6, 16, 16, 1) and first["arr_0"].dtype == np.uint8
     np.testing.assert_array_equal(first["labels"], [3, 3, 3, 7, 7, 7])
     split = sample("b", *filters, "--batch_size=4")
     np.testing.assert_array_equal(split["codes"], first["codes"])
@@ -171,7 +171,7 @@ def test_weights_of_half_the_size_give_nearly_the_same_distribution(trained):
     ]
     assert bits[0] != bits[1] == pytest.approx(bits[0], rel=5e-3)
     images = draw(half, 4, (1, 8)).images
-    assert images.shape == (4, 32, 32, 1) and np.abs(images).max() <= 1
+    assert images.shape == (4, 16, 16, 1) and np.abs(images).max() <= 1
 
 
 def test_weights_that_are_not_finite_are_reported(trained):

@@ -5,6 +5,7 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 from config_test import load
 from etils import epath
@@ -114,12 +115,15 @@ def test_later_stages_run_alone_in_a_run_that_has_the_earlier(stages, trained):
 # Data.
 
 
+EXAMPLE = {"image": np.zeros((32, 32, 1), np.uint8)}
+
+
 def small(monkeypatch, number):
     opened = []
 
     def open_split(data, split):
         opened.append(split)
-        return range(number if split == data.train_split else 1)
+        return [EXAMPLE] * (number if split == data.train_split else 1)
 
     monkeypatch.setattr(sources, "open_split", open_split)
     return opened
@@ -170,10 +174,31 @@ def test_both_splits_are_opened_before_anything_is_computed(workdir, monkeypatch
     def open_split(data, split):
         if split == "test":
             raise missing
-        return range(100)
+        return [EXAMPLE] * 100
 
     monkeypatch.setattr(sources, "open_split", open_split)
     with pytest.raises(DataError, match="no such split"):
+        run_checks.check_data(config, workdir)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip"])
+@pytest.mark.parametrize("wrong", ["train", "validation"])
+def test_the_first_image_of_each_split_has_the_size_that_is_needed(
+    augment, wrong, workdir, monkeypatch
+):
+    """If nothing is to crop or resize it."""
+    config = load("digits", "tiny")
+    config.data.update(augment=augment, resolution=32)
+    sides = {"train": 32, "validation": 32}
+
+    def open_split(data, split):
+        side = sides[split]
+        return [{"image": np.zeros((side, side, 1), np.uint8)}] * 100
+
+    monkeypatch.setattr(sources, "open_split", open_split)
+    run_checks.check_data(config, workdir)
+    sides[wrong] = 28
+    with pytest.raises(DataError, match="one is 28 x 28: set data.augment='center'"):
         run_checks.check_data(config, workdir)
 
 

@@ -31,14 +31,12 @@ STEPS = 3
 
 
 def tiny():
-    """Returns the config `digits.py:tiny`, for images of 16 x 16."""
+    """Returns the config `digits.py:tiny`."""
     path = ROOT / "configs/digits.py"
     spec = importlib.util.spec_from_file_location("digits_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config("tiny")
-    config.data.resolution = 16
-    return config
+    return module.get_config("tiny")
 
 
 def one_device():

@@ -114,7 +114,7 @@ def test_a_saved_tokenizer_is_the_same(authors, tmp_path):
 
 
 def test_loading_and_training_errors_are_data_errors(tmp_path):
-    with pytest.raises(DataError, match="--mode=tokenizer"):
+    with pytest.raises(DataError, match="rq tokenizer"):
         text.load(tmp_path / text.FILE, LENGTH)
     with pytest.raises(DataError, match="merges.txt"):
         text.load(tmp_path, LENGTH)

@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 
 import jax
+import numpy as np
 from etils import epath
 
 from rq.config import STAGES, ConfigError, differences, from_json, to_json
 from rq.convert import lpips_weights
 from rq.data import DataError, sources
+from rq.data.augment import transforms
 from rq.experiment import CONFIG, finished
 from rq.parallel import atomic_files, processes, sharding
 from rq.training import checkpoint
@@ -132,6 +134,8 @@ def check_order(config, path: epath.Path) -> None:
 def check_data(config, path: epath.Path) -> None:
     """Checks that unfinished stages have images, and enough of them for a batch.
 
+    The first image of each split is read and transformed.
+
     Raises:
       DataError: if not.
     """
@@ -145,8 +149,11 @@ def check_data(config, path: epath.Path) -> None:
     reads_images = {"features", "rqvae"} | ({"transformer"} if online else set())
     if not (_encodes(config) or reads_images & set(open_stages)):
         return
-    number = len(sources.open_split(data, data.train_split))
-    sources.open_split(data, data.eval_split)
+    splits = data.train_split, data.eval_split
+    opened = [sources.open_split(data, split) for split in splits]
+    for source, transform in zip(opened, transforms(data), strict=True):
+        transform(source[0]["image"], data.resolution, np.random.default_rng(0))
+    number = len(opened[0])
     for stage in open_stages:
         stored = stage == "transformer" and not online
         examples = number * (config.codes.variants if stored else 1)

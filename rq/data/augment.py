@@ -92,8 +92,9 @@ def check_size(image, side, rng):
     del rng
     if image.shape[:2] != (side, side):
         raise DataError(
-            f"data.augment='none' needs images of data.resolution={side}, but one is "
-            f"{image.shape[0]} x {image.shape[1]}: set data.augment='center' to crop"
+            "data.augment='none' and 'flip' need images of "
+            f"data.resolution={side}, but one is {image.shape[0]} x {image.shape[1]}: "
+            "set data.augment='center' or 'crop_flip' to resize and crop"
         )
     return image
 
