@@ -43,8 +43,12 @@ def resumed(tmp_path_factory, data_dir):
     workdir = tmp_path_factory.mktemp("earlier") / "tiny"
     with tarfile.open(HERE / "earlier_run/run_0.1.tar.xz") as file:
         file.extractall(workdir, filter="data")
-    config = "--config=configs/digits.py:tiny"
-    run(config, f"--workdir={workdir}", f"--config.data.dir={data_dir}")
+    config = [
+        "--config=configs/digits.py:tiny",
+        "--config.data.resolution=32",  # as the config was
+        "--config.data.augment=none",
+    ]
+    run(*config, f"--workdir={workdir}", f"--config.data.dir={data_dir}")
     return workdir
 
 
