@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from hypothesis import strategies as st
 
@@ -120,6 +121,63 @@ def test_typical_codes_are_those_nearest_to_the_entropy(seed, size, p):
     kept = np.sort(order[before < p])
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(filtered)), kept)
     np.testing.assert_array_equal(filtered[kept], logits[kept])
+
+
+filtered_by = jax.jit(filter_logits)
+
+
+def mass_above(scores, probs):
+    """Returns the mass of codes of higher scores than each, in float64."""
+    return (probs * (scores[None] > scores[:, None])).sum(axis=1)
+
+
+@hypothesis.given(
+    seed=st.integers(0, 9999),
+    size=st.sampled_from([1, 2, 7, 40]),
+    ties=st.booleans(),
+    missing=st.sampled_from([0.0, 0.3, 0.99]),
+    scale=st.sampled_from([1e-6, 1.0, 100.0]),
+    k=st.integers(1, 45),
+    p=st.floats(0.01, 0.99) | st.sampled_from([1e-30, 1 - 2**-24, 1 - 1e-5]),
+)
+@hypothesis.settings(max_examples=200, deadline=None)
+def test_filters_keep_what_sorting_would(seed, size, ties, missing, scale, k, p):
+    """With ties and codes at -inf; p near 1 may round either way by 1e-5."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-2, 3, size) if ties else rng.normal(size=size)
+    logits = (logits * scale).astype(np.float32)
+    logits[(rng.random(size) < missing) & (np.arange(size) > 0)] = -np.inf
+
+    found = np.isfinite(filtered_by(jnp.asarray(logits), top_k=k))
+    kth = np.sort(logits)[::-1][min(k, size) - 1]
+    np.testing.assert_array_equal(found, (logits >= kth) & np.isfinite(logits))
+
+    log_probs = np.float64(logits) - scipy.special.logsumexp(np.float64(logits))
+    probs = np.exp(log_probs)
+    information = np.where(probs > 0, -log_probs, 0)
+    distance = np.abs(information - (probs * information).sum())
+    for name, scores in (("top_p", logits), ("typical_p", -distance)):
+        if name == "typical_p" and (ties or scale == 1e-6):
+            continue  # distances that are equal but for rounding
+        found = np.isfinite(filtered_by(jnp.asarray(logits), **{name: p}))
+        scores = np.where(probs > 0, scores, -np.inf)
+        above = mass_above(scores, probs)
+        possible = probs > 1e-37  # float32
+        surely = (above < p - 1e-5) & possible
+        maybe = ((above < p + 1e-5) | (scores == scores.max())) & (probs > 0)
+        assert (found >= surely).all() and (found <= maybe).all(), name
+        assert found.any()
+
+
+@pytest.mark.parametrize("name", ["top_k", "top_p", "min_p", "typical_p"])
+def test_filters_sort_nothing_and_cost_nothing_if_they_are_off(name):
+    """On any backend: the program has no sort, and a filter is a branch of it."""
+    values = {name: jnp.float32(1) if name != "top_k" else jnp.int32(1)}
+    program_text = jax.jit(filter_logits).lower(jnp.zeros((4, 64)), **values).as_text()
+    assert "sort" not in program_text and "top_k" not in program_text.lower()
+    assert "stablehlo.case" in program_text or "stablehlo.if" in program_text
+    outside = jax.make_jaxpr(filter_logits)(jnp.zeros((4, 64)), **values)
+    assert "while" not in {eqn.primitive.name for eqn in outside.eqns}
 
 
 @pytest.mark.parametrize("others", [{}, dict(top_k=3, top_p=0.9, min_p=0.1)])

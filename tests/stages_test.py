@@ -286,6 +286,9 @@ def test_codes_are_sampled_with_stochastic_codes(stochastic):
     codes = stage.codes(codebook, batch, jax.random.key(0))
     if stochastic:
         assert (codes != batch["codes"]).any()
+        config.transformer.loss.temperature = 1e-9
+        sharp = stage.codes(codebook, batch, jax.random.key(0))
+        np.testing.assert_array_equal(sharp, batch["codes"])
     else:
         np.testing.assert_array_equal(codes, batch["codes"])
 
@@ -411,11 +414,42 @@ def test_text_weighs_its_next_token_loss():
     stage, batch = make_stage("transformer", config, one_device())
     with pytest.raises(ValueError, match="'text'"):
         conditions.make(config, batch)
-    batch["text"] = np.zeros((BATCH, 5), np.int32)
+    text = np.random.default_rng(0).integers(0, 11, (BATCH, 5)).astype(np.int32)
+    batch["text"] = text
     state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
     _, metrics = jax.jit(stage.train_step)(state, batch)
     expected = 0.9 * metrics["loss/image"] + 0.1 * metrics["loss/text"]
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+    # A model that is sure of the next token, whatever it reads, loses nothing where it
+    # is right: token t + 1 is predicted at t.
+    def text_loss(logits):
+        model = stage.model.__class__
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "text_logits", lambda self, outputs: logits)
+            params, codebook = state.params, state.codebook
+            return stage.loss(params, codebook, batch, jax.random.key(0))[1][
+                "loss/text"
+            ]
+
+    assert text_loss(100.0 * jax.nn.one_hot(text[:, 1:], 11)) < 1e-6
+    assert text_loss(100.0 * jax.nn.one_hot(text[:, :-1], 11)) > 10
+
+
+@pytest.mark.parametrize("name", ["residual_dropout", "attention_dropout"])
+def test_dropout_is_on_in_training_alone(name):
+    config = tiny()
+    config.transformer.loss.update(stochastic_codes=False, soft_targets=False)
+    for stack in (config.transformer.model.body, config.transformer.model.head):
+        stack.update(residual_dropout=0.0, attention_dropout=0.0)
+        stack[name] = 0.5
+    stage, batch = make_stage("transformer", config, one_device())
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    loss = jax.jit(lambda key: stage.loss(state.params, state.codebook, batch, key)[0])
+    assert len({float(loss(jax.random.key(i))) for i in range(3)}) == 3
+    batch["mask"] = np.ones(BATCH)
+    sums = [stage._eval_step(state.model_variables(), {}, batch) for _ in range(2)]
+    jax.tree.map(np.testing.assert_array_equal, *sums)
 
 
 def text_config(condition):

@@ -2,13 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters: which codes may be drawn from logits, and how sharply.
 
-A filter is a function of the scaled logits in descending order `[..., K]` and its value
-to the (lowest, highest) logit that stays, `[..., 1]` or a number. `FILTERS` has them by
-the name of their field in `SamplingConfig`, in the order in which they are applied;
-each sees what the ones before it have left, the rest at -inf.
+A filter is a function of logits `[..., K]`, codes already excluded at -inf, and its
+value, and returns which codes it keeps, bool `[..., K]`. `FILTERS` has them by the name
+of their field in `SamplingConfig`, in the order in which they are applied.
+
+No filter sorts. "The highest, until ..." is a threshold, and the largest threshold that
+keeps enough is found bit by bit: 32 sums over the codes, several times faster than
+sorting them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,58 +24,77 @@ from rq.config import SamplingConfig
 TINY = np.finfo(np.float32).tiny  # a smaller temperature rounds to 0
 
 
-def top_k(ranked: jax.Array, k: jax.Array):
+def top_k(logits: jax.Array, k: jax.Array) -> jax.Array:
     """Keeps the k most probable codes, and ties with the last; 0: all."""
-    size = ranked.shape[-1]
-    k = jnp.where(k == 0, size, jnp.minimum(k, size))
-    return jnp.take(ranked, k - 1, axis=-1)[..., None], jnp.inf
+    keys = _ordered(logits)
+    enough = _largest(lambda t: jnp.sum(keys >= t, axis=-1, keepdims=True) >= k, keys)
+    return keys >= enough
 
 
-def top_p(ranked: jax.Array, p: jax.Array):
+def top_p(logits: jax.Array, p: jax.Array) -> jax.Array:
     """Keeps the most probable codes until their mass reaches p; 1: all."""
-    probs = jax.nn.softmax(ranked, axis=-1)
-    before = jnp.cumsum(probs, axis=-1) - probs
-    # The first code always stays, and so does the one with which the mass reaches p.
-    kept = jnp.sum((before < p) & (probs > 0), axis=-1, keepdims=True)
-    last = jnp.take_along_axis(ranked, jnp.maximum(kept, 1) - 1, axis=-1)
-    return jnp.where(p < 1, last, -jnp.inf), jnp.inf
+    return _highest(logits, jax.nn.softmax(logits, axis=-1), p)
 
 
-def min_p(ranked: jax.Array, p: jax.Array):
+def min_p(logits: jax.Array, p: jax.Array) -> jax.Array:
     """Keeps codes of at least the fraction p of the highest probability; 0: all."""
-    return ranked[..., :1] + jnp.log(p), jnp.inf
+    return logits >= jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p)
 
 
-def typical_p(ranked: jax.Array, p: jax.Array):
+def typical_p(logits: jax.Array, p: jax.Array) -> jax.Array:
     """Keeps the codes whose information is closest to the entropy; 1: all.
 
     Until their mass reaches p (Meister et al. 2022). The most probable code may go.
     """
-
-    def bounds(ranked):
-        log_probs = jax.nn.log_softmax(ranked, axis=-1)
-        probs = jnp.exp(log_probs)
-        information = jnp.where(probs > 0, -log_probs, 0)
-        entropy = jnp.sum(probs * information, axis=-1, keepdims=True)
-        distance = jnp.where(probs > 0, jnp.abs(information - entropy), jnp.inf)
-        nearest, mass = jax.lax.sort((distance, probs), num_keys=1)
-        kept = jnp.sum(jnp.cumsum(mass, axis=-1) - mass < p, axis=-1, keepdims=True)
-        farthest = jnp.take_along_axis(nearest, jnp.maximum(kept, 1) - 1, axis=-1)
-        near = (distance <= farthest) & (probs > 0)
-        low = jnp.min(jnp.where(near, ranked, jnp.inf), axis=-1, keepdims=True)
-        high = jnp.max(jnp.where(near, ranked, -jnp.inf), axis=-1, keepdims=True)
-        return low, high
-
-    def everything(ranked):
-        infinity = jnp.full_like(ranked[..., :1], jnp.inf)
-        return -infinity, infinity
-
-    return jax.lax.cond(p < 1, bounds, everything, ranked)
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    probs = jnp.exp(log_probs)
+    information = jnp.where(probs > 0, -log_probs, 0)
+    entropy = jnp.sum(probs * information, axis=-1, keepdims=True)
+    closeness = jnp.where(probs > 0, -jnp.abs(information - entropy), -jnp.inf)
+    return _highest(closeness, probs, p)
 
 
 FILTERS = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p}
-# What every value is where it changes nothing.
+# Values that change nothing.
 OFF = {name: getattr(SamplingConfig(), name)[0] for name in ("temperature", *FILTERS)}
+
+
+def _highest(scores: jax.Array, probs: jax.Array, p: jax.Array) -> jax.Array:
+    """Keeps codes of the highest scores until their mass reaches p, and ties.
+
+    The first always stays, and so does the one with which the mass reaches p.
+    """
+    keys = _ordered(scores)
+
+    def reaches(threshold):
+        mass = jnp.sum(jnp.where(keys >= threshold, probs, 0), axis=-1, keepdims=True)
+        return mass >= p
+
+    threshold = jnp.minimum(_largest(reaches, keys), jnp.max(keys, -1, keepdims=True))
+    return (keys >= threshold) & (probs > 0)
+
+
+def _ordered(x: jax.Array) -> jax.Array:
+    """Returns uint32 numbers in the order of float32 ones; -0 and 0 are equal."""
+    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.uint32)
+    negative = bits >> 31 == 1
+    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _largest(holds: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
+    """Returns the largest uint32 `[..., 1]` for which `holds`, or 0.
+
+    Args:
+      holds: function of numbers that holds up to some number.
+      keys: gives the shape, `[..., K]`.
+    """
+
+    def add_bit(i, found):
+        more = found | jnp.uint32(1) << (31 - i).astype(jnp.uint32)
+        return jnp.where(holds(more), more, found)
+
+    nothing = jnp.zeros_like(keys[..., :1])
+    return jax.lax.fori_loop(0, 32, add_bit, nothing)
 
 
 def make_filters(config: SamplingConfig, depth: int) -> dict[str, jax.Array]:
@@ -98,9 +122,8 @@ def _as_array(values: tuple, like: int | float) -> np.ndarray:
 def filter_logits(logits: jax.Array, temperature=1.0, **values) -> jax.Array:
     """Returns logits divided by the temperature, those of excluded codes at -inf.
 
-    One sort serves all filters, and none happens where all are off. A filter keeps an
-    interval of logits, so codes of equal logits stay or go together; it never excludes
-    all.
+    Each filter sees what the ones before it have left. Codes of equal logits stay or go
+    together, and no filter excludes all. Nothing is computed for a filter that is off.
 
     Args:
       logits: `[..., K]`, the largest finite.
@@ -111,22 +134,19 @@ def filter_logits(logits: jax.Array, temperature=1.0, **values) -> jax.Array:
       float32 `[..., K]`.
     """
     logits = _divide(logits.astype(jnp.float32), temperature)
-
-    def keep(logits):
-        ranked = -jnp.sort(-logits, axis=-1)
-        stays = True
-        for name, bounds in FILTERS.items():
-            if name in values:
-                low, high = bounds(ranked, values[name])
-                stays &= (logits >= low) & (logits <= high)
-                ranked = jnp.where((ranked >= low) & (ranked <= high), ranked, -jnp.inf)
-        return jnp.where(stays, logits, -jnp.inf)
-
-    is_on = [jnp.asarray(x) != OFF[name] for name, x in values.items()]
-    if not is_on:
-        return logits
-    any_on = jnp.any(jnp.stack(is_on))
-    return jax.lax.cond(any_on, keep, lambda logits: logits, logits)
+    for name, keeps in FILTERS.items():
+        if name in values:
+            value = jnp.asarray(values[name])
+            logits = jax.lax.cond(
+                value != OFF[name],
+                lambda logits, value, keeps=keeps: jnp.where(
+                    keeps(logits, value), logits, -jnp.inf
+                ),
+                lambda logits, value: logits,
+                logits,
+                value,
+            )
+    return logits
 
 
 def _divide(logits: jax.Array, temperature) -> jax.Array:
