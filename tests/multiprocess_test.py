@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that two processes of four devices do what one of eight does."""
+"""Tests that two processes of two devices do what one of four does."""
 
 import json
 import os
@@ -40,7 +40,7 @@ CONFIG = (
 
 
 def start(workdir, data_dir, processes, *flags, environment=os.environ):
-    """Starts processes with eight devices in total; their output goes to files.
+    """Starts processes with four devices in total; their output goes to files.
 
     Without `data_dir` they get no config.
     """
@@ -48,7 +48,7 @@ def start(workdir, data_dir, processes, *flags, environment=os.environ):
         flags = (*CONFIG, f"--config.data.dir={data_dir}", *flags)
     environment = environment | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": xla_flags(8 // processes, optimize=True),
+        "XLA_FLAGS": xla_flags(4 // processes, optimize=True),
     }
     port, started = together.free_port(), []
     for index in range(processes):
@@ -143,7 +143,7 @@ def test_one_process_resumes_where_two_were_stopped(place, one):
     step = checkpoint.latest_step(workdir / "rqvae")
     text = started[0][1].read_text()
     assert f"SIGTERM; saved step {step}" in text
-    # One process of eight devices resumes.
+    # One process of four devices resumes.
     again = start(workdir, place / "data", 1, *flags)
     while f"resumed at step {step}" not in again[0][1].read_text():
         assert time.time() < deadline and again[0][0].poll() is None
