@@ -436,13 +436,14 @@ def test_text_weighs_its_next_token_loss():
     assert text_loss(100.0 * jax.nn.one_hot(text[:, :-1], 11)) > 10
 
 
-@pytest.mark.parametrize("name", ["residual_dropout", "attention_dropout"])
-def test_dropout_is_on_in_training_alone(name):
+@pytest.mark.parametrize("name", ["residual", "attention", "condition"])
+def test_dropout_is_on_in_training_alone_and_other_in_each_step(name):
     config = tiny()
     config.transformer.loss.update(stochastic_codes=False, soft_targets=False)
+    config.transformer.condition_dropout = 0.5 * (name == "condition")
     for stack in (config.transformer.model.body, config.transformer.model.head):
-        stack.update(residual_dropout=0.0, attention_dropout=0.0)
-        stack[name] = 0.5
+        stack.residual_dropout = 0.5 * (name == "residual")
+        stack.attention_dropout = 0.5 * (name == "attention")
     stage, batch = make_stage("transformer", config, one_device())
     state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
     loss = jax.jit(lambda key: stage.loss(state.params, state.codebook, batch, key)[0])
@@ -450,6 +451,22 @@ def test_dropout_is_on_in_training_alone(name):
     batch["mask"] = np.ones(BATCH)
     sums = [stage._eval_step(state.model_variables(), {}, batch) for _ in range(2)]
     jax.tree.map(np.testing.assert_array_equal, *sums)
+
+
+def test_evaluation_does_not_count_padding():
+    stage, batch = make_stage("transformer", tiny(), one_device())
+    state = sharding.unbox(jax.jit(stage.init)(jax.random.key(0)))
+    found = []
+    for seed in (0, 1):  # of what the padding is
+        codes = np.random.default_rng(seed).integers(0, 16, batch["codes"].shape)
+        codes[:5] = batch["codes"][:5]
+        padded = batch | {"codes": codes.astype(np.int32), "mask": np.arange(8.0) < 5}
+        stage.eval_batches = lambda padded=padded: iter([padded])
+        found.append(stage.evaluate(state))
+    assert found[0] == found[1]
+    only = {name: x[:5] for name, x in batch.items()} | {"mask": np.ones(5)}
+    stage.eval_batches = lambda: iter([only])
+    assert found[0] == pytest.approx(stage.evaluate(state), rel=1e-5)
 
 
 def text_config(condition):
