@@ -90,13 +90,19 @@ def test_a_job_keeps_what_a_stream_keeps(sampler):
     [(0.1, [30, 20]), (0.5, [6, 4]), (0.3, [10, 7]), (0.7, [5, 3]), (1.0, [3, 2])],
 )
 def test_candidates_are_samples_over_the_fraction_rounded_up(keep, drawn):
-    """Without one more where the quotient is whole but for rounding."""
     asked = conditions.parse(tiny(), classes=(4, 2))
     among = rejection.make_candidates(asked, asked.spread(5), keep)
     np.testing.assert_array_equal(among.drawn, drawn)
     np.testing.assert_array_equal(among.kept, [3, 2])
     np.testing.assert_array_equal(among.labels, np.repeat([4, 2], drawn))
     np.testing.assert_array_equal(among.cond, among.labels)
+
+
+def test_a_quotient_that_is_whole_but_for_rounding_adds_no_candidate():
+    assert 21 / 0.7 > 30
+    asked = conditions.parse(tiny(), classes=(4,))
+    among = rejection.make_candidates(asked, asked.spread(21), 0.7)
+    assert among.drawn.tolist() == [30]
 
 
 def test_without_ranking_every_batch_has_its_own_labels(sampler):

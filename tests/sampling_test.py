@@ -169,6 +169,22 @@ def test_filters_keep_what_sorting_would(seed, size, ties, missing, scale, k, p)
         assert found.any()
 
 
+@pytest.mark.parametrize("start", [-1.0, 1.0, 1e-30, -3e38])
+def test_a_threshold_is_exact_to_the_last_bit(start):
+    """Among neighbouring floats; -0 and 0 are one number."""
+    logits = np.full(9, start, np.float32)
+    for i in range(1, 9):
+        logits[i] = np.nextafter(logits[i - 1], np.float32(np.inf))
+    logits = np.unique(logits)
+    for k in range(1, len(logits)):
+        kept = np.isfinite(filtered_by(jnp.asarray(logits), top_k=k))
+        np.testing.assert_array_equal(kept, np.arange(len(logits)) >= len(logits) - k)
+    zeros = jnp.array([0.0, -1.0, -0.0])
+    np.testing.assert_array_equal(
+        jnp.isfinite(filtered_by(zeros, top_k=1)), [True, False, True]
+    )
+
+
 @pytest.mark.parametrize("name", ["top_k", "top_p", "min_p", "typical_p"])
 def test_filters_sort_nothing_and_cost_nothing_if_they_are_off(name):
     """On any backend: the program has no sort, and a filter is a branch of it."""

@@ -75,8 +75,8 @@ def _highest(scores: jax.Array, probs: jax.Array, p: jax.Array) -> jax.Array:
 
 
 def _ordered(x: jax.Array) -> jax.Array:
-    """Returns uint32 numbers in the order of float32 ones; -0 and 0 are equal."""
-    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.uint32)
+    """Returns uint32 numbers in the order of float32 ones; -0 equals 0."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), jnp.uint32)
     negative = bits >> 31 == 1
     return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))
 
