@@ -1,0 +1,36 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Conditions as users give them: which sample has which, and how they are ranked."""
+
+import numpy as np
+import pytest
+from stages_test import tiny
+
+from rq.sampling import conditions
+
+
+@pytest.mark.parametrize(
+    ("number", "classes", "expected"),
+    [
+        (5, (7, 3), [7, 7, 7, 3, 3]),
+        (7, (7, 3, 1), [7, 7, 7, 3, 3, 1, 1]),
+        (8, (7, 3, 1), [7, 7, 7, 3, 3, 3, 1, 1]),
+        (2, (7, 3, 1), [7, 3]),
+        (3, (), [0, 1, 2]),
+    ],
+)
+def test_samples_are_spread_evenly_over_conditions(number, classes, expected):
+    asked = conditions.parse(tiny(), classes=classes)
+    labels, cond = asked.at(asked.spread(number))
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(cond, expected)
+
+
+def test_conditions_of_an_image_are_ranked_with_their_bits_per_code():
+    asked = conditions.parse(tiny(), classes=(4, 0, 9))
+    by_depth = np.log(2) * np.array([[-8.0, -4.0], [-2.0, -2.0], [-4.0, -40.0]])
+    ranked = asked.ranked(by_depth, positions=4)
+    assert [one["class"] for one in ranked] == [0, 4, 9]
+    assert ranked[0]["bits_per_code"] == pytest.approx([0.5, 0.5])
+    assert ranked[2]["bits_per_code"] == pytest.approx([1.0, 10.0])
+    assert ranked[1]["log_likelihood"] == pytest.approx(-12 * np.log(2))
