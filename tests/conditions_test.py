@@ -4,8 +4,9 @@
 
 import numpy as np
 import pytest
-from stages_test import tiny
+from stages_test import text_config, tiny
 
+from rq.config import ConfigError
 from rq.sampling import conditions
 
 
@@ -24,6 +25,26 @@ def test_samples_are_spread_evenly_over_conditions(number, classes, expected):
     labels, cond = asked.at(asked.spread(number))
     np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(cond, expected)
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_classes_that_the_model_lacks_are_refused(label):
+    """10 is the number that stands for no class."""
+    with pytest.raises(ConfigError, match="the model has 0..9"):
+        conditions.parse(text_config("class"), classes=(1, label))
+
+
+def test_each_text_and_class_is_a_condition_of_its_own():
+    config = text_config("class_text")
+    tokens = {"a": [1, 2, 3, 4, 5], "b": [6, 7, 8, 9, 10]}
+    asked = conditions.parse(config, tokens.get, classes=(3,), texts=("a", "b"))
+    expected = [[11 + 3, *tokens["a"]], [11 + 3, *tokens["b"]]]
+    np.testing.assert_array_equal(asked.cond, expected)
+    assert asked.names == [{"text": "a", "class": 3}, {"text": "b", "class": 3}]
+    np.testing.assert_array_equal(asked.labels, [3, 3])
+    asked = conditions.parse(config, tokens.get, classes=(3, 5), texts=("a",))
+    assert [one["class"] for one in asked.names] == [3, 5]
+    np.testing.assert_array_equal(asked.cond[:, 0], [14, 16])
 
 
 def test_conditions_of_an_image_are_ranked_with_their_bits_per_code():

@@ -83,6 +83,23 @@ def test_the_last_batch_has_no_padding(small):
     np.testing.assert_allclose(pixels / 127.5 - 1, whole.images, atol=1 / 127)
 
 
+def test_samples_are_known_by_seed_and_index(small):
+    cond, config = np.arange(7, dtype=np.int32), SamplingConfig(batch_size=3, seed=5)
+    whole = small.sample(cond, 7, config)
+    part = small.sample(cond[4:], 3, config, first=4)
+    np.testing.assert_array_equal(part.codes, whole.codes[4:])
+    other = small.sample(cond, 7, config.replace(seed=6))
+    assert (other.codes != whole.codes).mean() > 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_pixel_that_is_not_finite_is_found_anywhere(value):
+    images = np.zeros((4, 5, 6, 3), np.float32)
+    images[1, 4, 0, 2] = images[2, 0, 5, 0] = value
+    _, finite = sampler._clip(images)
+    np.testing.assert_array_equal(finite, [True, False, False, True])
+
+
 @pytest.mark.parametrize("code", [-1, 16, 2**31 - 1])
 def test_given_codes_that_the_model_lacks_are_refused(small, code):
     codes = np.zeros((4, 4, 2), np.int32)

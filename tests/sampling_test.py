@@ -426,6 +426,29 @@ def test_guided_logits_lead_away_from_those_without_condition(condition_length):
     np.testing.assert_allclose(logits, expected, 1e-3, 1e-3)
 
 
+def test_guidance_is_that_of_its_position_and_depth():
+    model, params, codebook = tiny()
+    codes = jax.random.randint(jax.random.key(2), (3, *model.code_shape), 0, 8)
+    cond = jnp.array([0, 1, 3])
+    scale = jax.random.uniform(jax.random.key(3), (6, 2), minval=1, maxval=5)
+    _, logits = program.sample(
+        model,
+        params,
+        codebook,
+        cond,
+        jax.random.key(0),
+        guidance=scale,
+        null_cond=4,
+        codes=codes,
+        keep=True,
+        return_logits=True,
+    )
+    conditional = logits_of(model, params, codes, cond, codebook)
+    free = logits_of(model, params, codes, jnp.full_like(cond, 4), codebook)
+    expected = free + scale.reshape(2, 3, 2, 1) * (conditional - free)
+    np.testing.assert_allclose(logits, expected, 1e-3, 1e-3)
+
+
 def test_guidance_of_scale_1_is_none():
     model, params, codebook = tiny()
     cond = jnp.arange(4)
@@ -536,6 +559,26 @@ def test_options_are_for_all_depths_or_each():
         make_filters(SamplingConfig(top_p=(0.5, 0.6, 0.7)), 2)
     with pytest.raises(ConfigError, match="has 3 values; .* depth: 2"):
         make_guidance(SamplingConfig(guidance=(0.5, 0.6, 0.7)), (1, 1, 2))
+
+
+@pytest.mark.parametrize("greedy", [0, 1])
+def test_each_depth_has_its_own_filters(greedy):
+    """At one depth only the most probable code is drawn, at the other any."""
+    model, params, codebook = tiny(scale=1)
+    top_k = [0, 0]
+    top_k[greedy] = 1
+    codes, logits = program.sample(
+        model,
+        params,
+        codebook,
+        None,
+        jax.random.key(0),
+        batch=50,
+        filters=make_filters(SamplingConfig(top_k=tuple(top_k)), 2),
+        return_logits=True,
+    )
+    is_best = np.asarray(codes == jnp.argmax(logits, axis=-1))
+    assert is_best[..., greedy].all() and not is_best[..., 1 - greedy].all()
 
 
 def test_every_seed_in_range_is_another_key():
