@@ -466,7 +466,22 @@ def test_evaluation_does_not_count_padding():
     assert found[0] == found[1]
     only = {name: x[:5] for name, x in batch.items()} | {"mask": np.ones(5)}
     stage.eval_batches = lambda: iter([only])
-    assert found[0] == pytest.approx(stage.evaluate(state), rel=1e-5)
+    metrics = stage.evaluate(state)
+    assert found[0] == pytest.approx(metrics, rel=1e-5)
+    nats = sum(metrics[f"cross_entropy/depth_{d}"] for d in (1, 2))
+    assert metrics["bits_per_image"] == pytest.approx(16 * nats / math.log(2))
+
+
+@pytest.mark.parametrize("microbatches", [1, 4, 16])
+def test_positions_in_microbatches_come_back_in_order(microbatches):
+    config = tiny()
+    config.transformer.loss.microbatches = microbatches
+    stage, batch = make_stage("transformer", config, one_device())
+    params = sharding.unbox(jax.jit(stage.init)(jax.random.key(0))).params
+    codes = jnp.asarray(batch["codes"])
+    outputs = jnp.zeros((BATCH, 16, 2, config.transformer.model.width))
+    found = stage.by_position(params, lambda logits, codes: codes, outputs, codes)
+    np.testing.assert_array_equal(found, codes.reshape(BATCH, 16, 2))
 
 
 def text_config(condition):
