@@ -395,7 +395,7 @@ def test_reference_statistics_are_kept_by_what_they_are_of(
         references.find_reference(experiment, extractor, "tain", tmp_path)
 
 
-def test_eval_mode_writes_samples_metrics_and_a_page(with_features, tmp_path):
+def test_eval_mode_writes_samples_metrics_and_a_report(with_features, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(with_features, workdir)
     flags = ["--mode=eval", f"--workdir={workdir}"]
