@@ -18,20 +18,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import fcntl  # noqa: E402
 import shutil  # noqa: E402
 
-import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 from program import TINY, run  # noqa: E402
 
 # Grain reads flags, which only a program's start parses.
 flags.FLAGS.mark_as_parsed()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_memory():
-    """Frees the compiled programs of a module, or a worker would grow to 6 GB."""
-    yield
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
