@@ -18,8 +18,12 @@ import numpy as np
 
 from rq.sampling.filters import filter_logits
 
-VALUES = {"top_k": np.int32(100), "top_p": np.float32(0.92)}
-VALUES |= {"min_p": np.float32(0.01), "typical_p": np.float32(0.9)}
+VALUES = {
+    "top_k": np.int32(100),
+    "top_p": np.float32(0.92),
+    "min_p": np.float32(0.01),
+    "typical_p": np.float32(0.9),
+}
 
 
 def top_k(logits, k):

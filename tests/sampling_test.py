@@ -390,25 +390,31 @@ def test_kept_codes_stay_and_condition_the_rest():
 
 
 def guided(model, params, codebook, cond, scale, **options):
+    """Samples with a scale, one for each depth, or one for each position and depth."""
+    if np.ndim(scale) < 2:
+        scale = make_guidance(SamplingConfig(guidance=scale), model.code_shape)
     return program.sample(
         model,
         params,
         codebook,
         cond,
         jax.random.key(5),
-        guidance=make_guidance(SamplingConfig(guidance=scale), model.code_shape),
+        guidance=scale,
         null_cond=jnp.full(cond.shape[1:], 4),
         **options,
     )
 
 
+SCALES = np.random.default_rng(0).uniform(1, 5, (6, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("scale", [(1.5, 4.0), SCALES], ids=["depths", "positions"])
 @pytest.mark.parametrize("condition_length", [1, 3])
-def test_guided_logits_lead_away_from_those_without_condition(condition_length):
+def test_guided_logits_lead_away_from_those_without_condition(condition_length, scale):
     model, params, codebook = tiny(condition_length=condition_length)
     codes = jax.random.randint(jax.random.key(2), (3, *model.code_shape), 0, 8)
     shape = (3, condition_length) if condition_length > 1 else (3,)
     cond = jax.random.randint(jax.random.key(3), shape, 0, 4)
-    scale = (1.5, 4.0)
     kept, logits = guided(
         model,
         params,
@@ -421,31 +427,9 @@ def test_guided_logits_lead_away_from_those_without_condition(condition_length):
     )
     conditional = logits_of(model, params, codes, cond, codebook)
     free = logits_of(model, params, codes, jnp.full_like(cond, 4), codebook)
-    expected = free + np.array(scale)[:, None] * (conditional - free)
+    scale = np.broadcast_to(scale, (6, 2)).reshape(2, 3, 2, 1)
+    expected = free + scale * (conditional - free)
     np.testing.assert_array_equal(kept, codes)
-    np.testing.assert_allclose(logits, expected, 1e-3, 1e-3)
-
-
-def test_guidance_is_that_of_its_position_and_depth():
-    model, params, codebook = tiny()
-    codes = jax.random.randint(jax.random.key(2), (3, *model.code_shape), 0, 8)
-    cond = jnp.array([0, 1, 3])
-    scale = jax.random.uniform(jax.random.key(3), (6, 2), minval=1, maxval=5)
-    _, logits = program.sample(
-        model,
-        params,
-        codebook,
-        cond,
-        jax.random.key(0),
-        guidance=scale,
-        null_cond=4,
-        codes=codes,
-        keep=True,
-        return_logits=True,
-    )
-    conditional = logits_of(model, params, codes, cond, codebook)
-    free = logits_of(model, params, codes, jnp.full_like(cond, 4), codebook)
-    expected = free + scale.reshape(2, 3, 2, 1) * (conditional - free)
     np.testing.assert_allclose(logits, expected, 1e-3, 1e-3)
 
 

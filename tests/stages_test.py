@@ -125,8 +125,8 @@ def test_eight_devices_compute_what_one_does(name, sizes, monkeypatch):
         return jax.tree_util.tree_leaves_with_path(parts)
 
     for (path, a), (_, b) in zip(leaves(found), leaves(expected), strict=True):
-        name = jax.tree_util.keystr(path)
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=name)
+        place = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5, err_msg=place)
 
 
 @pytest.mark.parametrize("microbatches", [2, 4])
@@ -427,10 +427,9 @@ def test_text_weighs_its_next_token_loss():
         model = stage.model.__class__
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(model, "text_logits", lambda self, outputs: logits)
-            params, codebook = state.params, state.codebook
-            return stage.loss(params, codebook, batch, jax.random.key(0))[1][
-                "loss/text"
-            ]
+            key = jax.random.key(0)
+            metrics = stage.loss(state.params, state.codebook, batch, key)[1]
+            return metrics["loss/text"]
 
     assert text_loss(100.0 * jax.nn.one_hot(text[:, 1:], 11)) < 1e-6
     assert text_loss(100.0 * jax.nn.one_hot(text[:, :-1], 11)) > 10

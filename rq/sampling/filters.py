@@ -27,8 +27,11 @@ TINY = np.finfo(np.float32).tiny  # a smaller temperature rounds to 0
 def top_k(logits: jax.Array, k: jax.Array) -> jax.Array:
     """Keeps the k most probable codes, and ties with the last; 0: all."""
     keys = _ordered(logits)
-    enough = _largest(lambda t: jnp.sum(keys >= t, axis=-1, keepdims=True) >= k, keys)
-    return keys >= enough
+
+    def reaches(threshold):
+        return jnp.sum(keys >= threshold, axis=-1, keepdims=True) >= k
+
+    return keys >= _largest(reaches, keys)
 
 
 def top_p(logits: jax.Array, p: jax.Array) -> jax.Array:
