@@ -83,12 +83,11 @@ def test_restarts_are_independent_of_depth_and_step(own):
             assert (a != b).mean() > 0.9
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
-def test_dropout_is_independent_between_layers_and_positions(scan_layers):
+def test_dropout_is_independent_between_layers_and_positions():
     """Blocks that add ones, twice each: what comes through counts the masks."""
     layers, width = 2, 32
     config = StackConfig(layers=layers, heads=1, residual_dropout=0.5)
-    stack = Stack(config, jnp.float32, "none", scan_layers)
+    stack = Stack(config, jnp.float32)
     x = jnp.zeros((16, 8, width))
     params = stack.init(jax.random.key(0), x)["params"]
 

@@ -190,7 +190,7 @@ def test_caches_are_sharded_by_batch_and_heads():
     found = jax.tree.leaves(compiled.output_shardings)
     assert found
     for where in found:
-        assert where.spec == P(("data", "fsdp"), None, "tensor")
+        assert where.spec == P(None, ("data", "fsdp"), "tensor")
 
 
 def test_an_axis_that_does_not_divide_is_replicated():

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
 from rq import flops
 from rq.config import ConfigError, SamplingConfig
 from rq.models.build import rqvae_model
 from rq.models.networks.lpips import PerceptualDistance, own_distance
-from rq.models.transformer import unroll
 from rq.parallel import sharding
 from rq.sampling import conditions, program
 from rq.sampling.sampler import compile_options
@@ -138,8 +136,11 @@ def sampler(config, mesh) -> jax.stages.Traced:
             f"sampling.batch_size={number} does not divide by data x fsdp = {parts}"
         )
     stage = make_stage(config, "transformer", mesh)
-    boxed = jax.eval_shape(stage.init, jax.random.key(0))
-    params = _unrolled(stage.model, sharding.abstract_state(boxed, mesh).params)
+    embedding = stage.rqvae_variables["codebook"]["state"].embedding
+    model = stage.model.clone(precision=stage.model.dtype)
+    codes = jax.ShapeDtypeStruct((1, *model.code_shape), "int32")
+    boxed = jax.eval_shape(model.init, jax.random.key(0), codes, None, embedding)
+    params = sharding.abstract_state(boxed["params"], mesh)
     # Passed as arguments: with constants the compiler would remove unused filters.
     options = SamplingConfig(**config.sampling)
     options = compile_options(options, stage.model, stage.null_cond)
@@ -156,7 +157,7 @@ def sampler(config, mesh) -> jax.stages.Traced:
     def sample(params, codebook, cond, key, options):
         filters, guidance = options
         return program.sample(
-            stage.model.clone(scan_layers=False),
+            model,
             params,
             codebook,
             cond,
@@ -167,27 +168,7 @@ def sampler(config, mesh) -> jax.stages.Traced:
             null_cond=stage.null_cond,
         )
 
-    embedding = stage.rqvae_variables["codebook"]["state"].embedding
     codebook = jax.ShapeDtypeStruct(embedding.shape, embedding.dtype, sharding=whole)
     key = jax.eval_shape(lambda: jax.random.key(0))
     with sharding.context(mesh):
         return jax.jit(sample).trace(params, codebook, cond, key, options)
-
-
-def _unrolled(model, params):
-    """Returns abstract stacked parameters as `rq.models.transformer.unroll` would."""
-    layouts = jax.eval_shape(lambda params: unroll(model, params)[1], params)
-
-    def one(keys, layer):
-        path = [key.key for key in keys]
-        stacked = params
-        for name in path:
-            if name.startswith("blocks_"):
-                name = "blocks"
-            stacked = stacked[name]
-        place = stacked.sharding
-        if stacked.shape != layer.shape:  # without the axis of layers, never sharded
-            place = NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
-        return jax.ShapeDtypeStruct(layer.shape, layer.dtype, sharding=place)
-
-    return jax.tree_util.tree_map_with_path(one, layouts)

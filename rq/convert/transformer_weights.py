@@ -155,10 +155,8 @@ def from_torch(arch, arrays):
 
 def to_torch(module: RQTransformer, variables) -> dict[str, np.ndarray]:
     """See `rq.convert.to_torch`."""
-    if not module.scan_layers:
-        raise ValueError(
-            "converts the stacked form of the parameters, not the unrolled"
-        )
+    if module.precision is not None:
+        raise ValueError("converts the parameters of training, not those of decoding")
     layers, arrays = _layers(module), {}
     params = nn.unbox(variables["params"])
     for path, leaf in flax.traverse_util.flatten_dict(params).items():

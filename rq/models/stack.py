@@ -2,6 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stacks of causal transformer blocks (paper section 3.2), pre-norm, with caches.
 
+Training reads whole sequences; its layers are scanned over stacked parameters, so that
+compile time does not grow with their number. Decoding reads one token after another and
+keeps keys and values in caches; its layers are separate arrays, so that no weights are
+sliced inside its loops, with output-major weights (`rq.models.projection`).
+
 Legend: B batch, T sequence, S keys, M width, N heads, F head dimension, L layers.
 
 Dtypes: parameters float32; matrix products in `dtype`; layer norms and softmax float32.
@@ -10,13 +15,14 @@ Dtypes: parameters float32; matrix products in `dtype`; layer norms and softmax 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rq.models.autoencoder import uniform_fan_in
+from rq.models.projection import Projection
 from rq.parallel import sharding
 
 
@@ -55,17 +61,25 @@ class StackConfig:
         return (2 * self.layers) ** -0.5 if self.scaled_init else 1.0
 
 
-class Cache(NamedTuple):
-    """Holds keys and values of one layer, `[B, length, N, F]` each."""
-
-    keys: jax.Array
-    values: jax.Array
+QKV = ("query", "key", "value")
 
 
 def linear(
-    features, axes, dtype, bias=True, fan_in=None, name=None, scale=1.0
-) -> nn.Dense:
-    """Returns a dense layer with PyTorch's initialisation times `scale`, named axes."""
+    features,
+    axes,
+    dtype,
+    bias=True,
+    fan_in=None,
+    name=None,
+    scale=1.0,
+    precision=None,
+) -> nn.Module:
+    """Returns a dense layer with PyTorch's initialisation times `scale`, named axes.
+
+    With a `precision` it is the same layer for decoding.
+    """
+    if precision is not None:
+        return Projection((features,), axes[::-1], precision, dtype, bias, name=name)
     init = uniform_fan_in(fan_in / scale**2)
     return nn.Dense(
         features,
@@ -102,50 +116,95 @@ def norm(kind: str, axis: str | None = "embed", name=None) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention over a whole sequence or over a cache."""
+    """Causal multi-head self-attention over a whole sequence, or over a cache.
+
+    Attributes:
+      config: settings of the stack.
+      dtype: of matrix products.
+      deterministic: no dropout.
+      precision: of the weights for decoding; None: training.
+    """
 
     config: StackConfig
     dtype: Any
     deterministic: bool
+    precision: str | None = None
 
     @nn.compact
-    def __call__(self, x_BTM, cache: Cache | None = None, index=0):
+    def __call__(self, x_BTM, cache: jax.Array | None = None, index=0):
+        """Returns outputs `[B, T, M]` and the cache.
+
+        Args:
+          x_BTM: inputs; with a cache T = 1, except at index 0.
+          cache: keys and values `[2, B, N, S, F]`, updated from `index` on.
+          index: position of the first input in the cache.
+        """
         batch, length, width = x_BTM.shape
-        heads = self.config.heads
-
-        def project(name):
-            axes, bias = ("embed", "heads"), self.config.attention_bias
-            layer = linear(width, axes, self.dtype, bias, width, name)
-            return layer(x_BTM).reshape(batch, length, heads, width // heads)
-
-        q_BTNF, k_BSNF, v_BSNF = project("query"), project("key"), project("value")
-        if self.config.qk_norm:
-            q_BTNF, k_BSNF = (
-                norm("rms", None, name)(x).astype(self.dtype)
-                for x, name in ((q_BTNF, "query_norm"), (k_BSNF, "key_norm"))
-            )
+        q_BTNF, k_BTNF, v_BTNF = self._project(x_BTM)
         if cache is not None:
-            start = (0, index, 0, 0)
-            cache = Cache(
-                jax.lax.dynamic_update_slice(cache.keys, k_BSNF, start),
-                jax.lax.dynamic_update_slice(cache.values, v_BSNF, start),
+            new = jnp.stack([k_BTNF, v_BTNF]).swapaxes(2, 3)
+            cache = jax.lax.dynamic_update_slice(cache, new, (0, 0, 0, index, 0))
+        if cache is not None and length == 1:
+            x_BTNF = self._of_one_token(q_BTNF, cache, index)
+        else:
+            x_BTNF = self._of_a_sequence(q_BTNF, k_BTNF, v_BTNF)
+        x_BTM = x_BTNF.reshape(batch, length, width)
+        axes, bias = ("heads", "embed"), self.config.attention_bias
+        scale = self.config.output_scale
+        proj = linear(
+            width, axes, self.dtype, bias, width, "proj", scale, self.precision
+        )
+        return proj(x_BTM), cache
+
+    def _project(self, x_BTM):
+        """Returns queries, keys and values `[B, T, N, F]`."""
+        batch, length, width = x_BTM.shape
+        heads, bias = self.config.heads, self.config.attention_bias
+        if self.precision is None:
+            projected = [
+                linear(width, ("embed", "heads"), self.dtype, bias, width, name)(x_BTM)
+                for name in QKV
+            ]
+        else:  # one product reads all three
+            features, axes = (heads, 3, width // heads), ("heads", None, None, "embed")
+            qkv = Projection(
+                features, axes, self.precision, self.dtype, bias, name="qkv"
             )
-            k_BSNF, v_BSNF = cache
+            projected = jnp.moveaxis(qkv(x_BTM), 3, 0)
+        q, k, v = (x.reshape(batch, length, heads, width // heads) for x in projected)
+        if self.config.qk_norm:
+            q = norm("rms", None, "query_norm")(q).astype(self.dtype)
+            k = norm("rms", None, "key_norm")(k).astype(self.dtype)
+        return q, k, v
+
+    def _of_a_sequence(self, q_BTNF, k_BSNF, v_BSNF):
         scores_BNTS = jnp.einsum(
             "btnf,bsnf->bnts", q_BTNF, k_BSNF, preferred_element_type=jnp.float32
         )
-        scores_BNTS *= (width // heads) ** -0.5
-        seen_TS = jnp.arange(k_BSNF.shape[1]) <= index + jnp.arange(length)[:, None]
+        scores_BNTS *= q_BTNF.shape[-1] ** -0.5
+        length = q_BTNF.shape[1]
+        seen_TS = jnp.arange(length) <= jnp.arange(length)[:, None]
         weights_BNTS = nn.softmax(jnp.where(seen_TS, scores_BNTS, -jnp.inf), axis=-1)
         weights_BNTS = nn.Dropout(self.config.attention_dropout)(
             weights_BNTS.astype(self.dtype), deterministic=self.deterministic
         )
-        x_BTM = jnp.einsum("bnts,bsnf->btnf", weights_BNTS, v_BSNF)
-        x_BTM = x_BTM.reshape(batch, length, width)
-        axes, bias = ("heads", "embed"), self.config.attention_bias
-        scale = self.config.output_scale
-        proj = linear(width, axes, self.dtype, bias, width, "proj", scale)
-        return proj(x_BTM), cache
+        return jnp.einsum("bnts,bsnf->btnf", weights_BNTS, v_BSNF)
+
+    def _of_one_token(self, q_B1NF, cache, index):
+        """Returns the same for the last position, from the cache.
+
+        Sums of products, which compilers fuse with the reading of the cache: matrix
+        products of one row are slow on CPUs, and one kernel each on GPUs.
+        """
+        keys_BNSF, values_BNSF = cache.astype(jnp.float32)
+        q_BN1F = jnp.swapaxes(q_B1NF, 1, 2).astype(jnp.float32)
+        scores_BNS = jnp.sum(q_BN1F * keys_BNSF, axis=-1) * q_B1NF.shape[-1] ** -0.5
+        seen_S = jnp.arange(cache.shape[3]) <= index
+        weights_BNS = nn.softmax(jnp.where(seen_S, scores_BNS, -jnp.inf), axis=-1)
+        # Rounded where the product of a whole sequence rounds.
+        weights_BNS = weights_BNS.astype(self.dtype).astype(jnp.float32)
+        x_BNF = jnp.sum(weights_BNS[..., None] * values_BNSF, axis=2)
+        return x_BNF[:, None].astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -154,30 +213,39 @@ class Block(nn.Module):
     config: StackConfig
     dtype: Any
     deterministic: bool
+    precision: str | None = None
 
     @nn.compact
-    def __call__(self, x_BTM, cache: Cache | None = None, index=0):
+    def __call__(self, x_BTM, cache: jax.Array | None = None, index=0):
         width, bias = x_BTM.shape[-1], self.config.mlp_bias
         dropout = nn.Dropout(
             self.config.residual_dropout, deterministic=self.deterministic
         )
         attention = Attention(
-            self.config, self.dtype, self.deterministic, name="attention"
+            self.config,
+            self.dtype,
+            self.deterministic,
+            self.precision,
+            name="attention",
         )
         y_BTM = norm(self.config.norm, name="norm1")(x_BTM).astype(self.dtype)
         y_BTM, cache = attention(y_BTM, cache, index)
         x_BTM += dropout(y_BTM)
 
         y_BTM = norm(self.config.norm, name="norm2")(x_BTM).astype(self.dtype)
-        axes = ("embed", "mlp")
-        y = linear(4 * width, axes, self.dtype, bias, width, "mlp_in")(y_BTM)
+
+        def dense(features, axes, fan_in, name, scale=1.0):
+            return linear(
+                features, axes, self.dtype, bias, fan_in, name, scale, self.precision
+            )
+
+        y = dense(4 * width, ("embed", "mlp"), width, "mlp_in")(y_BTM)
         if self.config.gelu == "exact":
             y = nn.gelu(y, approximate=False)
         else:
             y = y * nn.sigmoid(1.702 * y)
         scale = self.config.output_scale
-        out = linear(width, axes[::-1], self.dtype, bias, 4 * width, "mlp_out", scale)
-        y = out(y)
+        y = dense(width, ("mlp", "embed"), 4 * width, "mlp_out", scale)(y)
         x_BTM += dropout(y)
         return sharding.constrain(x_BTM, "batch", None, None), cache
 
@@ -189,21 +257,25 @@ _REMAT_POLICIES = {
 
 
 class Stack(nn.Module):
-    """Applies L blocks, scanned over stacked parameters or one after another.
+    """Applies L blocks: scanned for training, one after another for decoding.
 
-    Training scans, so that compile time does not grow with depth. Decoding reads layers
-    as separate arrays (`unroll`), so that no weights are sliced inside its loops.
+    Attributes:
+      config: settings.
+      dtype: of matrix products.
+      remat: 'none', 'full' or 'dots', for training.
+      precision: of the weights for decoding; None: training.
     """
 
     config: StackConfig
     dtype: Any
-    remat: str
-    scan_layers: bool
+    remat: str = "none"
+    precision: str | None = None
 
     @nn.compact
     def __call__(self, x_BTM, caches=None, index=0, deterministic: bool = True):
-        args = (self.config, self.dtype, deterministic)
-        if not self.scan_layers:
+        """Returns outputs `[B, T, M]` and caches, see `Attention`."""
+        args = (self.config, self.dtype, deterministic, self.precision)
+        if self.precision is not None:
             caches = caches or (None,) * self.config.layers
             updated = []
             for layer, cache in enumerate(caches):

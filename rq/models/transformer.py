@@ -24,7 +24,8 @@ import jax.numpy as jnp
 
 from rq.models import quantizer
 from rq.models.autoencoder import uniform_fan_in
-from rq.models.stack import Cache, Stack, StackConfig, linear, norm
+from rq.models.projection import output_major, product
+from rq.models.stack import QKV, Stack, StackConfig, linear, norm
 from rq.parallel import sharding
 
 MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
@@ -52,7 +53,8 @@ class RQTransformer(nn.Module):
       embedding_dropout: on the body's inputs.
       remat: 'none', 'full', or 'dots' (keeps matrix products), for training.
       dtype: of matrix products.
-      scan_layers: see `Stack`.
+      precision: None: for training; otherwise for decoding with weights of that
+        precision ('float32', 'bfloat16' or 'int8'), see `unroll`.
     """
 
     code_shape: tuple[int, int, int]
@@ -71,7 +73,7 @@ class RQTransformer(nn.Module):
     embedding_dropout: float = 0.0
     remat: str = "none"
     dtype: Any = "float32"
-    scan_layers: bool = True
+    precision: str | None = None
 
     @property
     def depth(self) -> int:
@@ -115,11 +117,15 @@ class RQTransformer(nn.Module):
             (self.num_conditions, width),
             ("condition", "embed"),
         )
-        axes = ("latent", "embed")
+
+        def from_codebook():
+            axes, fan_in = ("latent", "embed"), self.input_dim
+            return linear(width, axes, dtype, fan_in=fan_in, precision=self.precision)
+
         if self.body_from_codebook:
-            self.body_input = linear(width, axes, dtype, fan_in=self.input_dim)
+            self.body_input = from_codebook()
         if self.head_from_codebook:
-            self.head_input = linear(width, axes, dtype, fan_in=self.input_dim)
+            self.head_input = from_codebook()
         if not (self.body_from_codebook and self.head_from_codebook):
             shape, axes = (num_codes, width), ("vocab", "embed")
             if not self.shared_token_embedding:
@@ -127,28 +133,33 @@ class RQTransformer(nn.Module):
             init = unit if self.shared_token_embedding else small
             self.token_embedding = parameter("token_embedding", init, shape, axes)
 
-        stack = dict(dtype=dtype, remat=self.remat, scan_layers=self.scan_layers)
+        stack = dict(dtype=dtype, remat=self.remat, precision=self.precision)
         self.body_stack = Stack(self.body, **stack)
         self.head_stack = Stack(self.head, **stack)
         self.input_dropout = nn.Dropout(self.embedding_dropout)
 
         self.classifier_norm = norm(self.head.norm)
-        if self.shared_classifier:
-            init = uniform_fan_in(width)
-            shape, axes = (width, num_codes), ("embed", "vocab")
-            self.classifier_bias = parameter(
-                "classifier_bias", init, (num_codes,), ("vocab",)
-            )
+        shape, axes = (width, num_codes), ("embed", "vocab")
+        init, bias_init = uniform_fan_in(width), uniform_fan_in(width)
+        if not self.shared_classifier:
+            shape, axes = (depth, *shape), ("depth", *axes)
+            init, bias_init = small, nn.initializers.zeros
+        outputs, names = (*shape[:-2], shape[-1]), (*axes[:-2], axes[-1])
+        self.classifier_bias = parameter("classifier_bias", bias_init, outputs, names)
+        if self.precision is None:
+            self.classifier_kernel = parameter("classifier_kernel", init, shape, axes)
         else:
-            init = small
-            shape, axes = (depth, width, num_codes), ("depth", "embed", "vocab")
-            self.classifier_bias = parameter(
-                "classifier_bias",
-                nn.initializers.zeros,
-                (depth, num_codes),
-                ("depth", "vocab"),
+            init = nn.with_logical_partitioning(
+                nn.initializers.zeros, (*names, "embed")
             )
-        self.classifier_kernel = parameter("classifier_kernel", init, shape, axes)
+            self.classifier_weight = self.param(
+                "classifier_weight", init, (*outputs, width), jnp.dtype(self.precision)
+            )
+            self.classifier_scale = None
+        if self.precision == "int8":
+            self.classifier_scale = parameter(
+                "classifier_scale", nn.initializers.ones, outputs, names
+            )
         if self.condition_length > 1:
             self.condition_norm = norm(self.body.norm)
             self.condition_classifier = linear(
@@ -274,41 +285,47 @@ class RQTransformer(nn.Module):
 
     def classify(self, x, depth=None):
         """Returns float32 logits of outputs `[..., D, M]`, or `[..., M]` at a depth."""
-        kernel, bias = self.classifier_kernel, self.classifier_bias
-        sizes = jnp.asarray(self.sizes)
-        equation = "...m,mk->...k"
-        if depth is not None:
-            sizes = sizes[depth]
-        if not self.shared_classifier:
-            if depth is None:
-                equation = "...dm,dmk->...dk"
-            else:
-                kernel, bias = kernel[depth], bias[depth]
-        logits = jnp.einsum(
-            equation,
-            self.classifier_norm(x).astype(self.dtype),
-            kernel.astype(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        logits += bias
+        by_depth = not self.shared_classifier
+        x = self.classifier_norm(x).astype(self.dtype)
+
+        def at_depth(parameter):
+            return parameter[depth] if by_depth and depth is not None else parameter
+
+        if self.precision is None:
+            kernel = self.classifier_kernel.astype(self.dtype)
+            equation = "...m,mk->...k"
+            if by_depth:
+                equation = "...dm,dmk->...dk" if depth is None else equation
+            logits = jnp.einsum(
+                equation, x, at_depth(kernel), preferred_element_type=jnp.float32
+            )
+        else:
+            weights = (self.classifier_weight, self.classifier_scale)
+            multiply = product
+            if by_depth and depth is None:
+                multiply = jax.vmap(product, (-2, 0, 0), -2)
+            logits = multiply(x, *jax.tree.map(at_depth, weights))
+        logits += at_depth(self.classifier_bias)
         if len(set(self.sizes)) == 1:
             return logits
+        sizes = jnp.asarray(self.sizes)
+        sizes = sizes if depth is None else sizes[depth]
         exists = jnp.arange(logits.shape[-1]) < sizes[..., None]
         return jnp.where(exists, logits, MASKED_LOGIT)
 
     # Decoding. Explicit caches in, caches out; layers must be unrolled.
 
     def init_caches(self, batch: int) -> tuple:
-        """Returns empty caches of the body, `[B, S + T - 1, N, F]` for each layer."""
+        """Returns empty caches of the body, `[2, B, N, S + T - 1, F]` by layer."""
         return self._caches(
             self.body, batch, self.condition_length + self.positions - 1
         )
 
     def _caches(self, config, batch, length):
-        shape = (batch, length, config.heads, self.width // config.heads)
+        shape = (2, batch, config.heads, length, self.width // config.heads)
         zeros = jnp.zeros(shape, self.dtype)
-        zeros = sharding.constrain(zeros, "batch", None, "heads", None)
-        return tuple(Cache(zeros, zeros) for _ in range(config.layers))
+        zeros = sharding.constrain(zeros, None, "batch", "heads", None, None)
+        return (zeros,) * config.layers
 
     def start(self, cond, batch: int):
         """Reads the condition; returns the body's input `[B, M]` and caches."""
@@ -366,18 +383,61 @@ class RQTransformer(nn.Module):
         return jnp.moveaxis(codes, 0, 1), jnp.moveaxis(logits, 0, 1)
 
 
-def unroll(model: RQTransformer, params) -> tuple[RQTransformer, dict]:
-    """Returns the model and parameters with separate arrays for each layer.
+def unroll(
+    model: RQTransformer, params, precision: str | None = None
+) -> tuple[RQTransformer, dict]:
+    """Returns the model and parameters in the layout of decoding.
 
-    Decoding needs it: slices of stacked arrays would be copied in each step.
+    Layers are separate arrays, weights are output-major, and one matrix has those of
+    queries, keys and values.
+
+    Args:
+      model: the trained model.
+      params: its parameters.
+      precision: 'float32' or 'bfloat16', of weights and products; 'int8': weights and
+        the rows that they multiply are rounded to int8, with a scale for each output
+        and row, and the rest is in the model's dtype; None: the model's dtype.
     """
-    if not model.scan_layers:
+    if model.precision is not None:
         return model, params
+    precision = precision or jnp.dtype(model.dtype).name
+    dtype = model.dtype if precision == "int8" else precision
     params = dict(nn.unbox(params))
+
+    def convert(tree):
+        """Converts the dense layers of a tree."""
+        if not isinstance(tree, dict):
+            return tree
+        if "kernel" not in tree:
+            return {name: convert(x) for name, x in tree.items()}
+        layer = output_major(tree["kernel"], precision)
+        if "bias" in tree:
+            layer["bias"] = tree["bias"].astype(dtype)
+        return layer
+
+    def block(params, heads):
+        params = {name: dict(x) for name, x in params.items()}
+        attention = params["attention"]
+        each = [convert(attention.pop(name)) for name in QKV]
+        attention["qkv"] = jax.tree.map(
+            lambda *x: jnp.stack(
+                [part.reshape(heads, -1, *part.shape[1:]) for part in x], axis=1
+            ),
+            *each,
+        )
+        return convert(params)
+
     for name, config in (("body_stack", model.body), ("head_stack", model.head)):
         blocks = params[name]["blocks"]
+        layers = [
+            jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(config.layers)
+        ]
         params[name] = {
-            f"blocks_{layer}": jax.tree.map(lambda x, layer=layer: x[layer], blocks)
-            for layer in range(config.layers)
+            f"blocks_{i}": block(layer, config.heads) for i, layer in enumerate(layers)
         }
-    return model.clone(scan_layers=False), params
+    for name in ("body_input", "head_input"):
+        if name in params:
+            params[name] = convert(params[name])
+    for name, x in output_major(params.pop("classifier_kernel"), precision).items():
+        params[f"classifier_{name}"] = x
+    return model.clone(precision=precision, dtype=dtype), params
