@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq.config import SamplingConfig
+from rq.sampling.rows import largest, softmax, total
 
 TINY = np.finfo(np.float32).tiny  # a smaller temperature rounds to 0
 
@@ -29,19 +30,19 @@ def top_k(logits: jax.Array, k: jax.Array) -> jax.Array:
     keys = _ordered(logits)
 
     def reaches(threshold):
-        return jnp.sum(keys >= threshold, axis=-1, keepdims=True) >= k
+        return total((keys >= threshold).astype(jnp.int32)) >= k
 
     return keys >= _largest(reaches, keys)
 
 
 def top_p(logits: jax.Array, p: jax.Array) -> jax.Array:
     """Keeps the most probable codes until their mass reaches p; 1: all."""
-    return _highest(logits, jax.nn.softmax(logits, axis=-1), p)
+    return _highest(logits, softmax(logits), p)
 
 
 def min_p(logits: jax.Array, p: jax.Array) -> jax.Array:
     """Keeps codes of at least the fraction p of the highest probability; 0: all."""
-    return logits >= jnp.max(logits, axis=-1, keepdims=True) + jnp.log(p)
+    return logits >= largest(logits) + jnp.log(p)
 
 
 def typical_p(logits: jax.Array, p: jax.Array) -> jax.Array:
@@ -52,7 +53,7 @@ def typical_p(logits: jax.Array, p: jax.Array) -> jax.Array:
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     probs = jnp.exp(log_probs)
     information = jnp.where(probs > 0, -log_probs, 0)
-    entropy = jnp.sum(probs * information, axis=-1, keepdims=True)
+    entropy = total(probs * information)
     closeness = jnp.where(probs > 0, -jnp.abs(information - entropy), -jnp.inf)
     return _highest(closeness, probs, p)
 
@@ -70,8 +71,7 @@ def _highest(scores: jax.Array, probs: jax.Array, p: jax.Array) -> jax.Array:
     keys = _ordered(scores)
 
     def reaches(threshold):
-        mass = jnp.sum(jnp.where(keys >= threshold, probs, 0), axis=-1, keepdims=True)
-        return mass >= p
+        return total(jnp.where(keys >= threshold, probs, 0)) >= p
 
     threshold = jnp.minimum(_largest(reaches, keys), jnp.max(keys, -1, keepdims=True))
     return (keys >= threshold) & (probs > 0)
@@ -155,7 +155,7 @@ def filter_logits(logits: jax.Array, temperature=1.0, **values) -> jax.Array:
 def _divide(logits: jax.Array, temperature) -> jax.Array:
     """Logits over a temperature, of which the largest stays finite."""
     temperature = jnp.maximum(temperature, TINY)
-    top = jnp.max(logits, axis=-1, keepdims=True)
+    top = largest(logits)
     fits = jnp.isfinite(top / temperature)
     # Near 0, where quotients overflow, only differences to the largest count.
     return jnp.where(fits, logits / temperature, (logits - top) / temperature)

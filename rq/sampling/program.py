@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rq.models.transformer import RQTransformer, unroll
+from rq.sampling import rows
 from rq.sampling.filters import filter_logits
 from rq.sampling.guidance import combine
 
@@ -139,10 +140,10 @@ def _sample(
             values = {name: value[d] for name, value in filters.items()}
             filtered = filter_logits(possible, **values)
             depth_keys = jax.vmap(jax.random.fold_in, (0, None))(position_keys, d)
-            drawn = jax.vmap(jax.random.categorical)(depth_keys, filtered)
+            drawn = rows.draw(depth_keys, filtered)
             # The largest is NaN where any is.
-            finite = jnp.isfinite(jnp.max(possible, axis=-1))
-            drawn = jnp.where(finite, drawn.astype(jnp.int32), -1)
+            finite = jnp.isfinite(rows.largest(possible)[:, 0])
+            drawn = jnp.where(finite, drawn, -1)
             chosen = jnp.where(kept[:, d], given[:, d], drawn)
             return jnp.tile(chosen, copies), logits
 
