@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rq.models import RQTransformer, StackConfig, quantizer
+from rq.models import RQVAE, RQTransformer, StackConfig, quantizer
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
-from pytorch import transformer  # noqa: E402
+from pytorch import rqvae, transformer  # noqa: E402
 
 SIZES = dict(code_shape=(3, 3, 2), width=32, input_dim=8)
 
@@ -65,3 +65,39 @@ def test_soft_targets_are_equal_for_equal_codes(models):
     book = quantizer.Codebook(jnp.asarray(codebook), None, None)
     expected = quantizer.soft_codes(z, codes.numpy(), book, temperature=0.5)
     np.testing.assert_allclose(soft, expected, atol=1e-5)
+
+
+def test_rq_vaes_of_equal_weights_have_equal_outputs_and_move_their_codebooks_alike():
+    sizes = dict(
+        resolution=16,
+        ch=32,
+        ch_mult=(1, 2),
+        num_res_blocks=1,
+        attn_resolutions=(8,),
+        z_channels=8,
+        embed_dim=8,
+    )
+    ours = RQVAE(
+        **sizes,
+        image_channels=3,
+        code_shape=(8, 8, 2),
+        num_codes=(16,),
+        restart_codes=False,  # which draws random vectors
+    )
+    images = np.random.default_rng(3).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
+    variables = ours.init(jax.random.key(1), images)
+    used = variables["codebook"]["state"].replace(counts=jnp.full(16, 40.0))
+    variables = {**variables, "codebook": {"state": used}}
+    theirs = rqvae.RQVAE(**sizes, depth=2, num_codes=16)
+    rqvae.load_flax(theirs, ours, variables)
+    (outputs, codes, loss), moved = ours.apply(
+        variables, images, train=True, mutable=["codebook"]
+    )
+    with torch.no_grad():
+        found = theirs(torch.from_numpy(images).permute(0, 3, 1, 2))
+    np.testing.assert_array_equal(found[1], codes)
+    np.testing.assert_allclose(found[0].permute(0, 2, 3, 1), outputs, atol=1e-4)
+    np.testing.assert_allclose(found[2], loss, rtol=1e-4)
+    np.testing.assert_allclose(
+        theirs.codebook.weight, moved["codebook"]["state"].embedding, atol=1e-4
+    )
