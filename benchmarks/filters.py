@@ -10,11 +10,12 @@ Both are compiled, take turns, and keep the same codes; the table has medians.
 from __future__ import annotations
 
 import argparse
-import time
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 
 from rq.sampling.filters import filter_logits
 
@@ -65,19 +66,6 @@ def _last(scores, probs, p):
     return jnp.take_along_axis(scores, kept - 1, axis=-1)
 
 
-def medians(functions, arguments, rounds: int) -> list[float]:
-    """Returns the median seconds of functions that take turns."""
-    taken = []
-    for _ in range(rounds):
-        one = []
-        for function in functions:
-            start = time.perf_counter()
-            jax.block_until_ready(function(*arguments))
-            one.append(time.perf_counter() - start)
-        taken.append(one)
-    return np.median(taken, axis=0).tolist()
-
-
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -94,7 +82,14 @@ def main() -> None:
         ours = jax.jit(lambda x, v, name=name: filter_logits(x, **{name: v}) > -jnp.inf)
         by_sorting = jax.jit(SORTED[name])
         differing = int(jnp.sum(ours(logits, value) != by_sorting(logits, value)))
-        a, b = medians((ours, by_sorting), (logits, value), given.rounds)
+        seconds = timing.medians(
+            {
+                "ours": functools.partial(ours, logits, value),
+                "sorted": functools.partial(by_sorting, logits, value),
+            },
+            given.rounds,
+        )
+        a, b = seconds.values()
         print(f"| {name} | {a * 1e3:.2f} | {b * 1e3:.2f} | {b / a:.1f} | {differing} |")
 
 
