@@ -23,9 +23,10 @@ from rq.data import DataError, loader, sources, stored_codes, text
 from rq.data.file_source import FileSource
 from rq.data.pixels import to_float
 from rq.models import RQVAE
-from rq.models.build import feature_classifier, rqvae_model
+from rq.models.build import feature_classifier, rqvae_model, transformer_model
 from rq.models.digest import digest
 from rq.models.networks.feature_classifier import FeatureClassifier
+from rq.models.transformer import decoding, unroll
 from rq.parallel import processes, sharding
 from rq.sampling import classifier
 from rq.sampling.sampler import Sampler
@@ -73,7 +74,7 @@ class Experiment:
       path: the run directory.
       config: the stored config, or the one given in its place.
       mesh: the devices in use.
-      dtype: of the transformer's weights; None: as they are stored.
+      dtype: precision of the transformer's weights; None: as in training.
     """
 
     def __init__(
@@ -91,8 +92,8 @@ class Experiment:
           mesh: of the devices; all of them if None.
           step: checkpoint of the last stage: 'latest', 'best' (if `checkpoint.best` was
             set in training) or a number.
-          dtype: of the transformer's weights; as they are stored if None. 'bfloat16'
-            takes half the memory.
+          dtype: precision of the transformer's weights and products, see
+            `rq.models.transformer.unroll`; as in training if None.
           config: the stored config with overrides; the stored one if None.
 
         Raises:
@@ -129,7 +130,8 @@ class Experiment:
         """Restores the model of a stage, without its optimizer."""
         where, dtype = sharding.replicated(self.mesh), None
         if stage == "transformer":
-            dtype = self.dtype
+            # int8 is made from the weights as they are stored.
+            dtype = None if self.dtype == "int8" else self.dtype
             boxed = jax.eval_shape(self.transformer.init, jax.random.key(0))
             params = sharding.state_shardings(boxed, self.mesh).params
             where = dict.fromkeys(checkpoint.MODEL, where)
@@ -239,12 +241,19 @@ class Experiment:
                 f"{self.step_of('rqvae')}: train it again, or restore the RQ-VAE that "
                 "it was trained on"
             )
-        return state
+        if self.dtype is None:
+            return state
+        params = state.model_variables()["params"]
+        _, params = unroll(transformer_model(self.config), params, self.dtype)
+        return state.replace(params=params, ema={})
 
     @functools.cached_property
     def transformer(self) -> TransformerStage:
         """Stage 2, evaluated on the whole evaluation split."""
-        return self.transformer_stage()
+        stage = self.transformer_stage()
+        if self.dtype is not None:
+            stage.model = decoding(stage.model, self.dtype)
+        return stage
 
     def transformer_stage(self, limit: int = 0) -> TransformerStage:
         """Returns stage 2, evaluated on `limit` batches of that split; 0: all."""

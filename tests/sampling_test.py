@@ -475,24 +475,30 @@ def test_guidance_without_a_null_condition_is_refused():
         )
 
 
-def test_other_filters_and_keys_compile_nothing():
+@pytest.mark.parametrize("guided", [False, True])
+def test_other_conditions_filters_guidance_and_keys_compile_nothing(guided):
+    """Guidance doubles the batch, and so has a program of its own for all scales."""
     model, params, codebook = tiny()
     model, params = unroll(model, params)
-    cond = jnp.arange(5)
     before = program._sample._cache_size()
-    for i, (temperature, top_k, top_p) in enumerate(
-        [(1.0, 0, 1.0), (0.5, 3, 0.9), ((1.0, 0.7), (2, 4), (0.5, 0.8))]
+    for i, options in enumerate(
+        [
+            dict(temperature=0.5, top_k=3, top_p=0.9, guidance=2),
+            dict(temperature=(1.0, 0.7), min_p=0.1, typical_p=0.8, guidance=(1.5, 3)),
+            dict(guidance=4, guidance_schedule="cosine"),
+        ]
     ):
-        config = SamplingConfig(temperature, top_k, top_p)
-        filters = make_filters(config, 2)
+        config = SamplingConfig(**options)
         program.sample(
             model,
             params,
             codebook,
-            cond,
+            (jnp.arange(5) + i) % 5,
             jax.random.key(i),
-            filters=filters,
-            first_index=i,
+            filters=make_filters(config, 2),
+            guidance=make_guidance(config, model.code_shape) if guided else None,
+            null_cond=4,
+            first_index=5 * i,
         )
     assert program._sample._cache_size() == before + 1
 

@@ -77,6 +77,43 @@ def test_unrolled_layers_are_the_scanned_ones():
     )
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(shared_classifier=False),
+        dict(body_from_codebook=False, head_from_codebook=False),
+        dict(num_codes=(6, 4, 5)),
+    ],
+    ids=["paper", "own classifiers", "learned embeddings", "two sizes"],
+)
+@pytest.mark.parametrize(
+    ("precision", "nearly"), [("float32", 1e-5), ("bfloat16", 0.03), ("int8", 0.03)]
+)
+def test_weights_for_decoding_give_nearly_the_same_logits(precision, nearly, changes):
+    """In units of the logits' own spread; int8 weights are stored as int8."""
+    model, variables, arguments = make(**changes)
+    expected = model.apply(variables, *arguments)
+    decoder, params = unroll(model, variables["params"], precision)
+    found = decoder.apply({"params": params}, *arguments)
+    assert found.dtype == jnp.float32
+    real = expected > -1e5  # of codes that exist
+    error = jnp.std((found - expected)[real]) / jnp.std(expected[real])
+    assert error < nearly and (precision == "float32" or error > 1e-4)
+    weights = params["body_stack"]["blocks_0"]["attention"]["qkv"]["weight"]
+    assert weights.dtype == precision
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_parameters_for_decoding_have_the_shapes_that_the_model_says(precision):
+    model, variables, arguments = make()
+    decoder, params = unroll(model, variables["params"], precision)
+    boxed = jax.eval_shape(decoder.init, jax.random.key(0), *arguments)["params"]
+    wanted = jax.tree.map(lambda x: (x.shape, x.dtype), nn.unbox(boxed))
+    found = jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    assert found == wanted
+
+
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_rematerialisation_changes_no_gradient(remat):
     gradients = []

@@ -15,6 +15,7 @@ from rq.config import ConfigError, differences, validate, with_absolute_paths
 from rq.config.sampling import OPTIONS, SamplingConfig
 from rq.config.schema import FIELDS, default, fields
 from rq.experiment import Experiment, stored_config
+from rq.models.projection import PRECISIONS
 from rq.parallel import atomic_files, processes, sharding
 
 _MESH = ("data", "fsdp", "tensor")
@@ -23,8 +24,8 @@ WORKDIR = Flag("workdir", "run directory; --workdir= may be omitted")
 STEP = Flag("step", "checkpoint of the last stage: latest, best or a number", "latest")
 DTYPE = Flag(
     "dtype",
-    "dtype of the transformer's weights; by default as stored",
-    choices=("float32", "bfloat16"),
+    "precision of the transformer's weights and products; by default that of training",
+    choices=PRECISIONS,
 )
 PROCESSES = (
     Flag("coordinator", "several processes: host:port of process 0"),

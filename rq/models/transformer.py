@@ -383,6 +383,13 @@ class RQTransformer(nn.Module):
         return jnp.moveaxis(codes, 0, 1), jnp.moveaxis(logits, 0, 1)
 
 
+def decoding(model: RQTransformer, precision: str | None = None) -> RQTransformer:
+    """Returns the model whose parameters are those of `unroll`, see there."""
+    precision = precision or jnp.dtype(model.dtype).name
+    dtype = model.dtype if precision == "int8" else precision
+    return model.clone(precision=precision, dtype=dtype)
+
+
 def unroll(
     model: RQTransformer, params, precision: str | None = None
 ) -> tuple[RQTransformer, dict]:
@@ -400,9 +407,7 @@ def unroll(
     """
     if model.precision is not None:
         return model, params
-    precision = precision or jnp.dtype(model.dtype).name
-    dtype = model.dtype if precision == "int8" else precision
-    params = dict(nn.unbox(params))
+    decoder, params = decoding(model, precision), dict(nn.unbox(params))
 
     def convert(tree):
         """Converts the dense layers of a tree."""
@@ -410,9 +415,9 @@ def unroll(
             return tree
         if "kernel" not in tree:
             return {name: convert(x) for name, x in tree.items()}
-        layer = output_major(tree["kernel"], precision)
+        layer = output_major(tree["kernel"], decoder.precision)
         if "bias" in tree:
-            layer["bias"] = tree["bias"].astype(dtype)
+            layer["bias"] = tree["bias"].astype(decoder.dtype)
         return layer
 
     def block(params, heads):
@@ -438,6 +443,6 @@ def unroll(
     for name in ("body_input", "head_input"):
         if name in params:
             params[name] = convert(params[name])
-    for name, x in output_major(params.pop("classifier_kernel"), precision).items():
-        params[f"classifier_{name}"] = x
-    return model.clone(precision=precision, dtype=dtype), params
+    classifier = output_major(params.pop("classifier_kernel"), decoder.precision)
+    params |= {f"classifier_{name}": x for name, x in classifier.items()}
+    return decoder, params
