@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 
-from rq.cli import run_flags
+from rq.cli import compilation_cache, run_flags
 from rq.cli.flag import Flag
 from rq.config import ConfigError
 from rq.data import DataError
@@ -68,6 +68,7 @@ def _measure(values, captions: list[str]) -> dict:
     network = clip.Clip(values.clip) if values.clip else None
     channels = 3
     if values.inception:
+        compilation_cache.enable()
         mesh = sharding.make_mesh()
         extractor = extractors.inception(values.inception, mesh, values.resize)
     else:

@@ -10,6 +10,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from rq.cli import compilation_cache
 from rq.cli.flag import Flag
 from rq.config import ConfigError, differences, validate, with_absolute_paths
 from rq.config.sampling import OPTIONS, SamplingConfig
@@ -62,11 +63,16 @@ SAMPLING = {name: _sampling_flag(name) for name in OPTIONS}
 
 
 def join_processes(values) -> None:
-    """Connects to the other processes; call before anything uses a device."""
+    """Connects to the other processes and enables the cache of compiled programs.
+
+    Call it before anything uses a device.
+    """
     processes.start(
         values.coordinator, values.num_processes, values.process_id, values.distributed
     )
     logging.info("JAX %s on %s", jax.__version__, jax.devices())
+    folder = compilation_cache.enable()
+    logging.info("compiled programs: %s", folder or "not kept")
 
 
 def require_workdir(values, command: str) -> str:

@@ -178,6 +178,13 @@ def broadcast(values) -> np.ndarray:
     return multihost_utils.broadcast_one_to_all(values)
 
 
+def all_true(value: bool) -> bool:
+    """Returns, in every process, whether the value is true in all of them."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.process_allgather(np.asarray(value)).all())
+
+
 def run_on_process_0(function: Callable[[], T]) -> T | None:
     """Returns a function's result in process 0, and None in the others, which wait.
 
