@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from rq.config import ConfigError, from_json
-from rq.data import DataError, loader, sources, stored_codes, text
+from rq.data import DataError, stored_codes, text
 from rq.data.file_source import FileSource
 from rq.data.pixels import to_float
 from rq.models import RQVAE
@@ -33,6 +34,12 @@ from rq.sampling.sampler import Sampler
 from rq.training import checkpoint, checkpoint_files
 from rq.training.stages import TransformerStage
 from rq.training.train_state import TrainState
+
+if TYPE_CHECKING:
+    from rq.data import loader
+
+# Methods that read data import the loader when they are called: Grain and TFDS take a
+# third of a second, and sampling reads no data.
 
 CONFIG = "config.json"
 PATIENCE = 60.0  # seconds until a shared file system shows what process 0 has written
@@ -192,6 +199,8 @@ class Experiment:
         Raises:
           DataError: if no image can be read.
         """
+        from rq.data import loader, sources
+
         data = self.config.data
         if images is None:
             source = sources.open_split(data, data.eval_split)
@@ -260,6 +269,8 @@ class Experiment:
         data, part = self.config.data, self.config.transformer
 
         def eval_batches():
+            from rq.data import loader
+
             source = self.code_source(data.eval_split)
             tokens = self.tokens(0.0)
             return loader.in_order(
@@ -278,6 +289,8 @@ class Experiment:
           DataError: if they are missing or damaged.
         """
         if self.config.transformer.online:
+            from rq.data import sources
+
             return sources.open_split(self.config.data, split)
         directory = self.path / "codes" / split
         patience = 0.0 if processes.is_process_0() else PATIENCE

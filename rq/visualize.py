@@ -3,7 +3,8 @@
 """Draws pictures of images and codes as uint8 arrays `[H, W, 3]`.
 
 Small images are enlarged by an integer factor, by repeating pixels. `save_png` writes a
-picture to a file.
+picture to a file. Matplotlib takes a third of a second to import, and sampling draws
+only grids, so the functions that need it import it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from rq.data import pixels
@@ -144,6 +141,8 @@ def reconstructions(originals, by_depth) -> np.ndarray:
 
 def error_map(a, b) -> np.ndarray:
     """Draws the error of two image batches `[N, H, W, C]` as uint8 `[N, H, W, 3]`."""
+    from matplotlib import colormaps
+
     error = np.mean(np.abs(np.asarray(a) - np.asarray(b)), axis=-1)
     return colormaps["inferno"](np.minimum(error / ERROR_RANGE, 1), bytes=True)[..., :3]
 
@@ -160,6 +159,10 @@ def code_usage(counts: Sequence[np.ndarray]) -> np.ndarray:
     Raises:
       ValueError: if a depth has no codes.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+
     statistics = code_metrics.statistics(counts)
     curves = [np.sort(np.asarray(c) / np.mean(c))[::-1] for c in counts]
     lowest = min(curve[curve > 0].min() for curve in curves) / 1.5

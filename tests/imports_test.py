@@ -33,6 +33,26 @@ def test_importing_needs_no_tensorflow(modules, folder):
     subprocess.run(command, check=True, cwd=folder, timeout=120)
 
 
+WITHOUT = """
+import importlib, sys
+importlib.import_module(sys.argv[1])
+print(*(set(sys.argv[2:]) & set(sys.modules)))
+"""
+DATA = ("grain", "tensorflow_datasets", "tensorflow", "clu", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    "module, absent",
+    [("rq", ("jax",)), ("rq.cli.program", ("jax", "flax")), ("rq.cli.sample", DATA)],
+)
+def test_commands_import_only_what_they_need(module, absent):
+    command = [sys.executable, "-c", WITHOUT, module, *absent]
+    found = subprocess.run(
+        command, check=True, cwd=ROOT, timeout=120, capture_output=True, text=True
+    )
+    assert not found.stdout.split()
+
+
 LINT = "from importlinter.cli import lint_imports_command as lint; lint()"
 
 

@@ -185,12 +185,25 @@ def fails(index: int, how: str) -> None:
         processes.barrier("the other")
 
 
+def caches(index: int, *folders: str) -> None:
+    """Enables the cache of compiled programs in a folder for each process."""
+    import os
+
+    import jax
+
+    from rq.cli import compilation_cache
+
+    jax.config.update(compilation_cache.FOLDER, folders[index])
+    print("cache:", compilation_cache.enable(), flush=True)
+    assert not [x for x in os.listdir(folders[index]) if x.startswith(".shared")]
+
+
 def main(place: str, number: str, index: str, what: str, *more: str) -> None:
     """Joins the others and does it."""
     from rq.parallel import processes
 
     processes.start(place, int(number), int(index))
-    programs = asks, shards, reads, measures, fails
+    programs = asks, shards, reads, measures, fails, caches
     {program.__name__: program for program in programs}[what](int(index), *more)
 
 

@@ -108,7 +108,7 @@ def _machine() -> str:
 
 
 def _prepare(folder: pathlib.Path) -> None:
-    """Creates the folder; raises OSError if it cannot be written or the disk is full."""
+    """Creates the folder; raises OSError if it is not writable or the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder):
         pass
