@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import json
 import os
 import pathlib
@@ -78,65 +79,55 @@ def seconds_until(command: list[str], last: re.Pattern, cache) -> dict[str, floa
     return found
 
 
-def short(config: str, stage: str, *more: str) -> list[str]:
-    """Returns the command that trains one stage for two steps."""
-    section = f"--config.{stage}"
-    return [
-        f"--config={config}",
-        *(f"--config.stages={name}" for name in (stage, *more)),
-        "--config.log.every=1",
-        f"{section}.steps=2",
-        f"{section}.optimizer.warmup_steps=0",
-    ]
-
-
-def prepare(config: str, folder: pathlib.Path) -> pathlib.Path:
-    """Trains both stages for two steps; returns the run directory."""
-    workdir, data = folder / "run", f"--config.data.dir={folder / 'data'}"
-    commands = short(config, "rqvae", "codes"), short(config, "transformer")
-    for command in commands:
-        subprocess.run(
-            [sys.executable, "-m", "rq.main", *command, data, f"--workdir={workdir}"],
-            cwd=ROOT,
-            env=environment(folder / "prepared"),
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-    return workdir
+def train(config: str, folder: pathlib.Path, *stages: str) -> list[str]:
+    """Returns the command that trains stages for two steps on data in a folder."""
+    flags = [f"--config={config}", f"--config.data.dir={folder / 'data'}"]
+    flags += [f"--config.stages={stage}" for stage in stages]
+    for section in ("rqvae", "transformer"):
+        flags.append(f"--config.{section}.steps=2")
+        flags.append(f"--config.{section}.optimizer.warmup_steps=0")
+    return [*flags, "--config.log.every=1"]
 
 
 def measure(config: str, repeats: int) -> dict[str, dict[str, float]]:
     """Returns the seconds of each case, cold and warm."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        workdir, data = prepare(config, folder), f"--config.data.dir={folder / 'data'}"
-        copy = folder / "copy"
+        workdir, copy, cache = (folder / x for x in ("run", "copy", "cache"))
+        stages = train(config, folder, "rqvae", "codes", "transformer")
+        subprocess.run(
+            [sys.executable, "-m", "rq.main", *stages, f"--workdir={workdir}"],
+            cwd=ROOT,
+            env=environment(folder / "prepared"),
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
-        def sample(cache):
+        def first_sample():
             command = ["--mode=sample", f"--workdir={workdir}", "--num_samples=1"]
             return seconds_until(command, SAMPLED, cache)
 
-        def train(stage, cache):
+        def first_step(stage):
             shutil.rmtree(copy, ignore_errors=True)
             if stage == "transformer":
-                shutil.copytree(
-                    workdir, copy, ignore=shutil.ignore_patterns("transformer")
-                )
-            command = [*short(config, stage), data, f"--workdir={copy}"]
+                without = shutil.ignore_patterns("transformer")
+                shutil.copytree(workdir, copy, ignore=without)
+            command = [*train(config, folder, stage), f"--workdir={copy}"]
             return seconds_until(command, STEPPED, cache)
 
         cases = {
-            "first sample": sample,
-            "first step of stage 1": lambda cache: train("rqvae", cache),
-            "first step of stage 2": lambda cache: train("transformer", cache),
+            "first sample": first_sample,
+            "first step of stage 1": functools.partial(first_step, "rqvae"),
+            "first step of stage 2": functools.partial(first_step, "transformer"),
         }
         results = {}
         for case, run in cases.items():
-            times, cache = collections.defaultdict(list), folder / "cache"
+            times = collections.defaultdict(list)
             for _ in range(repeats):
                 shutil.rmtree(cache, ignore_errors=True)
                 for state in ("cold", "warm"):
-                    found = run(cache)
+                    found = run()
                     times["imports and devices"].append(found["devices"])
                     times[state].append(found["first"])
             results[case] = {k: statistics.median(v) for k, v in times.items()}

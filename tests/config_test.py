@@ -261,6 +261,21 @@ def test_models_follow_packing_condition_and_depth():
             {"data.num_classes": 0},
             "transformer.condition = 'class': needs labels, but data.num_classes is 0",
         ),
+        (
+            {"transformer.loss.head_fraction": 0.0},
+            "loss.head_fraction = 0.0: must be within (0, 1]",
+        ),
+        (
+            {"transformer.loss.head_fraction": 1.5},
+            "loss.head_fraction = 1.5: must be within (0, 1]",
+        ),
+        (
+            {
+                "transformer.loss.head_fraction": 0.3,
+                "transformer.loss.microbatches": 2,
+            },
+            "microbatches = 2: does not divide the 5 positions of transformer.loss.",
+        ),
         # Training.
         (
             {"transformer.grad_accum_steps": 3},

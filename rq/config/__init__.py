@@ -12,7 +12,7 @@ from rq.config.errors import ConfigError
 from rq.config.sampling import SamplingConfig
 from rq.config.schema import STAGES, choose_variant, default
 from rq.config.stored import differences, from_json, to_json, with_absolute_paths
-from rq.config.validation import validate
+from rq.config.validation import trained_positions, validate
 
 __all__ = [
     "STAGES",
@@ -24,6 +24,7 @@ __all__ = [
     "from_json",
     "parse_with_config",
     "to_json",
+    "trained_positions",
     "validate",
     "with_absolute_paths",
 ]

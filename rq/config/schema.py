@@ -18,6 +18,7 @@ from rq.config.declaration import (
     NOT_EMPTY,
     NOT_NEGATIVE,
     POSITIVE,
+    PROBABILITY,
     RUN_COMMANDS,
     SEED,
     Field,
@@ -275,6 +276,14 @@ _TRANSFORMER_LOSS = dict(
         POSITIVE,
         changed_by=("train", "evaluate"),
         was="pieces",
+    ),
+    head_fraction=Field(
+        1.0,
+        "fraction of positions at which the head is trained, drawn anew in each step; "
+        "the body sees all",
+        PROBABILITY,
+        since="0.2",
+        before=1.0,
     ),
 )
 

@@ -190,6 +190,12 @@ def _features(config: ConfigDict) -> Iterator[Rule]:
     yield labelled, "features.objective", problem
 
 
+def trained_positions(config: ConfigDict) -> int:
+    """Returns at how many positions of an image the head is trained, at least one."""
+    positions = math.prod(config.rqvae.model.code_shape[:2])
+    return max(1, round(config.transformer.loss.head_fraction * positions))
+
+
 def _transformer(config: ConfigDict) -> Iterator[Rule]:
     transformer, name = config.transformer, "transformer."
     width = transformer.model.width
@@ -200,6 +206,10 @@ def _transformer(config: ConfigDict) -> Iterator[Rule]:
     positions = math.prod(config.rqvae.model.code_shape[:2])
     problem = f"does not divide the {positions} positions"
     divides = positions % transformer.loss.microbatches == 0
+    yield divides, name + "loss.microbatches", problem
+    number = trained_positions(config)
+    problem = f"does not divide the {number} positions of {name}loss.head_fraction"
+    divides = number % transformer.loss.microbatches == 0
     yield divides, name + "loss.microbatches", problem
 
     condition, dropout = transformer.condition, transformer.condition_dropout

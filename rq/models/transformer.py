@@ -204,10 +204,13 @@ class RQTransformer(nn.Module):
             raise ValueError("no text, no next-token logits of it")
         return logits, text_logits
 
-    def outputs(self, codes, cond=None, codebook=None, *, deterministic=True):
+    def outputs(self, codes, cond=None, codebook=None, *, deterministic=True, at=None):
         """Returns the head's outputs `[B, T, D, M]` and the text's `[B, S - 1, M]`.
 
-        Arguments are those of `__call__`.
+        Args:
+          codes, cond, codebook, deterministic: see `__call__`.
+          at: int32 `[B, T']`, positions of each image at which alone the head runs;
+            its outputs are then `[B, T', D, M]`. None: all.
         """
         batch, rows, columns, depth = codes.shape
         if (columns, depth) != self.code_shape[1:] or rows > self.code_shape[0]:
@@ -227,6 +230,12 @@ class RQTransformer(nn.Module):
         )
         context_BTM = x_BSM[:, self.condition_length - 1 :]
 
+        if at is not None:
+            context_BTM, codes_BTD = (
+                jnp.take_along_axis(x, at[..., None], axis=1)
+                for x in (context_BTM, codes_BTD)
+            )
+            positions = at.shape[1]
         vectors = quantizer.embed(codes_BTD, self._head_table(codebook))
         vectors = vectors.astype(jnp.float32)
         if self.head_from_codebook and self.cumulative_head:

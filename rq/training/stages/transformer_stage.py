@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rq.config import trained_positions
 from rq.data.pixels import to_float
 from rq.models import quantizer
 from rq.models.build import rqvae_model, transformer_model
@@ -124,7 +125,20 @@ class TransformerStage(Stage):
 
         return one
 
-    def by_position(self, params, compute, outputs, *arrays):
+    def drawn_positions(self, batch: int, key) -> jax.Array | None:
+        """Returns positions int32 `[B, T']` to train the head at; None: at all.
+
+        Those of each image are drawn without replacement, all equally likely.
+        """
+        total, number = self.model.positions, trained_positions(self.config)
+        if number == total:
+            return None
+        # By sorting, which does not mix images: each device sorts those that it holds.
+        order = jax.random.uniform(key, (batch, total))
+        order = sharding.constrain(order, "batch", None)
+        return jnp.argsort(order, axis=1)[:, :number]
+
+    def by_position(self, params, compute, outputs, *arrays, at=None):
         """Returns `compute(logits, *arrays)` at every position.
 
         The positions are split into `loss.microbatches`. Logits and soft targets, K
@@ -134,11 +148,12 @@ class TransformerStage(Stage):
         Args:
           params: parameters of the model.
           compute: function that returns a tree of arrays `[B, T', ...]`.
-          outputs: outputs of the model, `[B, T, D, M]`.
-          *arrays: `[B, H, W, ...]`.
+          outputs: outputs of the model, `[B, T', D, M]`.
+          *arrays: `[B, H, W, N]`.
+          at: int32 `[B, T']`, the positions of the outputs; None: all.
 
         Returns:
-          The tree with arrays `[B, T, ...]`.
+          The tree with arrays `[B, T', ...]`.
         """
         microbatches = self.config.transformer.loss.microbatches
 
@@ -154,6 +169,8 @@ class TransformerStage(Stage):
             return x.reshape(len(x), -1, *x.shape[3:])
 
         flat = [x.reshape(len(x), -1, *x.shape[3:]) for x in arrays]
+        if at is not None:
+            flat = [jnp.take_along_axis(x, at[..., None], axis=1) for x in flat]
         if microbatches == 1:
             return one(outputs, *flat)
         split_arrays = jax.tree.map(split, (outputs, *flat))
@@ -169,7 +186,11 @@ class TransformerStage(Stage):
         return grads, state, metrics
 
     def loss(self, params, codebook, batch, key):
-        """Returns the loss of a batch in nats per code, and metrics."""
+        """Returns the loss of a batch in nats per code, and metrics.
+
+        With `loss.head_fraction` it is the mean over the drawn positions: its
+        expectation, and that of its gradients, is the loss of all.
+        """
         target_key, dropout_key = jax.random.split(key)
         codes = self.codes(codebook, batch, target_key)
         cond = conditions.make(self.config, batch)
@@ -177,19 +198,22 @@ class TransformerStage(Stage):
             fraction = self.config.transformer.condition_dropout
             cond_key = jax.random.fold_in(key, 2)
             cond = conditions.leave_out(cond, self.null_cond, fraction, cond_key)
+        at = self.drawn_positions(len(codes), jax.random.fold_in(key, 3))
         outputs, text_outputs = self.model.apply(
             {"params": params},
             codes,
             cond,
             codebook["state"].embedding,
             deterministic=False,
+            at=at,
             rngs={"dropout": dropout_key},
             method="outputs",
         )
         arrays = [codes]
         if self.config.transformer.loss.soft_targets:
             arrays.append(batch["features"])
-        found = self.by_position(params, self._losses(codebook), outputs, *arrays)
+        compute = self._losses(codebook)
+        found = self.by_position(params, compute, outputs, *arrays, at=at)
         loss = jnp.mean(found["codes"])
         by_depth = jnp.mean(found["codes"], axis=(0, 1))
         metrics = {f"loss/depth_{d + 1}": by_depth[d] for d in range(self.model.depth)}
