@@ -103,6 +103,18 @@ def cost(config, variables, mesh) -> dict[float, dict[str, float]]:
     }
 
 
+def print_costs(model: str, found: dict[float, dict[str, float]]) -> None:
+    """Prints a table of what `cost` returned."""
+    print("\n| model | fraction | step | temporary memory | TFLOP |")
+    print("|---|---|---|---|---|")
+    for fraction, x in found.items():
+        print(
+            f"| {model} | {fraction} | {x['seconds']:.3f} s "
+            f"| {x['bytes'] / 2**20:,.0f} MiB | {x['flops'] / 1e12:.3f} |",
+            flush=True,
+        )
+
+
 def train(experiment, fraction: float, steps: int, seed: int) -> float:
     """Trains stage 2; returns the cross entropy on the evaluation split, in nats."""
     config = changed(experiment.config, head_fraction=fraction)
@@ -137,25 +149,10 @@ def main() -> None:
     experiment = Experiment(given.workdir)
     mesh = experiment.mesh
 
-    costs = {"run": cost(experiment.config, experiment.rqvae_variables, mesh)}
-    if given.large:
-        config = default()
-        config.update_from_flattened_dict(LARGE)
-        shape = (*config.rqvae.model.num_codes, config.rqvae.model.embed_dim)
-        codebook = {"state": init_codebook(jax.random.key(0), shape)}
-        costs["90M"] = cost(config, {"codebook": codebook}, mesh)
-    print(
-        "| model | fraction | step | temporary memory | TFLOP |\n|---|---|---|---|---|"
-    )
-    for name, found in costs.items():
-        for fraction, x in found.items():
-            print(
-                f"| {name} | {fraction} | {x['seconds']:.3f} s "
-                f"| {x['bytes'] / 2**20:,.0f} MiB | {x['flops'] / 1e12:.3f} |"
-            )
-
+    own = cost(experiment.config, experiment.rqvae_variables, mesh)
+    print_costs("the run's", own)
     print("\n| fraction | steps | cross entropy, nats per code |\n|---|---|---|")
-    seconds = {fraction: x["seconds"] for fraction, x in costs["run"].items()}
+    seconds = {fraction: x["seconds"] for fraction, x in own.items()}
     quality = []
     for fraction in FRACTIONS:
         longer = round(given.steps * seconds[1.0] / seconds[fraction])
@@ -167,6 +164,14 @@ def main() -> None:
             print(
                 f"| {fraction} | {steps} | {np.mean(found):.4f} ({text}) |", flush=True
             )
+    costs = {"run": own}
+    if given.large:
+        config = default()
+        config.update_from_flattened_dict(LARGE)
+        shape = (*config.rqvae.model.num_codes, config.rqvae.model.embed_dim)
+        codebook = {"state": init_codebook(jax.random.key(0), shape)}
+        costs["90M"] = cost(config, {"codebook": codebook}, mesh)
+        print_costs("90M parameters", costs["90M"])
     print(json.dumps({"cost": costs, "quality": quality}))
 
 
