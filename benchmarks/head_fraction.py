@@ -35,7 +35,6 @@ from rq.parallel import sharding
 from rq.training import loop
 from rq.training.stages import TransformerStage
 
-FRACTIONS = (1.0, 0.5, 0.25)
 LARGE = {  # 90 million parameters
     "rqvae.model.code_shape": (8, 8, 4),
     "rqvae.model.num_codes": (2048,),
@@ -81,10 +80,10 @@ def start(stage, seed: int, batch):
         return state, traced.lower().compile(), flops.program_flops(traced.jaxpr)
 
 
-def cost(config, variables, mesh) -> dict[float, dict[str, float]]:
+def cost(config, variables, mesh, fractions) -> dict[float, dict[str, float]]:
     """Returns seconds, temporary bytes and FLOPs of a train step by fraction."""
     batch, running = random_batch(config), {}
-    for fraction in FRACTIONS:
+    for fraction in fractions:
         stage = TransformerStage(
             changed(config, head_fraction=fraction), mesh, lambda: [], variables
         )
@@ -142,19 +141,21 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="run with a trained stage 1")
+    parser.add_argument("--fractions", default="1,0.5,0.25", help="1 first")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--large", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
+    fractions = [float(fraction) for fraction in given.fractions.split(",")]
     experiment = Experiment(given.workdir)
     mesh = experiment.mesh
 
-    own = cost(experiment.config, experiment.rqvae_variables, mesh)
+    own = cost(experiment.config, experiment.rqvae_variables, mesh, fractions)
     print_costs("the run's", own)
     print("\n| fraction | steps | cross entropy, nats per code |\n|---|---|---|")
     seconds = {fraction: x["seconds"] for fraction, x in own.items()}
     quality = []
-    for fraction in FRACTIONS:
+    for fraction in fractions:
         longer = round(given.steps * seconds[1.0] / seconds[fraction])
         for steps in sorted({given.steps, longer}):
             found = [train(experiment, fraction, steps, s) for s in range(given.seeds)]
@@ -170,7 +171,7 @@ def main() -> None:
         config.update_from_flattened_dict(LARGE)
         shape = (*config.rqvae.model.num_codes, config.rqvae.model.embed_dim)
         codebook = {"state": init_codebook(jax.random.key(0), shape)}
-        costs["90M"] = cost(config, {"codebook": codebook}, mesh)
+        costs["90M"] = cost(config, {"codebook": codebook}, mesh, fractions)
         print_costs("90M parameters", costs["90M"])
     print(json.dumps({"cost": costs, "quality": quality}))
 
