@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rq.aot import hlo
+
 
 class Collectives(NamedTuple):
     """Totals for one kind of collective, on one device, in one run of the program.
@@ -40,22 +42,11 @@ KINDS = (
 )
 # On TPUs a reduce-scatter is a fusion of this name, of an all-reduce and slices.
 _FUSED_SCATTER = "all-reduce-scatter"
-_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
-_CALLED = re.compile(
-    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
-)
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIP_COUNT = re.compile(r'"?known_trip_count"?:\s*\{"?n"?:\s*"?(\d+)"?\}')
-_CONSTANT = re.compile(r"(%[\w.\-]+) = [su]32\[\][^ ]* constant\((\d+)\)")
-_COUNTER = re.compile(r" = [su]32\[\][^ ]* get-tuple-element\(.*\), index=(\d+)")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-_COMMENT = re.compile(r"/\*.*?\*/")  # within long tuples
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
 _CONTEXT = ("u32", "")  # returned by the start of a permutation along with arrays
-_BITS = {"pred": 8, "bf16": 16}
 
 
 def collectives(
@@ -70,7 +61,7 @@ def collectives(
         implementations. An all-reduce of which each device only uses its slice then
         counts as a reduce-scatter.
     """
-    bodies, entry = _computations(text)
+    bodies, entry = hlo.computations(text)
     found = {kind: np.zeros(4) for kind in KINDS}
     memory: dict[str, dict] = {}
 
@@ -85,8 +76,8 @@ def collectives(
             total = collections.defaultdict(lambda: np.zeros(4))
             scatters = name.startswith(_FUSED_SCATTER)
             lines = bodies.get(name, ())
-            for line in sorted(lines, key=lambda line: _operation(line) == "while"):
-                begun = set(total) if _operation(line) == "while" else ()
+            for line in sorted(lines, key=lambda line: hlo.operation(line) == "while"):
+                begun = set(total) if hlo.operation(line) == "while" else ()
                 for key, values in one_line(line, scatters, lines):
                     if key[1] is None:
                         total[key] = total[key] + values
@@ -96,7 +87,7 @@ def collectives(
         return memory[name]
 
     def one_line(line, scatters, lines):
-        operation = _operation(line)
+        operation = hlo.operation(line)
         kind = operation.removesuffix("-start")
         if kind in KINDS:
             size, group = _size(kind, line), _group(line, devices)
@@ -113,11 +104,9 @@ def collectives(
         if operation.endswith(("-done", "-update")):
             return  # counted at the start
         trips = 1
-        called = _CALLED.findall(line)
+        called = hlo.called(line)
         if operation == "while":
-            trips = _trip_count(line, bodies)
-        for group in _BRANCHES.findall(line):
-            called += [name.strip().lstrip("%") for name in group.split(",")]
+            trips = hlo.trip_count(line, bodies)
         for name in called:
             for key, values in count(name).items():
                 yield key, trips * values
@@ -131,30 +120,6 @@ def collectives(
     }
 
 
-def _computations(text):
-    """Returns the lines of each computation by name, and the entry point's name."""
-    bodies, entry, current = {}, None, None
-    for line in text.splitlines():
-        header = _HEADER.match(line)
-        if header:
-            current = bodies.setdefault(header[2], [])
-            if header[1]:
-                entry = header[2]
-        elif line.startswith("}"):
-            current = None
-        elif current is not None:
-            current.append(_COMMENT.sub("", line))
-    return bodies, entry
-
-
-_OPERATION = re.compile(r" = (?:\([^=]*?\)|[^ ]+) ([\w\-]+)\(")
-
-
-def _operation(line: str) -> str:
-    found = _OPERATION.search(line)
-    return found[1] if found else ""
-
-
 _SAME_VALUES = ("bitcast", "convert", "copy", "reshape", "transpose")
 
 
@@ -164,47 +129,17 @@ def _is_sliced(line: str, lines) -> bool:
     uses = re.compile(rf"[( ]{name}[,)]")
     users = [other for other in lines if uses.search(other)]
     return bool(users) and all(
-        _operation(user) == "dynamic-slice"
-        or (_operation(user) in _SAME_VALUES and _is_sliced(user, lines))
+        hlo.operation(user) == "dynamic-slice"
+        or (hlo.operation(user) in _SAME_VALUES and _is_sliced(user, lines))
         for user in users
     )
-
-
-def _trip_count(line, bodies) -> int:
-    """Returns a loop's trip count: as noted by XLA, or its limit over its step."""
-    known = _TRIP_COUNT.search(line)
-    if known:
-        return int(known[1])
-    names = [re.search(rf"{what}=%?([\w.\-]+)", line) for what in ("condition", "body")]
-    condition, body = (bodies.get(name[1], ()) if name else () for name in names)
-    limits = _constants(condition).values()
-    return -(-max(limits, default=1) // _step(condition, body))
-
-
-def _constants(lines) -> dict[str, int]:
-    """Returns the integer constants of a computation by name."""
-    return {name: int(value) for one in lines for name, value in _CONSTANT.findall(one)}
-
-
-def _step(condition, body) -> int:
-    """Returns the increment of a loop's counter; 1 if it cannot be read."""
-    counter = next((x for one in condition for x in _COUNTER.findall(one)), None)
-    root = next((one for one in body if one.lstrip().startswith("ROOT")), "")
-    parts = root.rpartition(" tuple(")[2].split(")")[0].split(",")
-    if counter is None or int(counter) >= len(parts):
-        return 1
-    result = parts[int(counter)].strip()
-    added = next((one for one in body if one.lstrip().startswith(f"{result} = ")), "")
-    constants = _constants(body)
-    names = re.findall(r" add\((%[\w.\-]+), (%[\w.\-]+)\)", added)
-    return max((constants.get(x, 1) for pair in names for x in pair), default=1)
 
 
 def _size(kind: str, line: str) -> float:
     """Returns the bytes of a collective's result, from its line."""
     result = line.split(f" {kind}", 1)[0].split(" = ", 1)[1]
-    arrays = [found for found in _ARRAY.findall(result) if found != _CONTEXT]
-    sizes = [_bytes(*array) for array in arrays]
+    arrays = [found for found in hlo.ARRAY.findall(result) if found != _CONTEXT]
+    sizes = [hlo.array_bytes(*array) for array in arrays]
     if f" {kind}-start(" in line and len(sizes) > 1:
         # Operands and results: the results are the second half.
         sizes = sizes[len(sizes) // 2 :] if len(sizes) % 2 == 0 else [max(sizes)]
@@ -234,11 +169,6 @@ def _ring(line: str) -> int:
     while (here := target.get(here)) not in (None, start):
         length += 1
     return length if here is not None else 2
-
-
-def _bytes(dtype: str, shape: str) -> float:
-    bits = _BITS.get(dtype) or int(re.sub(r"^[a-z]+", "", dtype).split("e")[0] or 0)
-    return math.prod(int(n) for n in shape.split(",") if n) * bits / 8
 
 
 def _group(line: str, devices: int) -> int:
