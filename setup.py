@@ -50,6 +50,10 @@ CLIP = ["onnxruntime>=1.18"]  # runs any CLIP in ONNX format
 # The TPU compiler of this JAX version, for TPUs and for `rq aot`.
 TPU = ["jax[tpu]"]
 
+# The GPU compiler of this JAX version, for `rq aot` alone: without NVIDIA's libraries,
+# which only running a program needs.
+AOT_GPU = ["jax[cuda12-local]"]
+
 EXTRAS = {
     "clip": CLIP,
     "digits": DIGITS,
@@ -67,6 +71,7 @@ EXTRAS = {
     ],
     "tpu": TPU,
     "gpu": ["jax[cuda12]"],
+    "aot-gpu": AOT_GPU,
 }
 
 setup(

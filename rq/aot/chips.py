@@ -16,14 +16,15 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """Holds the figures of one chip, from Google's documentation.
+    """Holds the figures of one chip, from its maker's documentation.
 
     Attributes:
       hbm: bytes of memory.
       flops: peak bfloat16 FLOP/s.
       hbm_bandwidth: bytes per second.
-      ici_bandwidth: bytes per second between chips of a slice, all links together.
-      options: for `get_topology_desc`, so that a device is a whole chip.
+      ici_bandwidth: bytes per second between chips of a slice or GPUs of a host, all
+        links together.
+      options: for `get_topology_desc`: what describes one device.
     """
 
     hbm: float
@@ -53,26 +54,20 @@ ENVIRONMENT = {
 
 
 class TopologyError(ValueError):
-    """The topology is unknown or libtpu is missing; the message is one line."""
+    """The topology is unknown or its compiler is missing; the message is one line."""
 
 
 def find(topology: str, slices: int = 1) -> tuple[Chip, list[jax.Device]]:
     """Returns the chip and devices of a topology, to compile for.
 
     Args:
-      topology: such as 'v5e:16x16' or 'v5p:4x4x8'.
+      topology: one of `CHIPS` and a shape, such as 'v5e:16x16' or 'v5p:4x4x8'.
       slices: number of slices of that topology, joined by the data centre's network.
 
     Raises:
-      TopologyError: if the chip or shape is unknown, or libtpu is missing.
+      TopologyError: if the shape is unknown, or libtpu is missing.
     """
-    name, _, shape = topology.partition(":")
-    if name not in CHIPS or not shape:
-        known = ", ".join(f"{chip}:..." for chip in CHIPS)
-        raise TopologyError(
-            f"--topology={topology} is not one of {known}, for example v5e:16x16"
-        )
-    chip = CHIPS[name]
+    chip = CHIPS[topology.partition(":")[0]]
     options = dict(chip.options) | ({"num_slices": slices} if slices > 1 else {})
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)

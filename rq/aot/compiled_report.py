@@ -10,11 +10,12 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 
 from rq import flops
-from rq.aot import chips, programs
+from rq.aot import chips, gpu_report, programs, targets
 from rq.aot.chips import GIB
 from rq.aot.collectives import collectives
 from rq.config import ConfigError
@@ -40,7 +41,7 @@ def make(
     Args:
       config: the whole config; its `mesh` is the mesh of chips.
       program: one of `rq.aot.programs.PROGRAMS`.
-      topology, slices: see `rq.aot.chips.find`.
+      topology, slices: see `rq.aot.targets.find`.
       options: compiler options.
 
     Returns:
@@ -50,7 +51,8 @@ def make(
     Raises:
       ConfigError, MeshError, TopologyError: if config, mesh or topology is wrong.
     """
-    chip, devices = chips.find(topology, slices)
+    target = targets.find(topology, slices)
+    chip, devices = target.chip, target.devices
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     start = time.perf_counter()
     if program == "sample":
@@ -74,7 +76,7 @@ def make(
     middle = time.perf_counter()
     result["lowering_seconds"] = middle - start
     try:
-        compiled, partitioned = _compile(lowered, options or {})
+        compiled, dumped = _compile(lowered, options or {})
     except jax.errors.JaxRuntimeError as error:
         if str(error).startswith(WRONG_OPTION):
             raise ConfigError(f"--xla: {error}") from None
@@ -82,7 +84,7 @@ def make(
             raise
         return result | {"fits": False, "needed": _needed(str(error))}
     result["compile_seconds"] = time.perf_counter() - middle
-    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis() or {}
     result |= {
         "fits": memory.peak_memory_in_bytes <= chip.hbm,
         "memory": {
@@ -96,18 +98,45 @@ def make(
         # The compiler's own count for one chip; each loop's body counts once.
         "xla": {name: analysis.get(name) for name in ("flops", "bytes accessed")},
         "collectives": _collectives(compiled.as_text(), len(devices), False),
-        "partitioned": _collectives(partitioned, len(devices), True),
+        "partitioned": _collectives(dumped.partitioned, len(devices), True),
     }
-    return result | {"estimate": estimate(result, chip, slices)}
+    if target.gpus:
+        code_shape = programs.code_shape(config) if program == "sample" else None
+        cache = programs.cache_bytes(config, mesh) if program == "sample" else None
+        result["kernels"] = gpu_report.make(
+            compiled.as_text(), dumped.thunks, code_shape, cache
+        )
+    return result | {"estimate": estimate(result, chip, target.networks)}
+
+
+class _Dumped(NamedTuple):
+    """Text that the compiler writes; '' where it has none.
+
+    Attributes:
+      partitioned: the program after partitioning, before the backend's own passes.
+      thunks: what a GPU executable does, see `rq.aot.kernels`.
+    """
+
+    partitioned: str
+    thunks: str
 
 
 def _compile(lowered, options: Mapping[str, str]):
-    """Returns the compiled program and the partitioner's output ('' if none)."""
+    """Returns the compiled program, and the text that the compiler dumped."""
     with tempfile.TemporaryDirectory() as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": f".*{PARTITIONER}.*"}
         compiled = lowered.compile(dump | dict(options))
-        found = sorted(pathlib.Path(folder).glob(f"*.after_tpu-{PARTITIONER}.*.txt"))
-        return compiled, found[-1].read_text() if found else ""
+
+        def last(*patterns):
+            found = [
+                path for name in patterns for path in pathlib.Path(folder).glob(name)
+            ]
+            return max(found).read_text() if found else ""
+
+        partitioned = last(
+            f"*.after_tpu-{PARTITIONER}.*.txt", "*.after_spmd_partitioner.txt"
+        )
+        return compiled, _Dumped(partitioned, last("*.thunk_sequence*.txt"))
 
 
 def _collectives(text: str, devices: int, partitioned: bool) -> dict:
@@ -172,7 +201,7 @@ def make_for_largest_batch(
     Its 'fit' has the examples per device and, for training, the `grad_accum_steps` that
     the config's own batch size needs.
     """
-    chip, devices = chips.find(topology, slices)
+    chip, devices, *_ = targets.find(topology, slices)
     parts = sharding.batch_parts(sharding.make_mesh(**config.mesh, devices=devices))
     with config.unlocked():
         config = config.copy_and_resolve_references()
@@ -215,8 +244,8 @@ def estimate(result: dict, chip: chips.Chip, slices: int = 1) -> dict:
 
     Compute is FLOPs over the peak. Memory is arguments read, outputs written, and
     temporaries written and read once, over the bandwidth. Communication is bytes sent
-    over the links' bandwidth; it is not estimated across slices. As these may overlap,
-    the largest is a lower bound of the step time.
+    over the links' bandwidth; it is not estimated across slices or hosts.
+    As these may overlap, the largest is a lower bound of the step time.
     """
     memory, devices = result["memory"], result["chips"]
     moved = memory["arguments"] + memory["outputs"] + 2 * memory["temporaries"]
@@ -285,6 +314,8 @@ def text(result: dict) -> str:
             f"XLA's count  {xla_flops:.3e} FLOPs, {_size(moved)} accessed per chip, "
             "each loop's body once"
         )
+    if "kernels" in result:
+        lines += gpu_report.text(result["kernels"])
     bounds = result["estimate"]
     parts = ", ".join(f"{k} {1e3 * v:.2f} ms" for k, v in bounds["seconds"].items())
     lines += [

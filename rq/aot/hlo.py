@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
@@ -99,6 +100,66 @@ def trip_counts(text: str) -> list[int | None]:
                 yield from walk(inner)
 
     return list(walk(entry))
+
+
+def executed(text: str) -> Iterator[tuple[str, int, bool, dict[str, str]]]:
+    """Yields every line that a program executes, those inside fusions too.
+
+    Yields:
+      the line, how often it is executed (loops of unknown length count once), whether
+      it is in a loop, and the text of the lines around it by the name of their result.
+    """
+    bodies, entry = computations(text)
+
+    def walk(name, times, in_loop):
+        lines = bodies.get(name, ())
+        around = {line.split(" = ")[0].split()[-1]: line for line in lines}
+        for line in lines:
+            yield line, times, in_loop, around
+            loop = operation(line) == "while"
+            trips = times * (trip_count(line, bodies) if loop else 1)
+            for inner in called(line):
+                yield from walk(inner, trips, in_loop or loop)
+
+    return walk(entry, 1, False)
+
+
+def result_bytes(line: str) -> float:
+    """Returns the bytes of a line's result, of all arrays if it is a tuple."""
+    result = line.split(" = ", 1)[1].split(f" {operation(line)}(")[0]
+    return sum(array_bytes(*array) for array in ARRAY.findall(result))
+
+
+def copies(text: str, size: float) -> int:
+    """Returns how often loops copy, or transpose, an array of `size` bytes or more."""
+    return sum(
+        times
+        for line, times, in_loop, _ in executed(text)
+        if in_loop
+        and operation(line) in ("copy", "copy-start", "transpose")
+        and result_bytes(line) >= size
+    )
+
+
+def float32_products(text: str) -> int:
+    """Returns how many matrix products are executed whose operands are all float32."""
+    return sum(
+        times
+        for line, times, _, around in executed(text)
+        if _is_product(line) and _operand_types(line, around) == {"f32"}
+    )
+
+
+def _is_product(line: str) -> bool:
+    gemm = operation(line) == "custom-call" and "$gemm" in line or "lt$matmul" in line
+    return operation(line) == "dot" or gemm
+
+
+def _operand_types(line: str, around: dict[str, str]) -> set[str]:
+    """Returns the element types of a product's two factors."""
+    names = line.split(f" {operation(line)}(", 1)[1].split(")")[0].split(", ")[:2]
+    types = [ARRAY.search(around.get(name.split()[-1], "")) for name in names]
+    return {found[1] for found in types if found}
 
 
 def array_bytes(dtype: str, shape: str) -> float:

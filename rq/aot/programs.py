@@ -172,3 +172,20 @@ def sampler(config, mesh) -> jax.stages.Traced:
     key = jax.eval_shape(lambda: jax.random.key(0))
     with sharding.context(mesh):
         return jax.jit(sample).trace(params, codebook, cond, key, options)
+
+
+def code_shape(config) -> tuple[int, int, int]:
+    """Returns (H, W, D) of a config's codes."""
+    return rqvae_model(config).code_shape
+
+
+def cache_bytes(config, mesh) -> float:
+    """Returns the bytes of keys, or of values, of a layer of the body on one device."""
+    height, width, _ = code_shape(config)
+    model, text = config.transformer.model, config.transformer.text
+    length = height * width
+    if config.transformer.condition == "text":
+        length += text.length - 1
+    rows = config.sampling.batch_size / sharding.batch_parts(mesh)
+    size = rows * length * model.width * jnp.dtype(model.dtype).itemsize
+    return size / mesh.shape["tensor"]

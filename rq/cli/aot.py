@@ -1,13 +1,15 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a config's program for TPUs, without having one.
+"""Compiles a config's program for TPUs or GPUs, without having one.
 
     rq aot --config=configs/imagenet.py:3.8B --topology=v5e:16x16
 
-Prints memory, FLOPs, collectives and an upper bound of the speed. --batch=fit compiles
-several times to find the largest batch that fits into the chips' memory. Needs the TPU
-compiler (`pip install -e '.[tpu]'`) and one to three minutes per compilation. The exit
-code is 1 if the program does not fit into the chips' memory or the flags are wrong.
+Prints memory, FLOPs, collectives and an upper bound of the speed; for GPUs (h100:8, or
+h100:2x8 on two hosts) also the kernels that a step launches. --batch=fit compiles
+several times to find the largest batch that fits into the chips' memory. Needs the
+compiler for TPUs (`pip install -e '.[tpu]'`) or GPUs (`'.[aot-gpu]'`) and one to three
+minutes per compilation. The exit code is 1 if the program does not fit into the chips'
+memory or the flags are wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from rq.config import ConfigError  # noqa: E402
 
 CONFIG = "file"
 FLAGS = (
-    Flag("topology", "chip and shape, as v5e:16x16 or v5p:4x4x8"),
+    Flag("topology", "chip and shape, as v5e:16x16, v5p:4x4x8, h100:8 or h100:2x8"),
     Flag("slices", "number of slices of that topology", 1, int, minimum=1),
     Flag(
         "program",
