@@ -1,15 +1,15 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles all released models for TPU slices; reports what fits and what limits it.
+"""Compiles all released models for TPUs and GPUs; reports what fits and what limits it.
 
     python benchmarks/scale.py
 
-Needs libtpu, but no TPU. Compiles real train steps and samplers with `rq aot`, about a
+Needs libtpu and JAX's CUDA plugin, but no TPU and no GPU. Compiles real train steps and samplers with `rq aot`, about a
 minute each, and writes tables and a plot to docs/scale.md. Reports that are in
 docs/scale.json are not compiled again, except with `--fresh`; `--only imagenet:3.8B`
-selects runs.
+selects runs, `--only gpu` those for GPUs.
 
-The compiler is asked for little optimisation effort. That takes a tenth of the time and
+The compiler for TPUs is asked for little optimisation effort. That takes a tenth of the time and
 hardly changes memory and collectives. The runs in `CHECKED` are compiled both ways to
 measure the difference.
 """
@@ -30,6 +30,7 @@ from importlib import metadata
 import document
 import numpy as np
 
+from rq.aot import gpus
 from rq.parallel import atomic_files
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -70,6 +71,13 @@ CHECKED = ("imagenet:1.4B, v5e:8x8, microbatches 1",)
 FULL = ", full effort"
 # Parameters are gathered within 32 chips, gradients summed over 8 such groups.
 HYBRID = "imagenet:3.8B, v5e:16x16, fsdp 32"
+
+# Runs for GPUs: "MODEL, TOPOLOGY, gpu train" and "MODEL, TOPOLOGY, gpu sample BATCH".
+GPU_MODELS = ("imagenet:480M", "imagenet:1.4B", "imagenet:3.8B")
+GPU_TRAIN, GPU_SAMPLE = "h100:8", "h100:1"
+OTHER_GPUS, OTHER_MODEL = ("h200:1", "a100:1"), "imagenet:1.4B"
+GPU_BATCHES = (1, 500)
+POSITIONS = 64
 
 
 def _flags(model: str, topology: str, *more: str) -> list[str]:
@@ -118,6 +126,16 @@ def _runs() -> dict[str, list[str]]:
             runs[f"weak, {topology}, {name}"] = _flags(
                 WEAK_MODEL, topology, size, *shard, *WEAK_OPTIONS
             )
+    for model in GPU_MODELS:
+        shard = _mesh_flags(data=1, fsdp=-1)
+        runs[f"{model}, {GPU_TRAIN}, gpu train"] = _flags(model, GPU_TRAIN, *shard)
+        others = OTHER_GPUS if model == OTHER_MODEL else ()
+        for topology in (GPU_SAMPLE, *others):
+            for size in GPU_BATCHES:
+                runs[f"{model}, {topology}, gpu sample {size}"] = _flags(
+                    model, topology, "--program=sample",
+                    f"--config.sampling.batch_size={size}", *_mesh_flags(),
+                )  # fmt: skip
     return runs | {name + FULL: runs[name] for name in CHECKED}
 
 
@@ -133,14 +151,17 @@ def compile_one(name: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "report.json"
         command = [sys.executable, "-m", "rq.aot", *RUNS[name], f"--out={out}"]
-        effort = {} if name.endswith(FULL) else EFFORT
+        on_gpus = ", gpu " in name
+        effort = {} if on_gpus or name.endswith(FULL) else EFFORT
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | effort, capture_output=True, text=True
         )
         if not out.exists():
             raise RuntimeError(f"{name}: {(done.stdout + done.stderr)[-2000:]}")
-        versions = {name: metadata.version(name) for name in ("jax", "libtpu")}
-        return json.loads(out.read_text()) | {"status": done.returncode} | versions
+        compiler = "jax-cuda12-plugin" if on_gpus else "libtpu"
+        versions = {name: metadata.version(name) for name in ("jax", compiler)}
+        report = json.loads(out.read_text())
+        return report | {"status": done.returncode, "versions": versions}
 
 
 def compile_all(names, jobs: int) -> None:
@@ -303,6 +324,64 @@ def effort_table(reports: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def _versions(report: dict) -> str:
+    found = report.get("versions") or {n: report[n] for n in ("jax", "libtpu")}
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def gpu_training_table(reports: dict[str, dict]) -> str:
+    """Returns the table of train steps on GPUs."""
+    lines = _head(
+        "model", "GPUs", "batch", "GiB per GPU", "of", "kernels", "launches",
+        "collectives by kind, GiB sent", "compute", "memory", "links", "images/s ≤",
+        "MFU ≤",
+    )  # fmt: skip
+    for name, report in reports.items():
+        model, topology, *rest = name.split(", ")
+        if rest != ["gpu train"]:
+            continue
+        step = report["kernels"]["step"]
+        lines.append(
+            _row(
+                model, topology, f"{report['batch_size']:,}",
+                _gib(report["memory"]["peak"]), _gib(report["hbm"]),
+                f"{step['kernels']:,}", f"{step['launches']:,}",
+                _kinds(report, "wire"), *_limits(report),
+            )
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def gpu_sampling_table(reports: dict[str, dict]) -> str:
+    """Returns the table of samplers on GPUs."""
+    lines = _head(
+        "model", "GPU", "batch", "GiB", "of", "kernels per position",
+        "per step of the head", "launches per batch", "host waits", "cache copies",
+        "compute", "weights", "ms per image ≥",
+    )  # fmt: skip
+    for name, report in reports.items():
+        model, topology, *rest = name.split(", ")
+        if not rest or not rest[0].startswith("gpu sample"):
+            continue
+        kernels, batch = report["kernels"], report["batch_size"]
+        compute = report["estimate"]["seconds"]["compute"]
+        bandwidth = gpus.GPUS[topology.partition(":")[0]].hbm_bandwidth
+        weights = 2 * POSITIONS * MODELS[model] / bandwidth
+        head = kernels["head_step"]
+        lines.append(
+            _row(
+                model, topology, batch, _gib(report["memory"]["peak"]),
+                _gib(report["hbm"]), f"{kernels['position']['kernels']:,}",
+                f"{head['kernels']:,}" if head else "unrolled",
+                f"{kernels['step']['launches']:,}",
+                f"{kernels['step']['host_reads']:,}", kernels["cache_copies"],
+                f"{1e3 * compute:,.0f}", f"{1e3 * weights:,.0f}",
+                f"{1e3 * max(compute, weights) / batch:,.2f}",
+            )
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
 def _mesh(report: dict) -> str:
     return ", ".join(f"{k} {v}" for k, v in report["mesh"].items() if v > 1)
 
@@ -408,9 +487,11 @@ def main() -> None:
         ("sampling", sampling_table),
         ("weak", weak_table),
         ("effort", effort_table),
+        ("gpu training", gpu_training_table),
+        ("gpu sampling", gpu_sampling_table),
     ):
         document.insert(DOCUMENT, name, table(reports))
-    known = sorted({f"jax {r['jax']}, libtpu {r['libtpu']}" for r in reports.values()})
+    known = sorted({_versions(report) for report in reports.values()})
     document.insert(DOCUMENT, "versions", f"Compiled by {'; '.join(known)}.")
     from rq.visualize import save_png
 
