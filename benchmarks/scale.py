@@ -4,14 +4,14 @@
 
     python benchmarks/scale.py
 
-Needs libtpu and JAX's CUDA plugin, but no TPU and no GPU. Compiles real train steps and samplers with `rq aot`, about a
-minute each, and writes tables and a plot to docs/scale.md. Reports that are in
-docs/scale.json are not compiled again, except with `--fresh`; `--only imagenet:3.8B`
-selects runs, `--only gpu` those for GPUs.
+Needs libtpu and JAX's CUDA plugin, but no TPU and no GPU. Compiles real train steps and
+samplers with `rq aot`, about a minute each, and writes tables and a plot to
+docs/scale.md. Reports that are in docs/scale.json are not compiled again, except with
+`--fresh`; `--only imagenet:3.8B` selects runs, `--only gpu` those for GPUs.
 
-The compiler for TPUs is asked for little optimisation effort. That takes a tenth of the time and
-hardly changes memory and collectives. The runs in `CHECKED` are compiled both ways to
-measure the difference.
+The compiler for TPUs is asked for little optimisation effort. That takes a tenth of the
+time and hardly changes memory and collectives. The runs in `CHECKED` are compiled both
+ways to measure the difference.
 """
 
 from __future__ import annotations
