@@ -4,13 +4,15 @@
 
     python benchmarks/filters.py --batch=32 --num_codes=16384
 
-Both are compiled, take turns, and keep the same codes; the table has medians.
+Both are compiled, take turns, and keep the same codes; the table has medians. The last line
+is a JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +80,7 @@ def main() -> None:
     print(f"{jax.devices()[0].device_kind}, logits {list(shape)}, float32\n")
     print("| filter | ms | by sorting, ms | ratio | codes that differ |")
     print("|---|---|---|---|---|")
+    results = {}
     for name, value in VALUES.items():
         ours = jax.jit(lambda x, v, name=name: filter_logits(x, **{name: v}) > -jnp.inf)
         by_sorting = jax.jit(SORTED[name])
@@ -91,6 +94,8 @@ def main() -> None:
         )
         a, b = seconds.values()
         print(f"| {name} | {a * 1e3:.2f} | {b * 1e3:.2f} | {b / a:.1f} | {differing} |")
+        results[name] = {"seconds": a, "over_sorted": b / a, "differing": differing}
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

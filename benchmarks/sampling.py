@@ -17,7 +17,8 @@ precision, with columns:
                       take at the rates measured in this run (the longer of the two),
                       over the time taken
   16x16x1             images/s over those of a model of as many parameters in the body
-                      alone, for a map of 256 codes of depth 1
+                      alone, for a map of 256 codes of depth 1 (float32, largest
+                      batch)
 
 The last line is a JSON object.
 """
@@ -190,7 +191,8 @@ def measure(given, options, model, flat, limits, precision, batch) -> dict:
     with_pytorch = given.pytorch and importlib.util.find_spec("torch") is not None
     if with_pytorch and precision != "int8" and given.guidance == 1:
         runs["pytorch"] = pytorch_sampler(model, precision, batch, given.top_p)
-    if flat is not None and batch == max(given.batch_sizes):
+    largest = batch == max(given.batch_sizes)
+    if flat is not None and largest and precision == "float32":
         runs["flat"] = Case(flat, precision, batch, options)
     seconds = timing.medians(runs, given.rounds)
     reading = ours.bytes_read() / limits["bandwidth"]

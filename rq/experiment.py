@@ -139,7 +139,8 @@ class Experiment:
         if stage == "transformer":
             # int8 is made from the weights as they are stored.
             dtype = None if self.dtype == "int8" else self.dtype
-            boxed = jax.eval_shape(self.transformer.init, jax.random.key(0))
+            trained = self.transformer_stage()
+            boxed = jax.eval_shape(trained.init, jax.random.key(0))
             params = sharding.state_shardings(boxed, self.mesh).params
             where = dict.fromkeys(checkpoint.MODEL, where)
             where |= {"params": params, "ema": params}
