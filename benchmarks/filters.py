@@ -4,8 +4,8 @@
 
     python benchmarks/filters.py --batch=32 --num_codes=16384
 
-Both are compiled, take turns, and keep the same codes; the table has medians. The last line
-is a JSON object.
+Both are compiled, take turns, and keep the same codes; the table has medians. The last
+line is a JSON object.
 """
 
 from __future__ import annotations
