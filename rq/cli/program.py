@@ -28,7 +28,7 @@ COMMANDS = {  # the first lines of their modules' docstrings, listed without imp
     "evaluate": "Measures a run, images that it generates, or any images.",
     "rank": "Ranks classes or texts by the likelihood of given images.",
     "check": "Checks all files of a run's checkpoints against their checksums.",
-    "convert": "Converts weights of frozen networks to files that rq reads.",
+    "convert": "Converts models and weights from PyTorch, and back.",
     "aot": "Compiles a config's program for TPUs, without having one.",
 }
 DEBUG = Flag("debug", "print the traceback of an error", False, bool)

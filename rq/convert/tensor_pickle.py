@@ -10,6 +10,7 @@ does, so that a file from elsewhere can neither run code nor exhaust memory.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickletools
 from collections.abc import Callable
@@ -44,11 +45,65 @@ def _is_count(x) -> bool:
     return type(x) is int and 0 <= x < 2**62
 
 
+@dataclasses.dataclass
+class LazyStorage:
+    """The numbers behind tensors, which are read when a tensor is.
+
+    Attributes:
+      dtype: of the numbers.
+      size: their number.
+      read: returns them, `[size]`.
+      tensors: number of tensors that lie in it; the numbers of several stay in memory.
+    """
+
+    dtype: np.dtype
+    size: int
+    read: Callable[[], np.ndarray]
+    tensors: int = 0
+    _kept: np.ndarray | None = None
+
+    def array(self) -> np.ndarray:
+        """Returns the numbers."""
+        if self._kept is not None:
+            return self._kept
+        array = self.read()
+        if self.tensors > 1:
+            self._kept = array
+        return array
+
+
+class LazyTensor:
+    """A tensor in a file, which is read whenever NumPy makes an array of it."""
+
+    def __init__(self, storage: LazyStorage, offset: int, shape, strides):
+        """See `_view`; the caller has checked that the view fits the storage."""
+        storage.tensors += 1
+        self.storage, self.dtype, self.shape = storage, storage.dtype, tuple(shape)
+        self._offset, self._strides = offset, strides
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """Reads the array, for `np.asarray`."""
+        del copy
+        array = _view(self.storage.array(), self._offset, self.shape, self._strides)
+        return array if dtype is None else array.astype(dtype)
+
+
+def _view(storage: np.ndarray, offset: int, shape, strides) -> np.ndarray:
+    """Returns a view of a 1-D array; strides are in numbers."""
+    strides = [step * storage.itemsize for step in strides] if strides else None
+    return np.ndarray(shape, storage.dtype, storage[offset:], strides=strides)
+
+
 def _tensor(storage, offset, size, stride, *_):
-    """A view of a 1-D array, bounds checked; None before storages are known."""
+    """A view of a storage, bounds checked; None before storages are known."""
     if storage is None:
         return None
-    if not isinstance(storage, np.ndarray):
+    if not isinstance(storage, (np.ndarray, LazyStorage)):
         raise ValueError("a tensor without a storage")
     if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS:
         raise ValueError(f"a tensor of {len(size)} sizes and {len(stride)} strides")
@@ -62,8 +117,8 @@ def _tensor(storage, offset, size, stride, *_):
             f"a tensor of shape {size}, strides {stride} at {offset} does not fit its "
             f"storage of {storage.size} numbers"
         )
-    strides = [step * storage.itemsize for step in stride] if count else None
-    return np.ndarray(size, storage.dtype, storage[offset:], strides=strides)
+    made = LazyTensor if isinstance(storage, LazyStorage) else _view
+    return made(storage, offset, size, stride if count else None)
 
 
 def _dict(items=()) -> dict:
@@ -97,26 +152,66 @@ _CALLS: dict[str, Callable] = {
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch.Size": _size,
 }
-_NAMES = {*_CALLS, *DTYPES, "builtins.dict", "builtins.int"}
 
 
-def _name(module, name) -> _Name:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise ValueError("a name that is no text")
-    full = f"{'builtins' if module == '__builtin__' else module}.{name}"
-    if full not in _NAMES:
-        raise ValueError(
-            f"refusing to load {full[:80]}: only containers, numbers and tensors"
-        )
-    return _Name(full)
+class Machine:
+    """The stack machine.
 
+    Attributes:
+      calls: functions by the names that a pickle may call.
+      names: other names that it may refer to.
+    """
 
-class _Machine:
-    """The stack machine; one method for each group of instructions."""
+    calls: dict[str, Callable] = _CALLS
+    names = frozenset({*DTYPES, "builtins.dict", "builtins.int"})
 
-    def __init__(self, storage):
-        self.stack, self.memo, self.storage = [], {}, storage
+    def __init__(self):
+        self.stack, self.memo = [], {}
         self.steps = self.copied = 0
+
+    def load(self, file):
+        """Returns the object of one pickle, and leaves `file` behind its end.
+
+        Args:
+          file: a binary file in memory.
+
+        Raises:
+          ValueError: if the pickle is damaged, or holds more than it may; names what is
+            refused.
+        """
+        try:
+            for opcode, arg, _ in pickletools.genops(file):
+                if opcode.name == "STOP":
+                    break
+                self.step(opcode.name, arg)
+            return self.stack.pop()
+        except (
+            TypeError,
+            IndexError,
+            KeyError,
+            AttributeError,
+            OverflowError,
+        ) as error:
+            raise ValueError(f"damaged pickle: {error}") from None
+
+    def name(self, module, name) -> _Name:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a name that is no text")
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        if full not in self.calls and full not in self.names:
+            raise ValueError(
+                f"refusing to load {full[:80]}: only containers, numbers and tensors"
+            )
+        return _Name(full)
+
+    def build(self, state) -> None:
+        """Sets the state of the top of the stack: a state dict's `_metadata`."""
+        del state
+        self.top(dict)
+
+    def persistent(self, found):
+        """Returns the storage that a tuple names."""
+        raise ValueError("refusing a reference to a storage")
 
     def pop_to_mark(self) -> list:
         for k in range(len(self.stack) - 1, -1, -1):
@@ -179,28 +274,41 @@ class _Machine:
             case "GET" | "BINGET" | "LONG_BINGET":
                 push(self.memo[arg])
             case "GLOBAL":
-                push(_name(*arg.split(" ", 1)))
+                push(self.name(*arg.split(" ", 1)))
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
-                push(_name(module, attribute))
+                push(self.name(module, attribute))
             case "REDUCE":
                 args, function = stack.pop(), stack.pop()
-                if not isinstance(function, _Name) or function not in _CALLS:
+                if not isinstance(function, _Name) or function not in self.calls:
                     raise ValueError("refusing to call what is no function")
                 # A list is made once, item by item, and copied into one dict at most.
                 self.copied += sum(len(x) for x in args if isinstance(x, list))
                 if self.copied > self.steps:
                     raise ValueError("lists are copied again and again")
-                push(_CALLS[function](*args))
-            case "BUILD":  # a state dict's `_metadata`
-                stack.pop()
-                self.top(dict)
+                push(self.calls[function](*args))
+            case "BUILD":
+                self.build(stack.pop())
             case "BINPERSID":
                 push(self.persistent(stack.pop()))
             case _ if name in _VALUES:
                 push(arg)
             case _:
                 raise ValueError(f"refusing the pickle instruction {name}")
+
+
+_VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+    *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+
+
+class _TensorMachine(Machine):
+    def __init__(self, storage):
+        super().__init__()
+        self.storage = storage
 
     def persistent(self, found):
         """The storage that ("storage", type, key, device, number, ...) names."""
@@ -212,32 +320,16 @@ class _Machine:
         return self.storage(key, np.dtype(DTYPES[dtype]), number)
 
 
-_VALUES = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
-    *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
-    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-}
-
-
-def load(file, storage: Callable[[Any, np.dtype, int], np.ndarray | None]):
+def load(file, storage: Callable[[Any, np.dtype, int], Any]):
     """Returns the object of one pickle, and leaves `file` behind its end.
 
     Args:
       file: a binary file in memory.
       storage: function of (key, dtype, number of elements) to the array behind
-        tensors; it may return None, and the tensors become None.
+        tensors, or its `LazyStorage`: the tensors become `LazyTensor`s. It may return
+        None, and the tensors become None.
 
     Raises:
-      ValueError: if the pickle is damaged, or holds more than containers, numbers and
-        tensors; names what it refuses.
+      ValueError: see `Machine.load`.
     """
-    machine = _Machine(storage)
-    try:
-        for opcode, arg, _ in pickletools.genops(file):
-            if opcode.name == "STOP":
-                break
-            machine.step(opcode.name, arg)
-        return machine.stack.pop()
-    except (TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(f"damaged pickle: {error}") from None
+    return _TensorMachine(storage).load(file)

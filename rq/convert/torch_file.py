@@ -9,14 +9,17 @@ against the bytes that are there, and no code in it runs.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pathlib
 import zipfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from rq.convert import stored_zip, tensor_pickle
+from rq.convert.tensor_pickle import LazyStorage
 
 # A file of before PyTorch 1.6 begins with pickles of these two.
 _MAGIC = (0x1950A86A20F9469CFC6C, 1001)
@@ -32,42 +35,92 @@ def read_torch_file(path) -> dict[str, Any]:
         containers, numbers and tensors. One line.
       FileNotFoundError: if it does not exist.
     """
+    with _opened(path, LazyStorage.array, lambda size: None) as found:
+        return found
+
+
+@contextlib.contextmanager
+def opened(path, on_read: Callable[[int], Any]) -> Iterator[dict[str, Any]]:
+    """Yields the dict that `torch.save` wrote, its tensors as `LazyTensor`s.
+
+    They can be read within the body; each takes memory only while its array is in use.
+    Of a file of before PyTorch 1.6 all are in memory.
+
+    Args:
+      path: the file.
+      on_read: called with the number of bytes whenever some are read.
+
+    Raises:
+      ValueError, FileNotFoundError: as `read_torch_file`; the former also if a tensor
+        that is read is damaged tensor is read.
+    """
+    with _opened(path, lambda storage: storage, on_read) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _opened(path, as_wanted, on_read) -> Iterator[dict[str, Any]]:
+    """Yields the dict; `as_wanted` makes of storages what tensors are made of."""
     path = pathlib.Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a file of torch.save")
+    with contextlib.ExitStack() as stack:
+        with _readable_errors(path):
+            if zipfile.is_zipfile(path):
+                archive = stack.enter_context(stored_zip.open_stored_zip(path))
+                found = _read_zip(path, archive, as_wanted, on_read)
+            else:
+                found = _read_legacy(path, as_wanted)
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds a {type(found).__name__}, not a dict")
+        yield found
+
+
+@contextlib.contextmanager
+def _readable_errors(path):
+    """Raises errors of a damaged file as ValueError of one line, with its path."""
     try:
-        read = _read_zip if zipfile.is_zipfile(path) else _read_legacy
-        found = read(path)
+        yield
     except FileNotFoundError:
         raise
     except (ValueError, *stored_zip.ERRORS) as error:
         raise ValueError(f"cannot read {path}: {stored_zip.one_line(error)}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not a dict")
-    return found
 
 
-def _read_zip(path):
-    with stored_zip.open_stored_zip(path) as archive:
-        members = dict.fromkeys(archive.namelist())
-        pickles = [name for name in members if name.endswith("/data.pkl")]
-        if not pickles:
-            raise ValueError("no data.pkl in it: not a file of torch.save")
-        prefix = pickles[0].removesuffix("data.pkl")
-        order = f"{prefix}byteorder"
-        if order in members and archive.read(order) != b"little":
-            raise ValueError("it was written on a big-endian machine")
-        storages = {}
+def _read_zip(path, archive, as_wanted, on_read):
+    members = dict.fromkeys(archive.namelist())
+    pickles = [name for name in members if name.endswith("/data.pkl")]
+    if not pickles:
+        raise ValueError("no data.pkl in it: not a file of torch.save")
+    prefix = pickles[0].removesuffix("data.pkl")
+    order = f"{prefix}byteorder"
+    if order in members and archive.read(order) != b"little":
+        raise ValueError("it was written on a big-endian machine")
+    kinds, storages = {}, {}
 
-        def storage(key, dtype, number):
-            if key not in storages:
-                name = f"{prefix}data/{key}"
-                if name not in members:
-                    raise ValueError(f"storage {str(key)[:80]} is missing")
-                storages[key] = archive.read(name)
-            return _array(storages[key], 0, key, dtype, number)
+    def storage(key, *kind):
+        if kinds.setdefault(key, kind) != kind:
+            raise ValueError(f"storage {str(key)[:80]} is of two types")
+        if key not in storages:
+            storages[key] = as_wanted(stored(key, *kind))
+        return storages[key]
 
-        return tensor_pickle.load(io.BytesIO(archive.read(pickles[0])), storage)
+    def stored(key, dtype, number):
+        name = f"{prefix}data/{key}"
+        if name not in members:
+            raise ValueError(f"storage {str(key)[:80]} is missing")
+        if archive.getinfo(name).file_size < number * dtype.itemsize:
+            raise ValueError(f"storage {str(key)[:80]} is cut short")
+
+        def read():
+            with _readable_errors(path):
+                data = archive.read(name)
+            on_read(len(data))
+            return np.frombuffer(data, dtype, number)
+
+        return LazyStorage(dtype, number, read)
+
+    return tensor_pickle.load(io.BytesIO(archive.read(pickles[0])), storage)
 
 
 def _array(data: bytes, start: int, key, dtype, number: int) -> np.ndarray:
@@ -76,7 +129,7 @@ def _array(data: bytes, start: int, key, dtype, number: int) -> np.ndarray:
     return np.frombuffer(data, dtype, number, start)
 
 
-def _read_legacy(path):
+def _read_legacy(path, as_wanted):
     """Pickles: magic numbers, machine, object, names of storages; then each storage."""
     data = path.read_bytes()
     file = io.BytesIO(data)
@@ -113,8 +166,10 @@ def _read_legacy(path):
         if size[0] != number:
             raise ValueError(f"storage {key} has {size[0]} numbers, not {number}")
         start_of_numbers = file.tell() + size.nbytes
-        storages[key] = _array(data, start_of_numbers, key, dtype, number)
-        file.seek(start_of_numbers + storages[key].nbytes)
+        array = _array(data, start_of_numbers, key, dtype, number)
+        file.seek(start_of_numbers + array.nbytes)
+        lazy = LazyStorage(dtype, number, lambda array=array: array)
+        storages[key] = as_wanted(lazy)
 
     def storage(key, dtype, number):
         if types[key] != (dtype, number):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import flax.linen as nn
 import flax.traverse_util
 import jax
@@ -85,6 +87,39 @@ def make_module(arch, vocab_size=None) -> RQTransformer:
     )
 
 
+def to_arch(module: RQTransformer) -> dict:
+    """Returns the `arch` section of config.yaml: inverts `make_module`."""
+
+    def section(stack: StackConfig):
+        block = {
+            "n_head": stack.heads,
+            "gelu": {ours: theirs for theirs, ours in _GELU.items()}[stack.gelu],
+            "resid_pdrop": stack.residual_dropout,
+            "attn_pdrop": stack.attention_dropout,
+            "attn_bias": stack.attention_bias,
+            "mlp_bias": stack.mlp_bias,
+        }
+        return {"n_layer": stack.layers, "block": block}
+
+    return {
+        "type": "rq-transformer",
+        "block_size": list(module.code_shape),
+        "embed_dim": module.width,
+        "input_embed_dim": module.input_dim,
+        "shared_tok_emb": module.shared_token_embedding,
+        "shared_cls_emb": module.shared_classifier,
+        "input_emb_vqvae": module.body_from_codebook,
+        "head_emb_vqvae": module.head_from_codebook,
+        "cumsum_depth_ctx": module.cumulative_head,
+        "vocab_size": max(module.num_codes),
+        "vocab_size_cond": module.num_conditions,
+        "block_size_cond": module.condition_length,
+        "embd_pdrop": module.embedding_dropout,
+        "body": section(module.body),
+        "head": section(module.head),
+    }
+
+
 def _torch_names(path: tuple[str, ...], layers: dict[str, int]) -> list[str]:
     """Returns the authors' names of one leaf: one, or one for each layer."""
     name = ".".join(_NAMES.get(part, part) for part in path)
@@ -138,34 +173,38 @@ def from_torch(arch, arrays):
     )
     layers, params = _layers(module), {}
     leaves = flax.traverse_util.flatten_dict(abstract["params"])
-    names = [name for path in leaves for name in _torch_names(path, layers)]
-    state_dict.require(names + ["tok_emb.offsets"] * _has_offsets(module))
+    shapes, offsets = {}, {"tok_emb.offsets": (depth,)} if _has_offsets(module) else {}
+    for path, leaf in leaves.items():
+        shape, _, _ = _layouts(module, path, leaf.shape[path[0] in layers :])
+        shapes |= dict.fromkeys(_torch_names(path, layers), shape)
+    state_dict.require(shapes | offsets)
     for path, leaf in leaves.items():
         stacked = path[0] in layers
         shape, _, inverse = _layouts(module, path, leaf.shape[stacked:])
-        loaded = [
-            inverse(state_dict.take(name, shape)) for name in _torch_names(path, layers)
-        ]
-        params[path] = jnp.asarray(np.stack(loaded) if stacked else loaded[0])
-    if _has_offsets(module):
-        state_dict.take("tok_emb.offsets", (depth,))
+        names = _torch_names(path, layers)
+        # Filled layer by layer: a list of the layers would be a second copy.
+        array = np.empty((len(names), *leaf.shape[stacked:]), np.float32)
+        for layer, name in enumerate(names):
+            array[layer] = inverse(state_dict.take(name, shape))
+        params[path] = jnp.asarray(array if stacked else array[0])
+    for name in offsets:
+        state_dict.take(name)
     state_dict.finish()
     return module, {"params": flax.traverse_util.unflatten_dict(params)}
 
 
-def to_torch(module: RQTransformer, variables) -> dict[str, np.ndarray]:
-    """See `rq.convert.to_torch`."""
+def tensors(module: RQTransformer, variables) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields what `rq.convert.to_torch` returns, one layer's array at a time."""
     if module.precision is not None:
         raise ValueError("converts the parameters of training, not those of decoding")
-    layers, arrays = _layers(module), {}
+    layers = _layers(module)
     params = nn.unbox(variables["params"])
     for path, leaf in flax.traverse_util.flatten_dict(params).items():
         leaf, stacked = np.asarray(leaf), path[0] in layers
         _, convert, _ = _layouts(module, path, leaf.shape[stacked:])
         parts = leaf if stacked else [leaf]
         for name, part in zip(_torch_names(path, layers), parts, strict=True):
-            arrays[name] = np.ascontiguousarray(convert(part))
+            yield name, np.ascontiguousarray(convert(part))
     if _has_offsets(module):
         sizes = max(module.num_codes) * np.arange(module.depth, dtype=np.int64)
-        arrays["tok_emb.offsets"] = sizes
-    return arrays
+        yield "tok_emb.offsets", sizes
