@@ -40,6 +40,7 @@ _NAMES = {
     "scale": "weight",
 }
 _GELU = {"v1": "exact", "v2": "quick"}
+_STRIP = 64  # columns that are copied at once: large transposed matrices miss caches
 
 
 @readable_errors()
@@ -147,6 +148,17 @@ def _layouts(module, path, shape):
     return shape, lambda x: x, lambda x: x
 
 
+def _copy(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Returns `target`, into which it copies a matrix or other array of that shape."""
+    if source.ndim != 2 or source.flags.c_contiguous:
+        target[...] = source
+        return target
+    for start in range(0, source.shape[1], _STRIP):
+        strip = slice(start, start + _STRIP)
+        target[:, strip] = source[:, strip]
+    return target
+
+
 def _layers(module) -> dict[str, int]:
     return {"body_stack": module.body.layers, "head_stack": module.head.layers}
 
@@ -185,7 +197,7 @@ def from_torch(arch, arrays):
         # Filled layer by layer: a list of the layers would be a second copy.
         array = np.empty((len(names), *leaf.shape[stacked:]), np.float32)
         for layer, name in enumerate(names):
-            array[layer] = inverse(state_dict.take(name, shape))
+            _copy(inverse(state_dict.take(name, shape)), array[layer])
         params[path] = jnp.asarray(array if stacked else array[0])
     for name in offsets:
         state_dict.take(name)
@@ -204,7 +216,8 @@ def tensors(module: RQTransformer, variables) -> Iterator[tuple[str, np.ndarray]
         _, convert, _ = _layouts(module, path, leaf.shape[stacked:])
         parts = leaf if stacked else [leaf]
         for name, part in zip(_torch_names(path, layers), parts, strict=True):
-            yield name, np.ascontiguousarray(convert(part))
+            part = convert(part)
+            yield name, _copy(part, np.empty(part.shape, part.dtype))
     if _has_offsets(module):
         sizes = max(module.num_codes) * np.arange(module.depth, dtype=np.int64)
         yield "tok_emb.offsets", sizes
