@@ -10,10 +10,12 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import resource
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import zipfile
 
@@ -93,6 +95,55 @@ def write_moments(path, index):
 
     found = moments.of(np.random.default_rng(0).standard_normal((20, 3)))
     moments.save(path, found, label="toy")
+
+
+def write_arrays(path, index):
+    layer = {"kernel": np.ones((3, 3, 2, 4), np.float32), "bias": np.zeros(4)}
+    content = {"VGG16_0": {f"Conv_{k}": dict(layer) for k in range(3)}, "b": np.arange(5)}
+    path.write_bytes(pickle.dumps(content, (3, 4)[index % 2]))
+
+
+def read_arrays(path):
+    from rq.convert import array_pickle
+
+    touch(array_pickle.read_array_pickle(path))
+
+
+def write_safetensors(path, index):
+    from rq.convert import safetensors_file
+
+    safetensors_file.write(path, {"a": np.ones((3, 4)), "b": np.ones(2)}.items())
+
+
+def read_safetensors(path):
+    from rq.convert import safetensors_file
+
+    with safetensors_file.opened(path, lambda size: None) as found:
+        for array in found.values():
+            np.asarray(array).tobytes()
+
+
+def write_archive(path, index):
+    """Writes a .tar of models, compressed or not."""
+    formats = tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT
+    mode = ("w", "w:gz")[index // 3 % 2]
+    with tarfile.open(path, mode, format=formats[index % 3]) as archive:
+        for name in ("a/model.pt", "a/config.yaml", f"{'ä/' * 60}model.pt"):
+            member = tarfile.TarInfo(name)
+            member.size = 700
+            archive.addfile(member, io.BytesIO(bytes(range(250)) * 3))
+
+
+def read_archive(path):
+    from rq.convert import archive
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            out = pathlib.Path(folder, "out")
+            archive.unpack(path, out, lambda name: "." in name)
+        except OSError as error:  # names that are too long, or there already
+            raise ValueError(f"{path.name}: {error}") from None
+        assert os.listdir(folder) == ["out"]
 
 
 def read_weights(path):
@@ -230,6 +281,9 @@ KINDS = {
     "released.pt": (write_released, read_released, NUMBER // 10),
     "weights.npz": (write_weights, read_weights, NUMBER),
     "moments.npz": (write_moments, read_moments, NUMBER),
+    "arrays.pkl": (write_arrays, read_arrays, NUMBER),
+    "arrays.safetensors": (write_safetensors, read_safetensors, NUMBER),
+    "archive.tar": (write_archive, read_archive, NUMBER),
 }
 OWN_IMAGES = {
     "image": (write_image, read_image, 2 * NUMBER),

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from rq.convert import progress, stored_zip
 
-_ERRORS = (tarfile.TarError, EOFError, zlib.error, OverflowError, UnicodeError)
+_ERRORS = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError)
 # Weights hardly shrink; gzip makes files of zeros a thousand times smaller.
 _MAX_GROWTH, _ALWAYS = 100, 2**30
 _MAX_HEADER = 2**24  # bytes read at once, which headers may claim
