@@ -99,7 +99,10 @@ def write_moments(path, index):
 
 def write_arrays(path, index):
     layer = {"kernel": np.ones((3, 3, 2, 4), np.float32), "bias": np.zeros(4)}
-    content = {"VGG16_0": {f"Conv_{k}": dict(layer) for k in range(3)}, "b": np.arange(5)}
+    content = {
+        "VGG16_0": {f"Conv_{k}": dict(layer) for k in range(3)},
+        "b": np.arange(5),
+    }
     path.write_bytes(pickle.dumps(content, (3, 4)[index % 2]))
 
 

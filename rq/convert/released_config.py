@@ -35,7 +35,7 @@ _DATA = ("train_split", "eval_split", "holdout", "num_classes", "augment")
 _CONDITION = ("condition", "condition_dropout")
 _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p"}
 # Attributes of modules that have no effect on trained weights.
-_FREE = ("parent", "name", "dtype", "remat", "scan_layers", "codebook_sums")
+_FREE = ("parent", "name", "dtype", "remat", "codebook_sums")
 _TRAINING_ONLY = ("gradient", "depth_dropout", "scaled_init")
 
 
