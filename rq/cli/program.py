@@ -29,7 +29,7 @@ COMMANDS = {  # the first lines of their modules' docstrings, listed without imp
     "rank": "Ranks classes or texts by the likelihood of given images.",
     "check": "Checks all files of a run's checkpoints against their checksums.",
     "convert": "Converts models and weights from PyTorch, and back.",
-    "aot": "Compiles a config's program for TPUs, without having one.",
+    "aot": "Compiles a config's program for TPUs or GPUs, without having one.",
 }
 DEBUG = Flag("debug", "print the traceback of an error", False, bool)
 
