@@ -411,15 +411,15 @@ def test_what_does_not_fit_is_reported_with_exit_code_1():
 
 TOPOLOGIES = """
 from rq.parallel import sharding
-from rq.aot import chips
+from rq.aot import chips, targets
 
 for name in ("v5e:3x3", "v5e", "v9:2x2"):
     try:
-        chips.find(name)
+        targets.find(name)
     except chips.TopologyError as error:
         print(error)
 for name in ("v5e:4x4", "v5e:8x8", "v5p:4x4x4"):
-    _, devices = chips.find(name)
+    devices = targets.find(name).devices
     for tensor in (1, 2, 4, 8):
         mesh = sharding.make_mesh(tensor=tensor, devices=devices)
         print(name, tensor, *sharding.batch_shard(mesh))
