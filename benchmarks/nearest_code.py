@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 
-import faiss
 import jax
 import numpy as np
 import timing
@@ -24,6 +23,8 @@ from rq.models import quantizer
 
 def with_faiss(vectors, codebook, depth: int):
     """Returns codes `[N, D]` of vectors `[N, C]`."""
+    import faiss  # optional
+
     index = faiss.IndexFlatL2(codebook.shape[1])
     index.add(codebook)
     residual, codes = vectors.copy(), []

@@ -17,7 +17,7 @@ from rq.config.sampling import SCHEDULES
 from rq.models import RQTransformer, StackConfig
 from rq.models.transformer import unroll
 from rq.sampling import make_filters, make_guidance, program
-from rq.sampling.filters import filter_logits
+from rq.sampling.filters import _search, filter_logits
 
 NORMED = StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)
 few = hypothesis.settings(max_examples=30, deadline=None)
@@ -183,6 +183,15 @@ def test_a_threshold_is_exact_to_the_last_bit(start):
     np.testing.assert_array_equal(
         jnp.isfinite(filtered_by(zeros, top_k=1)), [True, False, True]
     )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_threshold_does_not_depend_on_the_bits_of_a_digit(bits):
+    """CPUs search bit by bit, other devices by four bits."""
+    limits = np.array([0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 12345], np.uint32)
+    limits = jnp.asarray(limits)[:, None]
+    found = _search(lambda x: x <= limits, bits, jnp.zeros_like(limits))
+    np.testing.assert_array_equal(found, limits)
 
 
 @pytest.mark.parametrize("name", ["top_k", "top_p", "min_p", "typical_p"])

@@ -43,18 +43,23 @@ def output_major(kernel: jax.Array, precision: str) -> dict[str, jax.Array]:
     return dict(zip(("weight", "scale"), quantize(weight), strict=True))
 
 
-def _dot(x_RI, weight_OI):
+def _dot(x_RI, weight):
     accumulator = jnp.int32 if x_RI.dtype == jnp.int8 else jnp.float32
+    contracted = (((1,), (weight.ndim - 1,)), ((), ()))
     return jax.lax.dot_general(
-        x_RI, weight_OI, (((1,), (1,)), ((), ())), preferred_element_type=accumulator
+        x_RI, weight, contracted, preferred_element_type=accumulator
     )
 
 
-def _dot_on_cpu(x_RI, weight_OI):
-    # XLA multiplies one row of anything but float32 in a scalar loop.
+def _dot_on_cpu(x_RI, weight):
+    # With several axes of outputs XLA copies the weights in every product.
+    weight_OI = weight.reshape(-1, weight.shape[-1])
+    # It multiplies one row of anything but float32 in a scalar loop.
     if len(x_RI) == 1 and x_RI.dtype != jnp.float32:
-        return _dot(jnp.tile(x_RI, (2, 1)), weight_OI)[:1]
-    return _dot(x_RI, weight_OI)
+        y = _dot(jnp.tile(x_RI, (2, 1)), weight_OI)[:1]
+    else:
+        y = _dot(x_RI, weight_OI)
+    return y.reshape(-1, *weight.shape[:-1])
 
 
 def product(x: jax.Array, weight: jax.Array, scale: jax.Array | None = None):
@@ -72,18 +77,18 @@ def product(x: jax.Array, weight: jax.Array, scale: jax.Array | None = None):
     rows = x.reshape(-1, x.shape[-1])
     if scale is not None:
         rows, row_scale = quantize(rows)
-    flat = weight.reshape(-1, weight.shape[-1])
-    y = jax.lax.platform_dependent(rows, flat, cpu=_dot_on_cpu, default=_dot)
+    y = jax.lax.platform_dependent(rows, weight, cpu=_dot_on_cpu, default=_dot)
     if scale is not None:
-        y = y.astype(jnp.float32) * (row_scale[:, None] * scale.ravel())
-    return y.reshape(*x.shape[:-1], *weight.shape[:-1])
+        row_scale = row_scale.reshape(-1, *(1,) * scale.ndim)
+        y = y.astype(jnp.float32) * (row_scale * scale)
+    return y.reshape(*x.shape[:-1], *y.shape[1:])
 
 
 class Projection(nn.Module):
     """Applies a dense layer with output-major weights.
 
     Attributes:
-      features: output axes O, such as (N, 3, F).
+      features: output axes O, such as (3, N, F).
       axes: logical names of the weight's axes `[*O, I]`.
       precision: of the weights, one of `PRECISIONS`.
       dtype: of the output.

@@ -144,6 +144,9 @@ class Attention(nn.Module):
         if cache is not None:
             new = jnp.stack([k_BTNF, v_BTNF]).swapaxes(2, 3)
             cache = jax.lax.dynamic_update_slice(cache, new, (0, 0, 0, index, 0))
+            # Otherwise XLA repeats the update in every kernel that reads the cache, and
+            # GPUs need several for the attention.
+            cache = jax.lax.optimization_barrier(cache)
         if cache is not None and length == 1:
             x_BTNF = self._of_one_token(q_BTNF, cache, index)
         else:
@@ -166,11 +169,11 @@ class Attention(nn.Module):
                 for name in QKV
             ]
         else:  # one product reads all three
-            features, axes = (heads, 3, width // heads), ("heads", None, None, "embed")
+            features, axes = (3, heads, width // heads), (None, "heads", None, "embed")
             qkv = Projection(
                 features, axes, self.precision, self.dtype, bias, name="qkv"
             )
-            projected = jnp.moveaxis(qkv(x_BTM), 3, 0)
+            projected = jnp.moveaxis(qkv(x_BTM), 2, 0)
         q, k, v = (x.reshape(batch, length, heads, width // heads) for x in projected)
         if self.config.qk_norm:
             q = norm("rms", None, "query_norm")(q).astype(self.dtype)

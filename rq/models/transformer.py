@@ -435,7 +435,7 @@ def unroll(
         each = [convert(attention.pop(name)) for name in QKV]
         attention["qkv"] = jax.tree.map(
             lambda *x: jnp.stack(
-                [part.reshape(heads, -1, *part.shape[1:]) for part in x], axis=1
+                [part.reshape(heads, -1, *part.shape[1:]) for part in x]
             ),
             *each,
         )

@@ -7,12 +7,13 @@ value, and returns which codes it keeps, bool `[..., K]`. `FILTERS` has them by 
 of their field in `SamplingConfig`, in the order in which they are applied.
 
 No filter sorts. "The highest, until ..." is a threshold, and the largest threshold that
-keeps enough is found bit by bit: 32 sums over the codes, several times faster than
-sorting them.
+keeps enough is found digit by digit: sums over the codes for all digits of one bit (on
+CPUs) or four, several times faster than sorting them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -29,8 +30,9 @@ def top_k(logits: jax.Array, k: jax.Array) -> jax.Array:
     """Keeps the k most probable codes, and ties with the last; 0: all."""
     keys = _ordered(logits)
 
-    def reaches(threshold):
-        return total((keys >= threshold).astype(jnp.int32)) >= k
+    def reaches(thresholds):
+        seen = keys[..., None, :] >= thresholds[..., None]
+        return total(seen.astype(jnp.int32))[..., 0] >= k
 
     return keys >= _largest(reaches, keys)
 
@@ -70,8 +72,9 @@ def _highest(scores: jax.Array, probs: jax.Array, p: jax.Array) -> jax.Array:
     """
     keys = _ordered(scores)
 
-    def reaches(threshold):
-        return total(jnp.where(keys >= threshold, probs, 0)) >= p
+    def reaches(thresholds):
+        seen = keys[..., None, :] >= thresholds[..., None]
+        return total(jnp.where(seen, probs[..., None, :], 0))[..., 0] >= p
 
     threshold = jnp.minimum(_largest(reaches, keys), jnp.max(keys, -1, keepdims=True))
     return (keys >= threshold) & (probs > 0)
@@ -88,16 +91,28 @@ def _largest(holds: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Ar
     """Returns the largest uint32 `[..., 1]` for which `holds`, or 0.
 
     Args:
-      holds: function of numbers that holds up to some number.
+      holds: function of numbers `[..., N]` that holds up to some number.
       keys: gives the shape, `[..., K]`.
     """
-
-    def add_bit(i, found):
-        more = found | jnp.uint32(1) << (31 - i).astype(jnp.uint32)
-        return jnp.where(holds(more), more, found)
-
     nothing = jnp.zeros_like(keys[..., :1])
-    return jax.lax.fori_loop(0, 32, add_bit, nothing)
+    return jax.lax.platform_dependent(
+        nothing,
+        cpu=functools.partial(_search, holds, 1),
+        default=functools.partial(_search, holds, 4),  # fewer kernels
+    )
+
+
+def _search(holds, bits: int, nothing: jax.Array) -> jax.Array:
+    """Finds the number digit by digit, trying all digits of some bits at a time."""
+    digits = jnp.arange(1, 1 << bits, dtype=jnp.uint32)
+
+    def add_digit(i, found):
+        shift = (32 - bits * (i + 1)).astype(jnp.uint32)
+        held = holds(found | digits << shift)
+        digit = jnp.sum(held, axis=-1, keepdims=True, dtype=jnp.uint32)
+        return found | digit << shift
+
+    return jax.lax.fori_loop(0, 32 // bits, add_digit, nothing)
 
 
 def make_filters(config: SamplingConfig, depth: int) -> dict[str, jax.Array]:
