@@ -70,6 +70,7 @@ def test_soft_targets_are_equal_for_equal_codes(models):
 def test_rq_vaes_of_equal_weights_have_equal_outputs_and_move_their_codebooks_alike():
     sizes = dict(
         resolution=16,
+        image_channels=3,
         ch=32,
         ch_mult=(1, 2),
         num_res_blocks=1,
@@ -79,7 +80,6 @@ def test_rq_vaes_of_equal_weights_have_equal_outputs_and_move_their_codebooks_al
     )
     ours = RQVAE(
         **sizes,
-        image_channels=3,
         code_shape=(8, 8, 2),
         num_codes=(16,),
         restart_codes=False,  # which draws random vectors

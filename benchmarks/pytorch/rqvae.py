@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The RQ-VAE and its training loss, without a discriminator, in plain eager PyTorch.
 
-    model = RQVAE(64, ch=64, ch_mult=(1, 2, 2, 4), num_res_blocks=2,
+    model = RQVAE(64, 3, ch=64, ch_mult=(1, 2, 2, 4), num_res_blocks=2,
                   attn_resolutions=(8,), z_channels=64, embed_dim=64,
                   depth=4, num_codes=2048)
     load_flax(model, module, variables)   # weights of a `rq.models.RQVAE`
@@ -128,15 +128,15 @@ class Encoder(nn.Module):
     """Maps images to latents `[B, z_channels, R / f, R / f]`, f = 2 ** (levels - 1)."""
 
     def __init__(
-        self, resolution, ch, ch_mult, num_res_blocks, attn_resolutions, z_channels
+        self, resolution, channels, ch, ch_mult, blocks, attn_resolutions, z_channels
     ):
         super().__init__()
         widths = [ch * mult for mult in ch_mult]
-        self.conv_in = nn.Conv2d(3, ch, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, ch, 3, padding=1)
         self.down = nn.ModuleList()
         for i, (before, width) in enumerate(zip([ch, *widths], widths, strict=False)):
             attention = resolution // 2**i in attn_resolutions
-            level = Level(before, width, num_res_blocks, attention)
+            level = Level(before, width, blocks, attention)
             if i < len(widths) - 1:
                 level.downsample = Downsample(width)
             self.down.append(level)
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
     """Maps latents to images: the mirror image, with one more block per level."""
 
     def __init__(
-        self, resolution, ch, ch_mult, num_res_blocks, attn_resolutions, z_channels
+        self, resolution, channels, ch, ch_mult, blocks, attn_resolutions, z_channels
     ):
         super().__init__()
         widths = [ch * mult for mult in ch_mult]
@@ -169,15 +169,15 @@ class Decoder(nn.Module):
             zip(widths, [*widths[1:], widths[-1]], strict=True)
         ):
             attention = resolution // 2**i in attn_resolutions
-            level = Level(before, width, num_res_blocks + 1, attention)
+            level = Level(before, width, blocks + 1, attention)
             if i > 0:
                 level.upsample = Upsample(width)
             self.up.append(level)
-        self.norm_out = group_norm(ch * ch_mult[0])
-        self.conv_out = nn.Conv2d(ch * ch_mult[0], 3, 3, padding=1)
+        self.norm_out = group_norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], channels, 3, padding=1)
 
     def forward(self, z):
-        """Returns images `[B, 3, R, R]`."""
+        """Returns images `[B, channels, R, R]`."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
@@ -244,11 +244,12 @@ class Codebook(nn.Module):
 
 
 class RQVAE(nn.Module):
-    """Maps images `[B, 3, R, R]` in [-1, 1] to codes and back."""
+    """Maps images `[B, image_channels, R, R]` in [-1, 1] to codes and back."""
 
     def __init__(
         self,
         resolution: int,
+        image_channels: int,
         ch: int,
         ch_mult: tuple[int, ...],
         num_res_blocks: int,
@@ -260,7 +261,8 @@ class RQVAE(nn.Module):
         decay: float = 0.99,
     ):
         super().__init__()
-        sizes = (resolution, ch, ch_mult, num_res_blocks, attn_resolutions, z_channels)
+        sizes = (resolution, image_channels, ch, ch_mult, num_res_blocks)
+        sizes += (attn_resolutions, z_channels)
         self.encoder, self.decoder = Encoder(*sizes), Decoder(*sizes)
         self.quant_conv = nn.Conv2d(z_channels, embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
@@ -300,7 +302,7 @@ def train_step(model, optimizer, images, commitment_weight=0.25):
     Args:
       model: an `RQVAE` in training mode.
       optimizer: of its parameters.
-      images: `[B, 3, R, R]` in [-1, 1].
+      images: `[B, image_channels, R, R]` in [-1, 1].
       commitment_weight: of the commitment loss.
     """
     outputs, _, commitment = model(images)

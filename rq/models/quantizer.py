@@ -80,7 +80,7 @@ def nearest(
         return cost / temperature - jax.random.gumbel(key, cost.shape)
 
     if num_codes <= chunk:
-        return jnp.argmin(cost(key, embedding, valid), axis=-1).astype(jnp.int32)
+        return _argmin(cost(key, embedding, valid))[0]
 
     chunks = -(-num_codes // chunk)
     padding = chunks * chunk - num_codes
@@ -92,8 +92,7 @@ def nearest(
         start, embedding, valid = inputs
         chunk_key = None if key is None else jax.random.fold_in(key, start)
         distance = cost(chunk_key, embedding, valid)
-        code = jnp.argmin(distance, axis=-1).astype(jnp.int32)
-        distance = jnp.min(distance, axis=-1)
+        code, distance = _argmin(distance)
         nearer = distance < best_distance
         return (
             jnp.where(nearer, distance, best_distance),
@@ -108,10 +107,24 @@ def nearest(
     return codes
 
 
+def _argmin(cost):
+    """Returns the index int32 `[N]` of the least of `[N, K]`, and the least.
+
+    Two reductions: CPUs compute one of pairs (`jnp.argmin`), and all that XLA fuses
+    with it, a number at a time.
+    """
+    least = jnp.min(cost, axis=-1, keepdims=True)
+    numbers = jnp.arange(cost.shape[-1], dtype=jnp.int32)
+    is_least = (cost == least) | jnp.isnan(cost)
+    code = jnp.min(jnp.where(is_least, numbers, cost.shape[-1]), axis=-1)
+    return code, least[:, 0]
+
+
 def _masked(vectors, embedding, valid):
     return jnp.where(valid, distances(vectors, embedding), jnp.inf)
 
 
+@jax.named_scope("quantizer")
 def quantize(
     z: jax.Array,
     codebook: Codebook,
@@ -194,6 +207,7 @@ def quantize(
     )
 
 
+@jax.named_scope("soft_targets")
 def soft_codes(z, codes, codebook: Codebook, sizes=None, temperature=1.0):
     """Returns soft codes of the residuals of given codes (paper section 3.2.3).
 

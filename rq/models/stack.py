@@ -21,7 +21,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rq.models.activations import gelu
 from rq.models.autoencoder import uniform_fan_in
+from rq.models.linear import Linear
 from rq.models.projection import Projection
 from rq.parallel import sharding
 
@@ -81,7 +83,7 @@ def linear(
     if precision is not None:
         return Projection((features,), axes[::-1], precision, dtype, bias, name=name)
     init = uniform_fan_in(fan_in / scale**2)
-    return nn.Dense(
+    return Linear(
         features,
         use_bias=bias,
         dtype=dtype,
@@ -244,7 +246,7 @@ class Block(nn.Module):
 
         y = dense(4 * width, ("embed", "mlp"), width, "mlp_in")(y_BTM)
         if self.config.gelu == "exact":
-            y = nn.gelu(y, approximate=False)
+            y = gelu(y)
         else:
             y = y * nn.sigmoid(1.702 * y)
         scale = self.config.output_scale

@@ -93,6 +93,7 @@ class Stage(abc.ABC):
         ema = self._part.optimizer.ema > 0
         return TrainState.create(params, codebook, self._tx, ema, key, **rest)
 
+    @jax.named_scope("optimizer")
     def update(self, state: TrainState, grads):
         """Returns the state after the optimizer's step, and metrics of that step."""
         metrics = {
