@@ -20,17 +20,15 @@ import numpy as np
 from etils import epath
 
 from rq.config import ConfigError, from_json
-from rq.data import DataError, stored_codes, text
+from rq.data import stored_codes
 from rq.data.file_source import FileSource
-from rq.data.pixels import to_float
-from rq.models import RQVAE
-from rq.models.build import feature_classifier, rqvae_model, transformer_model
+from rq.models.build import feature_classifier, transformer_model
 from rq.models.digest import digest
 from rq.models.networks.feature_classifier import FeatureClassifier
-from rq.models.transformer import decoding, unroll
+from rq.models.transformer import unroll
 from rq.parallel import processes, sharding
-from rq.sampling import classifier
-from rq.sampling.sampler import Sampler
+from rq.sampling import classifier, codec
+from rq.sampling.trained_models import TrainedModels
 from rq.training import checkpoint, checkpoint_files
 from rq.training.stages import TransformerStage
 from rq.training.train_state import TrainState
@@ -74,14 +72,13 @@ def stored_config(path):
     return from_json(file.read_text())
 
 
-class Experiment:
+class Experiment(TrainedModels):
     """Opens a run directory; models are loaded when they are first used.
 
     Attributes:
       path: the run directory.
       config: the stored config, or the one given in its place.
-      mesh: the devices in use.
-      dtype: precision of the transformer's weights; None: as in training.
+      mesh, dtype: see `TrainedModels`.
     """
 
     def __init__(
@@ -106,10 +103,9 @@ class Experiment:
         Raises:
           FileNotFoundError: if nothing was trained there.
         """
-        self.path = checkpoint.folder(path)
-        self._step, self.dtype = step, dtype
-        self.config = stored_config(path) if config is None else config
-        self.mesh = sharding.make_mesh() if mesh is None else mesh
+        config = stored_config(path) if config is None else config
+        super().__init__(checkpoint.folder(path), config, mesh, dtype)
+        self._step = step
 
     def finished(self, stage: str) -> bool:
         """Returns, in all processes, whether process 0 finds all steps of a stage."""
@@ -170,11 +166,6 @@ class Experiment:
         """Identifies the trained RQ-VAE, so that codes are never used with another."""
         return {"rqvae": digest(self.rqvae_variables)}
 
-    @functools.cached_property
-    def rqvae(self) -> RQVAE:
-        """The RQ-VAE; its weights are `rqvae_variables`."""
-        return rqvae_model(self.config)
-
     def feature_classifier(self) -> tuple[FeatureClassifier, dict]:
         """Returns the trained feature network, to measure with, and its parameters.
 
@@ -219,17 +210,12 @@ class Experiment:
 
     def codes_of(self, images) -> np.ndarray:
         """Returns the codes of an image file or folder, int32 `[N, h, w, D]`."""
-
-        @jax.jit
-        def encode(variables, images):
-            return self.rqvae.apply(variables, to_float(images), method="codes")
-
         codes = []
         for batch in self.image_batches(images):
             with sharding.context(self.mesh):
                 local = {name: batch[name] for name in ("image", "mask")}
                 batch = sharding.shard_batch(local, self.mesh)
-                found = encode(self.rqvae_variables, batch["image"])
+                found = codec.encode(self.rqvae, self.rqvae_variables, batch["image"])
                 found, mask = sharding.to_host((found, batch["mask"]))
             codes.append(found[mask])
         return np.concatenate(codes)
@@ -257,12 +243,17 @@ class Experiment:
         _, params = unroll(transformer_model(self.config), params, self.dtype)
         return state.replace(params=params, ema={})
 
+    @property
+    def transformer_variables(self) -> dict:
+        """The trained RQ-Transformer's `params` and `codebook`."""
+        return self.transformer_state.model_variables()
+
     @functools.cached_property
     def transformer(self) -> TransformerStage:
         """Stage 2, evaluated on the whole evaluation split."""
         stage = self.transformer_stage()
         if self.dtype is not None:
-            stage.model = decoding(stage.model, self.dtype)
+            stage.model = self.decoder
         return stage
 
     def transformer_stage(self, limit: int = 0) -> TransformerStage:
@@ -297,43 +288,11 @@ class Experiment:
         patience = 0.0 if processes.is_process_0() else PATIENCE
         return stored_codes.CodeSource(directory, self.fingerprint, patience)
 
-    @functools.cached_property
-    def tokenizer(self) -> text.TextTokenizer | None:
-        """The tokenizer of captions; None if the condition has no text.
-
-        Raises:
-          DataError: if it is missing, or has more tokens than the config.
-        """
-        options = self.config.transformer.text
-        if "text" not in self.config.transformer.condition:
-            return None
-        path = self.path / text.FILE
-        tokenizer = text.load(path, options.length)
-        if tokenizer.vocab_size > options.vocab_size:
-            raise DataError(
-                f"{path} has {tokenizer.vocab_size} tokens, more than "
-                f"transformer.text.vocab_size = {options.vocab_size}"
-            )
-        return tokenizer
-
     def tokens(self, dropout: float) -> loader.Tokens | None:
         """Returns the loader's function of captions to tokens; None without text."""
         if self.tokenizer is None:
             return None
         return lambda captions, rng: self.tokenizer.choose(captions, dropout, rng)
-
-    @functools.cached_property
-    def sampler(self) -> Sampler:
-        """Draws codes and images with the trained models."""
-        stage = self.transformer
-        return Sampler(
-            stage.model,
-            self.transformer_state.model_variables(),
-            stage.rqvae,
-            self.rqvae_variables,
-            mesh=self.mesh,
-            null_cond=stage.null_cond,
-        )
 
     @functools.cached_property
     def classifier(self) -> classifier.Classifier:

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from rq.data.file_source import FileSource
-from rq.parallel import sharding
-from rq.sampling import conditions, likelihood
+from rq.sampling import conditions
 
 
 def rank(experiment, images, classes=(), texts=()) -> list[dict]:
@@ -28,28 +25,13 @@ def rank(experiment, images, classes=(), texts=()) -> list[dict]:
       ConfigError: if the model does not have the conditions.
       DataError: if no image can be read.
     """
-    config, model = experiment.config, experiment.transformer.model
+    config = experiment.config
     asked = conditions.parse(config, experiment.tokenizer, classes, texts)
     source = FileSource(images, config.data.channels)
     codes = experiment.codes_of(images)
-    variables = experiment.transformer_state.model_variables()
-    parts = sharding.batch_parts(experiment.mesh)
-    size = -(-min(config.sampling.batch_size, len(codes)) // parts) * parts
-    found = []
-    for start in range(0, len(codes), size):
-        part = codes[start : start + size]
-        batch = {"codes": np.resize(part, (size, *part.shape[1:]))}  # one shape
-        with sharding.context(experiment.mesh):
-            batch = sharding.shard_batch(batch, experiment.mesh, whole=True)
-            by_condition = likelihood.by_condition(
-                model,
-                variables["params"],
-                variables["codebook"]["state"].embedding,
-                batch["codes"],
-                asked.cond,
-            )
-        found.append(sharding.to_host(by_condition)[: len(part)])
+    found = experiment.log_likelihoods(codes, asked.cond)
+    positions = experiment.decoder.positions
     return [
-        {"file": str(path), "conditions": asked.ranked(one, model.positions)}
-        for path, one in zip(source.paths, np.concatenate(found), strict=True)
+        {"file": str(path), "conditions": asked.ranked(one, positions)}
+        for path, one in zip(source.paths, found, strict=True)
     ]

@@ -17,9 +17,10 @@ import numpy as np
 
 from rq.config import ConfigError, SamplingConfig
 from rq.sampling.classifier import Classifier
+from rq.sampling.codec import read_behind
 from rq.sampling.conditions import Conditions
 from rq.sampling.inpainting import Given
-from rq.sampling.sampler import Sampler, check_finite, read_behind
+from rq.sampling.sampler import Sampler, check_finite
 
 
 class Candidates(NamedTuple):

@@ -4,20 +4,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rq.config import ConfigError, SamplingConfig
-from rq.data import pixels
 from rq.models.rqvae import RQVAE
 from rq.models.transformer import RQTransformer, unroll
 from rq.parallel import sharding
-from rq.sampling import program
+from rq.sampling import codec, program
 from rq.sampling.filters import make_filters
 from rq.sampling.guidance import make_guidance
 from rq.sampling.inpainting import Given, check_codes
@@ -95,8 +92,7 @@ class Sampler:
 
     def batch_size(self, config: SamplingConfig, number: int) -> int:
         """Returns samples at once: at most `number`, rounded up to fill the devices."""
-        parts = sharding.batch_parts(self.mesh)
-        return -(-min(config.batch_size, number) // parts) * parts
+        return codec.whole_batch(self.mesh, config.batch_size, number)
 
     def on_devices(
         self,
@@ -134,7 +130,7 @@ class Sampler:
                     codes=batch["codes"],
                     keep=keep,
                 )
-                images, finite = _decode(self._rqvae, self._rqvae_variables, drawn)
+                images, finite = codec.decode(self._rqvae, self._rqvae_variables, drawn)
             rows = range(start, min(start + size, number))
             yield DeviceBatch(rows, images, drawn, finite)
 
@@ -163,8 +159,8 @@ class Sampler:
             logits or its images are not finite.
         """
         drawn = self.on_devices(cond, number, config, first=first, given=given)
-        for images, codes, finite in read_behind(
-            (len(x.rows), (_as_dtype(x.images, dtype), x.codes, x.finite))
+        for images, codes, finite in codec.read_behind(
+            (len(x.rows), (codec.as_dtype(x.images, dtype), x.codes, x.finite))
             for x in drawn
         ):
             check_finite(codes, finite, first)
@@ -182,23 +178,8 @@ class Sampler:
         self, codes: np.ndarray, config: SamplingConfig, dtype=np.float32
     ) -> Iterator[np.ndarray]:
         """Yields images `[B, R, R, C]` of codes `[N, H, W, D]`, on the host."""
-        size = self.batch_size(config, len(codes))
-
-        def dispatched():
-            for part in np.split(codes, np.arange(size, len(codes), size)):
-                batch = {"codes": np.resize(part, (size, *part.shape[1:]))}
-                batch = sharding.shard_batch(batch, self.mesh, whole=True)
-                with sharding.context(self.mesh):
-                    images, finite = _decode(
-                        self._rqvae, self._rqvae_variables, batch["codes"]
-                    )
-                yield len(part), (_as_dtype(images, dtype), finite)
-
-        first = 0
-        for images, finite in read_behind(dispatched()):
-            check_finite(codes[first : first + len(images)], finite, first)
-            first += len(images)
-            yield images
+        decoder = codec.Codec(self._rqvae, self._rqvae_variables, self.mesh)
+        return decoder.decode(codes, config.batch_size, dtype=dtype)
 
 
 def compile_options(config: SamplingConfig, model: RQTransformer, null_cond):
@@ -217,51 +198,6 @@ def compile_options(config: SamplingConfig, model: RQTransformer, null_cond):
     return filters, guidance
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode_codes(rqvae, variables, codes):
-    return rqvae.apply(variables, codes, method="decode_codes")
-
-
-@jax.jit
-def _clip(images):
-    return jnp.clip(images, -1, 1), jnp.isfinite(images).all(axis=(1, 2, 3))
-
-
-def _decode(rqvae, variables, codes):
-    """Returns images in [-1, 1] and whether each was finite."""
-    return _clip(_decode_codes(rqvae, variables, codes))
-
-
-_to_uint8 = jax.jit(pixels.to_uint8)
-
-
-def _as_dtype(images: jax.Array, dtype) -> jax.Array:
-    return _to_uint8(images) if np.dtype(dtype) == np.uint8 else images
-
-
-def read_behind(batches):
-    """Yields host copies of device batches, each read after the next is dispatched.
-
-    So the devices work while the host does, and hold no more than two batches.
-
-    Args:
-      batches: iterator of (rows that are no padding, tree of arrays `[B, ...]`).
-    """
-    previous = None
-    for batch in batches:
-        found = None if previous is None else _to_host(*previous)
-        previous = batch
-        del batch
-        if found is not None:
-            yield found
-    if previous is not None:
-        yield _to_host(*previous)
-
-
-def _to_host(number, tree):
-    return jax.tree.map(lambda x: x[:number], sharding.to_host(tree))
-
-
 def check_finite(codes: np.ndarray, finite: np.ndarray, first: int) -> None:
     """Checks a batch that starts at sample `first`.
 
@@ -276,8 +212,4 @@ def check_finite(codes: np.ndarray, finite: np.ndarray, first: int) -> None:
             f"{y}, column {x}, depth {d + 1}: its weights have diverged, or guidance "
             "is too large; try another --step"
         )
-    if not finite.all():
-        raise ConfigError(
-            f"sample {first + np.argmin(finite)}: pixels that are not finite: the "
-            "RQ-VAE's weights have diverged; try another --step"
-        )
+    codec.check_pixels(finite, first)

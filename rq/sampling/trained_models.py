@@ -1,0 +1,119 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A trained RQ-VAE and RQ-Transformer on devices, wherever their weights come from."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from rq.data import DataError, text
+from rq.models import RQVAE, RQTransformer
+from rq.models.build import rqvae_model, transformer_model
+from rq.models.transformer import decoding
+from rq.parallel import sharding
+from rq.sampling import codec, conditions, likelihood
+from rq.sampling.sampler import Sampler
+
+
+class TrainedModels:
+    """Encodes, decodes, samples and computes likelihoods.
+
+    Subclasses provide the weights: `rqvae_variables` and `transformer_variables`, which
+    are read when they are first used.
+
+    Attributes:
+      path: where the models come from.
+      config: that they were trained with.
+      mesh: the devices in use.
+      dtype: precision of the transformer's weights; None: as in training.
+    """
+
+    def __init__(self, path, config, mesh=None, dtype: str | None = None):
+        """Takes the attributes; a mesh of all devices if None."""
+        self.path, self.config, self.dtype = path, config, dtype
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
+
+    @property
+    def rqvae_variables(self) -> dict:
+        """The trained RQ-VAE's `params` and `codebook`."""
+        raise NotImplementedError
+
+    @property
+    def transformer_variables(self) -> dict:
+        """The `params` of `decoder`, and the `codebook` of its RQ-VAE."""
+        raise NotImplementedError
+
+    @property
+    def tokenizer_path(self):
+        """The file or folder that `rq.data.text.load` reads, of a model with text."""
+        return self.path / text.FILE
+
+    @functools.cached_property
+    def rqvae(self) -> RQVAE:
+        """The RQ-VAE; its weights are `rqvae_variables`."""
+        return rqvae_model(self.config)
+
+    @functools.cached_property
+    def decoder(self) -> RQTransformer:
+        """The RQ-Transformer, in the layout of decoding if there is a `dtype`."""
+        model = transformer_model(self.config)
+        return model if self.dtype is None else decoding(model, self.dtype)
+
+    @functools.cached_property
+    def tokenizer(self) -> text.TextTokenizer | None:
+        """The tokenizer of captions; None if the condition has no text.
+
+        Raises:
+          DataError: if it is missing, or has more tokens than the config.
+        """
+        options = self.config.transformer.text
+        if "text" not in self.config.transformer.condition:
+            return None
+        tokenizer = text.load(self.tokenizer_path, options.length)
+        if tokenizer.vocab_size > options.vocab_size:
+            raise DataError(
+                f"{self.tokenizer_path} has {tokenizer.vocab_size} tokens, more than "
+                f"transformer.text.vocab_size = {options.vocab_size}"
+            )
+        return tokenizer
+
+    @functools.cached_property
+    def codec(self) -> codec.Codec:
+        """Encodes and decodes with the trained RQ-VAE."""
+        return codec.Codec(self.rqvae, self.rqvae_variables, self.mesh)
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        """Draws codes and images with the trained models."""
+        null_text = None if self.tokenizer is None else self.tokenizer.null
+        return Sampler(
+            self.decoder,
+            self.transformer_variables,
+            self.rqvae,
+            self.rqvae_variables,
+            mesh=self.mesh,
+            null_cond=conditions.null(self.config, null_text),
+        )
+
+    def log_likelihoods(self, codes: np.ndarray, conds) -> np.ndarray:
+        """Returns log p of images by condition and depth, float32 `[N, conditions, D]`.
+
+        Args:
+          codes: int32 `[N, H, W, D]`.
+          conds: int32, one class or text a row; None of an unconditional model.
+        """
+        variables = self.transformer_variables
+        params, codebook = variables["params"], variables["codebook"]["state"].embedding
+
+        def dispatched():
+            size = self.config.sampling.batch_size
+            for number, batch in codec.batches(self.mesh, codes, size):
+                with sharding.context(self.mesh):
+                    found = likelihood.by_condition(
+                        self.decoder, params, codebook, batch, conds
+                    )
+                yield number, found
+
+        return np.concatenate(list(codec.read_behind(dispatched())))
