@@ -111,6 +111,13 @@ class Experiment(TrainedModels):
         """Returns, in all processes, whether process 0 finds all steps of a stage."""
         return bool(processes.broadcast(finished(self.path, stage, self.config)))
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of 'rqvae' and 'transformer' that have a checkpoint."""
+        stages = ("rqvae", "transformer")
+        found = (checkpoint.find_step(self.path / stage) for stage in stages)
+        return tuple(s for s, n in zip(stages, found, strict=True) if n is not None)
+
     @functools.cached_property
     def _last_stage(self) -> str:
         """The last stage that was trained, whose checkpoint `step` chooses."""

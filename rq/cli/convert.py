@@ -10,7 +10,8 @@
 
 authors: the models that the authors of the paper released, RQ-VAE and RQ-Transformer or
 RQ-VAE alone, as a run directory that all commands open. export: a run's models in the
-authors' format, or as .safetensors. The others are for rqvae.lpips_weights, for
+authors' format, or as a folder with model.safetensors, which `rq.load` reads and `rq
+convert authors` makes a run directory of. The others are for rqvae.lpips_weights, for
 --classifier of `rq sample`, and for --inception of `rq evaluate`.
 """
 

@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -17,24 +15,27 @@ import numpy as np
 import yaml
 from absl import logging
 
+from rq import library
 from rq.config import ConfigError, to_json
 from rq.convert import (
     archive,
     authors,
     released,
     released_config,
-    safetensors_file,
+    saved_folder,
     torch_writer,
 )
 from rq.data import text
 from rq.experiment import CONFIG, Experiment
 from rq.models.build import rqvae_model, transformer_model
+from rq.parallel import atomic_files
 from rq.training import checkpoint
 from rq.training.checkpoint_manager import Checkpoints
 from rq.training.train_state import TrainState
 
 FORMATS = ("authors", "safetensors")
 _FOLDERS = {"rqvae": "stage1", "transformer": "stage2"}  # of exported models
+_BUILD = {"rqvae": rqvae_model, "transformer": transformer_model}
 _NAMES = {"rqvae": "RQ-VAE", "transformer": "RQ-Transformer"}
 
 
@@ -42,7 +43,8 @@ def from_authors(places: Sequence[str], out, ema: bool, tokenizer=None) -> str:
     """Makes a run directory of the authors' models, which appears when it is complete.
 
     Args:
-      places: archives, or folders with model.pt and config.yaml.
+      places: archives, or folders with model.pt and config.yaml; or one folder that
+        `export` wrote as 'safetensors'.
       out: the run directory, new or empty.
       ema: takes moving averages, of models that have them.
       tokenizer: of a text model, see `rq.data.text.load`; None: from the places.
@@ -55,8 +57,14 @@ def from_authors(places: Sequence[str], out, ema: bool, tokenizer=None) -> str:
         tokenizer.
       ValueError, OSError: if files are missing, damaged, or not of one pair of models.
     """
-    with _new_folder(out) as (temporary, run):
+    checkpoint.folder(out)  # raises where Orbax could not write
+    with atomic_files.new_folder(out) as (temporary, run):
         folders = list(_folders(places, temporary))
+        if len(folders) == 1 and saved_folder.is_saved(folders[0]):
+            if ema or tokenizer is not None:
+                raise ConfigError("--ema, --tokenizer: not for a model of rq's own")
+            lines = _from_saved(saved_folder.opened(folders[0]), run)
+            return "\n".join([f"wrote {out}", *lines])
         rqvae, transformer = released.find(folders)
         config = released_config.run_config(rqvae, transformer)
         models = {"rqvae": rqvae, "transformer": transformer}
@@ -79,31 +87,10 @@ def from_authors(places: Sequence[str], out, ema: bool, tokenizer=None) -> str:
             codebook = variables.get("codebook", codebook)
             params = variables["params"]
             lines.append(_describe(stage, module, params, averaged[stage]))
-            _write_stage(run, stage, config, params, codebook)
+            step = released_config.STEP
+            _write_stage(run, stage, step, config, params, codebook)
         (run / CONFIG).write_text(to_json(config))
     return "\n".join([f"wrote {out}", *lines])
-
-
-@contextlib.contextmanager
-def _new_folder(out) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Yields a temporary folder and one in it that becomes `out` after the body.
-
-    Raises:
-      ConfigError: if `out` is not empty, or in a bucket.
-    """
-    path = checkpoint.folder(out)
-    if "://" in os.fspath(path):
-        raise ConfigError(f"--out={out}: must be on a disk; copy it to a bucket then")
-    path = pathlib.Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise ConfigError(f"--out={out} exists: choose a new folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary, temporary / "made"
-        (temporary / "made").rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _folders(places, temporary: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -145,10 +132,32 @@ def _describe(stage: str, module, params, averaged: bool) -> str:
     )
 
 
-def _write_stage(run: pathlib.Path, stage: str, config, params, codebook) -> None:
+def _from_saved(saved: saved_folder.SavedFolder, run: pathlib.Path) -> list[str]:
+    """Makes a run directory of a saved folder; returns a line for each model."""
+    config, codebook, lines = saved.config, None, []
+    released_config.drop_training_parts(config)
+    config.stages = saved.stages
+    for stage in saved.stages:
+        config[stage].steps = max(saved.info["steps"][stage], released_config.STEP)
+    run.mkdir()
+    if "text" in config.transformer.condition and "transformer" in saved.stages:
+        _copy_tokenizer(saved.path / text.FILE, run, config.transformer.text)
+    for stage, build in _BUILD.items():
+        if stage in saved.stages:
+            variables = saved.variables(stage)
+            codebook, params = variables.get("codebook", codebook), variables["params"]
+            lines.append(_describe(stage, build(config), params, averaged=False))
+            _write_stage(run, stage, config[stage].steps, config, params, codebook)
+    (run / CONFIG).write_text(to_json(config))
+    return lines
+
+
+def _write_stage(
+    run: pathlib.Path, stage: str, step: int, config, params, codebook
+) -> None:
     """Writes the one checkpoint of a stage, as its training would at the last step."""
     state = TrainState(
-        step=jnp.asarray(released_config.STEP, jnp.int32),
+        step=jnp.asarray(step, jnp.int32),
         params=params,
         codebook=codebook,
         opt_state={},
@@ -156,20 +165,20 @@ def _write_stage(run: pathlib.Path, stage: str, config, params, codebook) -> Non
         key=jax.random.key(config.seed),
     )
     with contextlib.closing(Checkpoints(run / stage, stage)) as checkpoints:
-        checkpoints.save(released_config.STEP, state, to_json(config), {})
+        checkpoints.save(step, state, to_json(config), {})
         checkpoints.wait_for_checksums()
-        checkpoints.record_evaluation(released_config.STEP)
+        checkpoints.record_evaluation(step)
 
 
 def export(workdir, out, to: str, step: str | int = "latest") -> str:
-    """Writes the models of a run directory as files that PyTorch programs read.
+    """Writes the models of a run directory as files for other programs.
 
     Args:
       workdir: the run directory.
-      out: new or empty folder: stage1 and, if it was trained, stage2, each with
-        config.yaml and weights: model.pt, with the moving average if there is one; or
-        model.safetensors and model_ema.safetensors.
-      to: one of `FORMATS`.
+      out: new or empty folder.
+      to: 'authors': folders stage1 and, if it was trained, stage2, each with
+        config.yaml and model.pt, with the moving average if there is one; or
+        'safetensors': what `rq.load` reads, see `rq.convert.saved_folder`.
       step: checkpoint of the last stage.
 
     Returns:
@@ -179,29 +188,32 @@ def export(workdir, out, to: str, step: str | int = "latest") -> str:
       FileNotFoundError, CheckpointError: if nothing was trained there.
       ValueError: if the authors' code has no such model.
     """
+    if to == "safetensors":
+        library.load_run(workdir, step=step).save(out)
+        return f"wrote {out}"
     experiment = Experiment(workdir, step=step)
     config, lines = experiment.config, [f"wrote {out}"]
-    stages = [s for s in _FOLDERS if checkpoint.latest_step(experiment.path / s)]
+    stages = experiment.stages
     sections = {stage: released_config.to_yaml(config, stage) for stage in stages}
     if not stages:
         raise checkpoint.missing(experiment.path / "rqvae", "rqvae", None)
-    with _new_folder(out) as (_, made):
+    with atomic_files.new_folder(out) as (_, made):
+        made.mkdir()
         for stage in stages:
             folder = made / _FOLDERS[stage]
-            folder.mkdir(parents=True)
+            folder.mkdir()
             section = yaml.safe_dump(sections[stage], sort_keys=False)
             (folder / released.CONFIG).write_text(section)
-            names = _write_model(experiment, stage, folder, to)
+            names = _write_model(experiment, stage, folder)
             lines.append(f"  {_FOLDERS[stage]}: {_NAMES[stage]}, {', '.join(names)}")
         if "transformer" in stages and "text" in config.transformer.condition:
             shutil.copy(experiment.path / text.FILE, folder)
     return "\n".join(lines)
 
 
-def _write_model(experiment, stage: str, folder: pathlib.Path, to: str) -> list[str]:
-    """Writes the weights of a stage, and returns the names of state dicts or files."""
-    build = {"rqvae": rqvae_model, "transformer": transformer_model}[stage]
-    module, number = build(experiment.config), experiment.step_of(stage)
+def _write_model(experiment, stage: str, folder: pathlib.Path) -> list[str]:
+    """Writes the weights of a stage, and returns the names of state dicts."""
+    module, number = _BUILD[stage](experiment.config), experiment.step_of(stage)
     logging.info("%s: exporting step %s", stage, number)
     model, _ = checkpoint.load_model(experiment.path / stage, stage, number)
 
@@ -212,10 +224,5 @@ def _write_model(experiment, stage: str, folder: pathlib.Path, to: str) -> list[
     found = {authors.STATE: arrays(model["params"])}
     if model["ema"]:
         found[authors.AVERAGE] = arrays(model["ema"])
-    if to == "authors":
-        torch_writer.write_torch_file(folder / released.WEIGHTS[0], found)
-        return list(found)
-    names = {authors.STATE: "model", authors.AVERAGE: "model_ema"}
-    for name, pairs in found.items():
-        safetensors_file.write(folder / f"{names[name]}.safetensors", pairs)
-    return [f"{names[name]}.safetensors" for name in found]
+    torch_writer.write_torch_file(folder / released.WEIGHTS[0], found)
+    return list(found)

@@ -11,7 +11,13 @@ from rq.config.command_line import parse_with_config
 from rq.config.errors import ConfigError
 from rq.config.sampling import SamplingConfig
 from rq.config.schema import STAGES, choose_variant, default
-from rq.config.stored import differences, from_json, to_json, with_absolute_paths
+from rq.config.stored import (
+    differences,
+    from_json,
+    to_json,
+    with_absolute_paths,
+    with_portable_paths,
+)
 from rq.config.validation import trained_positions, validate
 
 __all__ = [
@@ -27,4 +33,5 @@ __all__ = [
     "trained_positions",
     "validate",
     "with_absolute_paths",
+    "with_portable_paths",
 ]

@@ -72,6 +72,20 @@ def differences(a: ConfigDict, b: ConfigDict, command: str = "train") -> list[st
     ]
 
 
+def with_portable_paths(config: ConfigDict) -> ConfigDict:
+    """Returns the config without the folders of this machine, to give to others.
+
+    Of a path only the last part stays, in the home folder: ~/imagenet.
+    """
+    config = config.copy_and_resolve_references()
+    given = fields(config)
+    changed = {
+        name: f"~/{pathlib.Path(given[name]).name}" for name in PATHS if given[name]
+    }
+    config.update_from_flattened_dict(changed)
+    return config
+
+
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
     """Returns the config with absolute paths of data and weights; URLs stay."""
     config = config.copy_and_resolve_references()

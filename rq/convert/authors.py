@@ -64,6 +64,19 @@ def tensors(
     raise ValueError(f"{type(module).__name__} is no model of the authors'")
 
 
+def variables(
+    module: RQVAE | RQTransformer, state_dict: Mapping[str, np.ndarray]
+) -> dict:
+    """Returns the variables of a module that is known: inverts `to_torch`.
+
+    Raises:
+      ValueError: on missing names, wrong shapes or numbers that are not finite.
+    """
+    is_rqvae = isinstance(module, RQVAE)
+    weights = rqvae_weights if is_rqvae else transformer_weights
+    return weights.variables(module, state_dict)
+
+
 def load(path, ema: bool = False):
     """Returns the module and variables of a released checkpoint.
 

@@ -56,8 +56,7 @@ def run_config(rqvae: Model, transformer: Model | None) -> ConfigDict:
         _set_model(config.rqvae.model, module)
     config.stages = ("rqvae",)
     config.rqvae.steps = config.transformer.steps = STEP
-    config.rqvae.loss.perceptual = "none"
-    config.rqvae.adversarial.weight = 0.0
+    drop_training_parts(config)
     if transformer is not None:
         config.stages = ("rqvae", "transformer")
         with _readable_errors(transformer):
@@ -65,6 +64,13 @@ def run_config(rqvae: Model, transformer: Model | None) -> ConfigDict:
             _set_sampling(config.sampling, transformer.section("sampling"))
     validate(config)
     return config
+
+
+def drop_training_parts(config: ConfigDict) -> None:
+    """Changes a config to that of models without losses' networks and stored codes."""
+    config.rqvae.loss.perceptual = "none"
+    config.rqvae.adversarial.weight = 0.0
+    config.transformer.online = True
 
 
 @contextlib.contextmanager
@@ -100,7 +106,6 @@ def _set_transformer(config: ConfigDict, model: Model, rqvae: RQVAE) -> None:
     part, dataset = config.transformer, model.section("dataset")
     module = transformer_weights.make_module(model.arch, rqvae.num_codes)
     _set_model(part.model, module)
-    part.online = True
     classes, length = module.num_conditions, module.condition_length
     likely = "text" if length > 1 else "class" if classes > 1 else "none"
     part.update(

@@ -166,11 +166,16 @@ def codebook_from_torch(state_dict, sizes, shared: bool, dim: int) -> Codebook:
 
 def from_torch(arch, arrays):
     """See `rq.convert.from_torch`."""
-    module, state_dict = make_module(arch), StateDict(arrays)
+    module = make_module(arch)
     sizes = one_or_each(arch["hparams"]["n_embed"])
     if len(sizes) not in (1, module.depth):
         raise ValueError(f"{len(sizes)} values of n_embed for depth {module.depth}")
-    side = module.resolution
+    return module, variables(module, arrays)
+
+
+def variables(module: RQVAE, arrays) -> dict:
+    """Returns the variables of a module from a state dict: inverts `tensors`."""
+    state_dict, side = StateDict(arrays), module.resolution
     images = jax.ShapeDtypeStruct((1, side, side, module.image_channels), jnp.float32)
     abstract = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), images))
     leaves, params = flax.traverse_util.flatten_dict(abstract["params"]), {}
@@ -186,7 +191,7 @@ def from_torch(arch, arrays):
         state_dict, module.sizes, module.shared_codebook, module.code_dim
     )
     state_dict.finish()
-    return module, {
+    return {
         "params": flax.traverse_util.unflatten_dict(params),
         "codebook": {"state": codebook},
     }

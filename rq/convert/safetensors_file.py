@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -70,3 +71,4 @@ def write(path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
     """Writes arrays by name; needs memory for all of them."""
     with atomic_files.atomic_write(path) as temporary:
         safetensors.numpy.save_file(dict(arrays), temporary, {"format": "pt"})
+        os.chmod(temporary, 0o644)  # the library's files are their owner's alone

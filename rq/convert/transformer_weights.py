@@ -170,9 +170,14 @@ def _has_offsets(module) -> bool:
 
 def from_torch(arch, arrays):
     """See `rq.convert.from_torch`."""
-    state_dict = StateDict(arrays)
-    bias = state_dict.take("classifier.linear.bias")
+    bias = StateDict(arrays).take("classifier.linear.bias")
     module = make_module(arch, vocab_size=np.atleast_1d(bias).shape[-1])
+    return module, variables(module, arrays)
+
+
+def variables(module: RQTransformer, arrays) -> dict:
+    """Returns the variables of a module from a state dict: inverts `tensors`."""
+    state_dict = StateDict(arrays)
     height, width, depth = module.code_shape
     abstract = nn.unbox(
         jax.eval_shape(
@@ -202,7 +207,7 @@ def from_torch(arch, arrays):
     for name in offsets:
         state_dict.take(name)
     state_dict.finish()
-    return module, {"params": flax.traverse_util.unflatten_dict(params)}
+    return {"params": flax.traverse_util.unflatten_dict(params)}
 
 
 def tensors(module: RQTransformer, variables) -> Iterator[tuple[str, np.ndarray]]:

@@ -75,11 +75,53 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     image = _imdecode(encoded, flag)
     if image is None:  # Pillow reads some that OpenCV does not: CMYK JPEG, GIF
-        opened = _opened(encoded)
-        if opened.mode.startswith(("I", "F")):
-            return _with_channels(_to_uint8(np.asarray(opened)), channels)
-        image = np.asarray(opened.convert("L" if channels == 1 else "RGB"))
+        image = _converted(_opened(encoded), channels)
     return image if image.ndim == 3 else image[..., None]
+
+
+def from_pillow(image: Image.Image, channels: int) -> np.ndarray:
+    """Returns an image of Pillow, of any mode, as `decode` returns its file.
+
+    Raises:
+      DecodeError: if it is damaged, too large, or pixels are out of range.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_many_pixels()
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `_opened`
+        raise _decode_error(error) from error
+    image = _converted(image, channels)
+    return image if image.ndim == 3 else image[..., None]
+
+
+def from_array(image: np.ndarray, channels: int) -> np.ndarray:
+    """Returns an array as uint8 `[H, W, channels]`, by the rules of this module.
+
+    Args:
+      image: `[H, W]` or `[H, W, C]`: grey, RGB or RGBA. Booleans are black and white.
+      channels: 1 or 3.
+
+    Raises:
+      DecodeError: if it has other channels, no pixels, or pixels are out of range.
+    """
+    if image.dtype == bool:
+        image = image * np.uint8(255)
+    if not np.issubdtype(image.dtype, np.number) or np.iscomplexobj(image):
+        raise DecodeError(f"an array of {image.dtype}, not of numbers")
+    image = _to_uint8(image)
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        image = image[..., [2, 1, 0]]  # the order of OpenCV
+    return _with_channels(image, channels)
+
+
+def _converted(image: Image.Image, channels: int) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):
+        return _with_channels(_to_uint8(np.asarray(image)), channels)
+    return np.asarray(image.convert("L" if channels == 1 else "RGB"))
 
 
 def _imdecode(encoded: bytes, flag: int) -> np.ndarray | None:
@@ -166,9 +208,13 @@ def _check_pixels(encoded: bytes) -> None:
     except Exception:  # decoding reports other damage
         return
     if pixels > MAX_PIXELS:
-        raise DecodeError(
-            f"too many pixels: the limit is {MAX_PIXELS:,}; resize the image"
-        )
+        raise _too_many_pixels()
+
+
+def _too_many_pixels() -> DecodeError:
+    return DecodeError(
+        f"too many pixels: the limit is {MAX_PIXELS:,}; resize the image"
+    )
 
 
 def _opened(encoded: bytes) -> Image.Image:

@@ -20,6 +20,7 @@ from rq.parallel import atomic_files, preemption, processes
 from rq.sampling import conditions
 from rq.training import checkpoint
 
+EVALUATION = "evaluation.json"
 ROWS, COLUMNS = 10, 10  # conditions shown, at most, and samples of each
 
 
@@ -134,7 +135,7 @@ def write_pictures(experiment, directory: epath.Path) -> None:
     if experiment.finished("transformer"):
         makers["samples.png"] = functools.partial(samples, experiment)
     # Process 0 decides what is missing, before it writes anything.
-    evaluation = directory / "evaluation.json"
+    evaluation = directory / EVALUATION
     missing = [not (directory / name).exists() for name in makers]
     missing.append(not _is_evaluated(experiment, evaluation))
     *missing, evaluating = processes.broadcast(missing)

@@ -34,20 +34,20 @@ class Given(NamedTuple):
     keep: np.ndarray
 
 
-def read_mask(mask: str, rows: int, columns: int) -> np.ndarray:
+def read_mask(mask: str | np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Returns the positions to resample, bool `[rows, columns]`.
 
     Args:
       mask: 'all'; a half, 'bottom', 'top', 'right' or 'left'; the 'center', half as
-        high and half as wide; or an image file, bright where to resample: a position
-        is resampled if any of its pixels is bright.
+        high and half as wide; or a grey image, a file or uint8 `[height, width]`,
+        bright where to resample: a position is resampled if any of its pixels is.
       rows, columns: H and W of the codes.
 
     Raises:
       ConfigError: where it is neither a region nor a readable image.
     """
     found = np.zeros((rows, columns), bool)
-    if mask in REGIONS:
+    if isinstance(mask, str) and mask in REGIONS:
         top, left = rows // 2, columns // 2
         part = {
             "all": np.s_[:, :],
@@ -61,15 +61,17 @@ def read_mask(mask: str, rows: int, columns: int) -> np.ndarray:
         }
         found[part[mask]] = True
         return found
-    image = (
-        cv2.imread(mask, cv2.IMREAD_GRAYSCALE) if pathlib.Path(mask).exists() else None
-    )
+    image, name = mask, f"--mask={mask}"
+    if not isinstance(mask, str):
+        name = "the mask"
+    elif pathlib.Path(mask).exists():
+        image = cv2.imread(mask, cv2.IMREAD_GRAYSCALE)
+    else:
+        image = None
     if image is None:
-        raise ConfigError(f"--mask={mask}: neither an image nor one of {REGIONS}")
+        raise ConfigError(f"{name}: neither an image nor one of {REGIONS}")
     if image.shape[0] < rows or image.shape[1] < columns:
-        raise ConfigError(
-            f"--mask={mask}: {image.shape} pixels for {rows, columns} codes"
-        )
+        raise ConfigError(f"{name}: {image.shape} pixels for {rows, columns} codes")
     for row, band in enumerate(np.array_split(image > 127, rows)):
         for column, cell in enumerate(np.array_split(band, columns, axis=1)):
             found[row, column] = cell.any()
@@ -97,7 +99,7 @@ def make_keep(redo: np.ndarray, depth: int, keep_depth: int = 0) -> np.ndarray:
     return keep
 
 
-def make_given(codes: np.ndarray, mask: str, keep_depth: int = 0) -> Given:
+def make_given(codes: np.ndarray, mask: str | np.ndarray, keep_depth: int = 0) -> Given:
     """Returns what sampling completes: codes `[H, W, D]`, and which of them are kept.
 
     Args:

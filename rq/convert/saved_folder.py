@@ -1,0 +1,135 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Writes and reads a folder with the trained models of a run and nothing else.
+
+    model.safetensors   weights of both stages: 'rqvae.' and 'transformer.', then the
+                        authors' names; what a run samples with, float32
+    config.json         'config' of the run; 'info': training steps, metrics, licence
+    tokenizer.json      of models with text
+    README.md           the model card
+
+Reading it needs neither Orbax nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rq.config import ConfigError, from_json, to_json, validate, with_portable_paths
+from rq.convert import authors, model_card, released, safetensors_file
+from rq.data import text
+from rq.models.build import rqvae_model, transformer_model
+from rq.parallel import atomic_files
+
+CONFIG, CARD, WEIGHTS = "config.json", "README.md", released.WEIGHTS[1]
+FORMAT = 1
+_BUILD = {"rqvae": rqvae_model, "transformer": transformer_model}
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedFolder:
+    """An opened folder; weights are read when they are asked for.
+
+    Attributes:
+      path: the folder.
+      config: of the run.
+      info: 'steps', 'metrics' and 'licence', as `write` got them.
+    """
+
+    path: pathlib.Path
+    config: ConfigDict
+    info: dict[str, Any]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that it has, of 'rqvae' and 'transformer'."""
+        return tuple(stage for stage in _BUILD if stage in self.info["steps"])
+
+    def variables(self, stage: str) -> dict:
+        """Returns the variables of a stage.
+
+        Raises:
+          ValueError: if the file is damaged, or of another model than the config.
+        """
+        path, prefix = self.path / WEIGHTS, f"{stage}."
+        with safetensors_file.opened(path, lambda size: None) as found:
+            arrays = {
+                name.removeprefix(prefix): array
+                for name, array in found.items()
+                if name.startswith(prefix)
+            }
+            try:
+                return authors.variables(_BUILD[stage](self.config), arrays)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+
+
+def is_saved(path: pathlib.Path) -> bool:
+    """Returns whether a folder is one that `write` wrote, by the names in it."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+def opened(path: pathlib.Path) -> SavedFolder:
+    """Opens a folder.
+
+    Raises:
+      ConfigError: if its config.json is none of `write`, or of a later version.
+    """
+    file = path / CONFIG
+    try:
+        content = json.loads(file.read_text())
+        number, info = content["format"], content["info"]
+        steps = {stage: int(step) for stage, step in info["steps"].items()}
+        if number != FORMAT:
+            raise ConfigError(
+                f"{file} has format {number}; this version of rq reads {FORMAT}"
+            )
+        config = from_json(json.dumps(content["config"]))
+        validate(config)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ConfigError(f"{file} is no config.json of a saved model") from None
+    if "rqvae" not in steps:
+        raise ConfigError(f"{file} has no RQ-VAE among its stages {sorted(steps)}")
+    return SavedFolder(path, config, info | {"steps": steps})
+
+
+def write(
+    folder: pathlib.Path,
+    config: ConfigDict,
+    variables: Mapping[str, dict],
+    info: Mapping[str, Any],
+    tokenizer: text.TextTokenizer | None,
+) -> None:
+    """Writes a folder.
+
+    Args:
+      folder: exists, and is empty.
+      config: of the run.
+      variables: of 'rqvae' and, if it was trained, 'transformer'.
+      info: see `SavedFolder`; for JSON.
+      tokenizer: of a model with text.
+    """
+
+    def arrays() -> Iterator:
+        for stage, found in variables.items():
+            for name, array in authors.tensors(_BUILD[stage](config), found):
+                yield f"{stage}.{name}", array
+
+    safetensors_file.write(folder / WEIGHTS, arrays())
+    content = {
+        "format": FORMAT,
+        "info": dict(info),
+        "config": json.loads(to_json(with_portable_paths(config))),
+    }
+    atomic_files.write_json(folder / CONFIG, content)
+    if tokenizer is not None:
+        tokenizer.save(folder / text.FILE)
+    (folder / CARD).write_text(model_card.text(config, info, variables))

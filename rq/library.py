@@ -1,0 +1,310 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The library: loads trained models, and samples, encodes and decodes with them.
+
+import rq
+model = rq.load("runs/digits")
+images = model.sample(classes=[3, 7], num_samples=16, seed=0, top_p=0.95)
+"""
+
+from __future__ import annotations
+
+import numbers
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rq import loaded_models
+from rq.config import ConfigError, SamplingConfig
+from rq.config.sampling import OPTIONS
+from rq.convert import model_card, saved_folder
+from rq.data import given_images
+from rq.models.projection import PRECISIONS
+from rq.parallel import atomic_files
+from rq.sampling import conditions, inpainting
+from rq.sampling.trained_models import TrainedModels
+
+_RUN_CONFIG = "config.json"  # of a run directory
+_NAMES = {"rqvae": "RQ-VAE", "transformer": "RQ-Transformer"}
+
+
+def load(path, *, step: str | int = "latest", dtype: str | None = None) -> Model:
+    """Returns the trained models of a folder; weights are read when first used.
+
+    Args:
+      path: a run directory, a folder that `Model.save` or `rq convert export` wrote, or
+        a folder of the authors' checkpoints.
+      step: of a run directory: checkpoint of the last stage: 'latest', 'best' or a
+        number.
+      dtype: precision of the transformer's weights and products: 'float32', 'bfloat16'
+        or 'int8'; as in training if None.
+
+    Raises:
+      FileNotFoundError: if there is no such folder.
+      ConfigError: if there is no precision of that name, or the folder has no steps.
+      ValueError: if there are no models in it, or they are damaged.
+    """
+    if dtype not in (None, *PRECISIONS):
+        raise ConfigError(f"dtype {dtype!r}: one of {', '.join(PRECISIONS)}")
+    path = pathlib.Path(path).expanduser()
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"{path} {what}: name a run directory, a saved model or a folder of the "
+            "authors' checkpoints"
+        )
+    is_saved = saved_folder.is_saved(path)
+    if not is_saved and (path / _RUN_CONFIG).exists():
+        return load_run(path, step=step, dtype=dtype)
+    if step != "latest":
+        raise ConfigError(f"step {step!r}: {path} is no run directory, it has no steps")
+    open_models = loaded_models.from_saved if is_saved else loaded_models.from_authors
+    models = open_models(path, dtype=dtype)
+    return Model(models, models.stages, lambda: models.info)
+
+
+def load_run(path, *, step: str | int = "latest", dtype: str | None = None) -> Model:
+    """Returns the trained models of a run directory, see `load`.
+
+    Raises:
+      FileNotFoundError: if nothing was trained there.
+      CheckpointError: if there is no such checkpoint.
+    """
+    # Only run directories need Orbax, and only `info` and `save` the metrics.
+    from rq import experiment
+    from rq.training import checkpoint
+
+    run = experiment.Experiment(path, step=step, dtype=dtype)
+    if not run.stages:
+        raise checkpoint.missing(run.path / "rqvae", "rqvae", None)
+
+    def info():
+        from rq.evaluation import recorded
+
+        steps = {stage: int(run.step_of(stage)) for stage in run.stages}
+        metrics = recorded.metrics(run)
+        return {"steps": steps, "metrics": metrics, "licence": model_card.UNKNOWN}
+
+    return Model(run, run.stages, info)
+
+
+class Model:
+    """A trained RQ-VAE and, if there is one, the RQ-Transformer of its codes.
+
+    Images are given as paths, images of Pillow or arrays `[H, W]` or `[H, W, C]`, of
+    any size and mode; several as a list, or as an array `[N, H, W, C]`. Their short
+    side is resized and the centre cropped. Integers are 0..255 (16 bits: 0..65535),
+    floats are in [0, 1]. Images are returned as uint8 `[N, H, W, C]`.
+
+    Methods raise `ConfigError` on arguments that the model does not have, and
+    `DataError` on images that cannot be read: both are `ValueError`s of one line.
+    """
+
+    def __init__(
+        self,
+        models: TrainedModels,
+        stages: Iterable[str],
+        info: Callable[[], dict[str, Any]],
+    ):
+        """Takes models, as `load` makes them.
+
+        Args:
+          models: the models.
+          stages: those of 'rqvae' and 'transformer' that there are.
+          info: returns what `saved_folder.write` takes.
+        """
+        self._models, self._stages, self._info = models, tuple(stages), info
+        self.config = models.config
+
+    def __repr__(self) -> str:
+        return f"rq.load({str(self._models.path)!r})"
+
+    def sample(
+        self,
+        classes=(),
+        texts=(),
+        num_samples: int | None = None,
+        seed: int = 0,
+        **options,
+    ) -> np.ndarray:
+        """Samples images, uint8 `[N, H, W, C]`, in the order of their conditions.
+
+        Args:
+          classes: a class or several, of a model that has them; all if empty.
+          texts: a text or several, of a model that has them.
+          num_samples: N, divided evenly among the conditions; one of each if None.
+          seed: sample i of a seed is always the same.
+          **options: of `rq.config.SamplingConfig`, such as top_p=0.95, guidance=2;
+            those of the model's config if not given.
+        """
+        return self._sample(classes, texts, num_samples, seed, options)
+
+    def complete(
+        self,
+        image,
+        mask="bottom",
+        classes=(),
+        texts=(),
+        num_samples: int | None = None,
+        seed: int = 0,
+        keep_depth: int = 0,
+        **options,
+    ) -> np.ndarray:
+        """Samples the codes of a region, and keeps the others of an image.
+
+        Args:
+          image: one image.
+          mask: 'bottom', 'top', 'left', 'right', 'center' or 'all'; or an image of any
+            size, bright where to sample.
+          classes, texts, num_samples, seed, options: see `sample`.
+          keep_depth: first depths that are kept in the region, too.
+
+        Returns:
+          uint8 `[N, H, W, C]`.
+        """
+        self._require("transformer")
+        codes = self.encode(image)
+        if len(codes) != 1:
+            raise ConfigError(f"completes one image, not {len(codes)}")
+        if not isinstance(mask, str):
+            mask = _read_mask(mask)
+        given = inpainting.make_given(codes[0], mask, keep_depth)
+        return self._sample(classes, texts, num_samples, seed, options, given)
+
+    def _sample(self, classes, texts, number, seed, options, given=None):
+        asked = self._conditions(classes, texts)
+        number = len(asked.labels) if number is None else number
+        if not isinstance(number, numbers.Integral) or number < 1:
+            raise ConfigError(f"num_samples {number!r}: a positive number")
+        if unknown := sorted(options.keys() - OPTIONS.keys()):
+            raise ConfigError(
+                f"no option of sampling is named {', '.join(unknown)}; there are "
+                f"{', '.join(OPTIONS)}"
+            )
+        config = SamplingConfig(**self.config.sampling)
+        config = config.replace(seed=seed, **options)
+        _, cond = asked.at(asked.spread(int(number)))
+        return self._models.sampler.sample(
+            cond, int(number), config, given=given, dtype=np.uint8
+        ).images
+
+    def encode(self, images) -> np.ndarray:
+        """Returns the codes of images, int32 `[N, h, w, D]`."""
+        data = self.config.data
+        images = given_images.read(images, data.channels, data.resolution)
+        return self._models.codec.encode(images, self._batch_size)
+
+    def decode(self, codes, depth: int | None = None) -> np.ndarray:
+        """Returns the images of codes, uint8 `[N, H, W, C]`.
+
+        Args:
+          codes: integers `[N, h, w, D]` or `[h, w, D]`.
+          depth: how many depths are decoded, the first ones; all if None.
+        """
+        codes, rqvae = np.asarray(codes), self._models.rqvae
+        codes = codes[None] if codes.ndim == 3 else codes
+        if codes.ndim != 4 or not len(codes):
+            raise ConfigError(f"codes of shape {codes.shape}, not [N, h, w, D]")
+        if depth is not None and depth not in range(1, rqvae.depth + 1):
+            raise ConfigError(f"depth {depth!r} is not within 1..{rqvae.depth}")
+        for number, one in enumerate(codes):
+            name = f"code map {number}"
+            inpainting.check_codes(one, rqvae.code_shape, rqvae.sizes, name)
+        images = self._models.codec.decode(
+            codes.astype(np.int32), self._batch_size, depth, np.uint8
+        )
+        return np.concatenate(list(images))
+
+    def reconstruct(self, images, depth: int | None = None) -> np.ndarray:
+        """Returns images encoded and decoded again, see `encode` and `decode`."""
+        return self.decode(self.encode(images), depth)
+
+    def log_likelihood(self, images, classes=(), texts=()) -> np.ndarray:
+        """Returns log p of the images' codes under each condition, float32 `[N, M]`.
+
+        In nats. With equal priors the likeliest condition is Bayes' choice.
+
+        Args:
+          images: N images.
+          classes, texts: the M conditions, see `sample`; M = 1 of an unconditional
+            model.
+        """
+        asked = self._conditions(classes, texts)
+        return self._models.log_likelihoods(self.encode(images), asked.cond).sum(-1)
+
+    def info(self) -> dict[str, Any]:
+        """Returns sizes, parameters, training steps, metrics and licence, for JSON."""
+        rqvae, config = self._models.rqvae, self.config
+        has_classes = "class" in config.transformer.condition
+        return {
+            "resolution": config.data.resolution,
+            "channels": config.data.channels,
+            "code_shape": list(rqvae.code_shape),
+            "num_codes": list(rqvae.sizes),
+            "data": config.data.name,
+            "condition": config.transformer.condition,
+            "num_classes": config.data.num_classes if has_classes else 0,
+            "parameters": {
+                stage: model_card.parameters(variables)
+                for stage, variables in self._variables().items()
+            },
+            "dtype": self._models.dtype or "as trained",
+            **self._info(),
+        }
+
+    def save(self, folder, licence: str | None = None) -> None:
+        """Writes the models to a folder that `load` reads without Orbax.
+
+        It has model.safetensors, config.json, README.md (the model card) and, of a
+        model with text, tokenizer.json; and appears when it is complete.
+
+        Args:
+          folder: new or empty.
+          licence: of the weights, for the card; the one that is known if None.
+        """
+        if self._models.dtype is not None:
+            raise ConfigError("saves weights as trained: load the model without dtype")
+        info = self._info() | ({"licence": licence} if licence else {})
+        with atomic_files.new_folder(folder) as (_, made):
+            made.mkdir()
+            has_transformer = "transformer" in self._stages
+            tokenizer = self._models.tokenizer if has_transformer else None
+            saved_folder.write(made, self.config, self._variables(), info, tokenizer)
+
+    @property
+    def _batch_size(self) -> int:
+        return self.config.sampling.batch_size
+
+    def _variables(self) -> dict[str, dict]:
+        models = self._models
+        found = {"rqvae": lambda: models.rqvae_variables}
+        found["transformer"] = lambda: models.transformer_variables
+        return {stage: found[stage]() for stage in self._stages}
+
+    def _require(self, stage: str) -> None:
+        if stage not in self._stages:
+            raise ConfigError(f"{self._models.path} has no {_NAMES[stage]}")
+
+    def _conditions(self, classes, texts) -> conditions.Conditions:
+        self._require("transformer")
+        texts = (texts,) if isinstance(texts, str) else tuple(texts)
+        classes = np.asarray(classes).ravel()
+        if classes.size and not np.issubdtype(classes.dtype, np.integer):
+            raise ConfigError(f"classes {classes.tolist()}: must be whole numbers")
+        classes = tuple(classes.tolist())
+        return conditions.parse(self.config, self._models.tokenizer, classes, texts)
+
+
+def _read_mask(mask) -> np.ndarray | str:
+    """Returns an image as a grey array, a path as text."""
+    if isinstance(mask, pathlib.Path):
+        return str(mask)
+    if isinstance(mask, Image.Image):
+        mask = mask.convert("L")
+    mask = np.asarray(mask)
+    if mask.ndim != 2:
+        raise ConfigError(f"the mask has shape {mask.shape}, not [H, W]")
+    return np.where(mask, 255, 0) if mask.dtype == bool else mask

@@ -1,0 +1,117 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trained models from files without Orbax: saved folders, the authors' checkpoints."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rq.config import ConfigError
+from rq.convert import authors, released, released_config, saved_folder
+from rq.convert.model_card import UNKNOWN
+from rq.models.build import transformer_model
+from rq.models.transformer import unroll
+from rq.parallel import sharding
+from rq.sampling.trained_models import TrainedModels
+
+
+class LoadedModels(TrainedModels):
+    """Models of which each is read once, when it is first used.
+
+    Attributes:
+      stages: 'rqvae' and, if there is one, 'transformer'.
+      info: 'steps', 'metrics' and 'licence', see `saved_folder.SavedFolder`.
+    """
+
+    def __init__(
+        self,
+        path,
+        config,
+        stages: tuple[str, ...],
+        info: dict[str, Any],
+        read: Callable[[str], dict],
+        tokenizer_path=None,
+        **options,
+    ):
+        """Takes a function that returns the variables of a stage.
+
+        Args:
+          path, config: see `TrainedModels`.
+          stages, info: see above.
+          read: the function.
+          tokenizer_path: where the tokenizer is; None: in `path`.
+          **options: mesh and dtype.
+        """
+        super().__init__(path, config, **options)
+        self.stages, self.info = stages, info
+        self._read, self._tokenizer_path = read, tokenizer_path
+
+    @property
+    def tokenizer_path(self):
+        """See `TrainedModels`."""
+        return self._tokenizer_path or super().tokenizer_path
+
+    @functools.cached_property
+    def rqvae_variables(self) -> dict:
+        """See `TrainedModels`."""
+        return self._on_devices(self._read("rqvae"))
+
+    @functools.cached_property
+    def transformer_variables(self) -> dict:
+        """See `TrainedModels`."""
+        params = self._read("transformer")["params"]
+        if self.dtype is not None:
+            if self.dtype != "int8":  # made from the weights as they are stored
+                params = jax.tree.map(lambda x: x.astype(jnp.dtype(self.dtype)), params)
+            _, params = unroll(transformer_model(self.config), params, self.dtype)
+        codebook = self.rqvae_variables["codebook"]
+        return {"params": self._on_devices(params), "codebook": codebook}
+
+    def _on_devices(self, variables: dict) -> dict:
+        return jax.device_put(variables, sharding.replicated(self.mesh))
+
+
+def from_saved(path: pathlib.Path, **options) -> LoadedModels:
+    """Opens a folder that `Model.save` wrote.
+
+    Raises:
+      ConfigError: if its config.json is damaged.
+    """
+    saved = saved_folder.opened(path)
+    return LoadedModels(
+        path, saved.config, saved.stages, saved.info, saved.variables, **options
+    )
+
+
+def from_authors(path: pathlib.Path, **options) -> LoadedModels:
+    """Opens a folder of the authors' checkpoints.
+
+    Raises:
+      ValueError: if it has none, or not those of one pair of models.
+    """
+    pair = dict(zip(("rqvae", "transformer"), released.find([path]), strict=True))
+    models = {stage: model for stage, model in pair.items() if model is not None}
+    config = released_config.run_config(pair["rqvae"], pair["transformer"])
+    tokenizer_path = None
+    if "text" in config.transformer.condition:
+        tokenizer_path = released.find_tokenizer([path])
+        if tokenizer_path is None:
+            raise ConfigError(
+                f"{path}: the text model needs its tokenizer, *vocab.json and "
+                "*merges.txt or a tokenizer.json, in this folder"
+            )
+    # How long the released models were trained is not known.
+    info = {"steps": dict.fromkeys(models, 0), "metrics": {}, "licence": UNKNOWN}
+
+    def read(stage):
+        return authors.load(models[stage].weights)[1]
+
+    return LoadedModels(
+        path, config, tuple(models), info, read, tokenizer_path, **options
+    )
