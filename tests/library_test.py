@@ -156,9 +156,19 @@ def changed(config, **fields):
 @pytest.mark.parametrize(
     "fields",
     [
-        dict(rqvae__model__shared_codebook=False, rqvae__model__num_codes=(8, 6)),
-        dict(rqvae__model__cosine=True),
-        dict(rqvae__model__num_codes=(9,), rqvae__model__fsq_levels=(3, 3)),
+        dict(
+            rqvae__model__shared_codebook=False,
+            rqvae__model__num_codes=(8, 6),
+            transformer__model__shared_classifier=False,
+        ),
+        dict(rqvae__model__cosine=True, rqvae__model__shared_codebook=False),
+        dict(
+            rqvae__model__fsq_levels=(3, 3),
+            rqvae__model__num_codes=(9,),
+            rqvae__model__embed_dim=2,
+            rqvae__model__code_shape=(8, 8, 2),
+            rqvae__model__shared_codebook=False,
+        ),
         dict(
             transformer__model__body__norm="rms", transformer__model__head__norm="rms"
         ),
@@ -174,8 +184,6 @@ def changed(config, **fields):
 )
 def test_every_variant_of_the_networks_survives_saving(fields, tmp_path):
     config = changed(small_config("class"), **fields)
-    if "rqvae__model__fsq_levels" in fields:
-        config.rqvae.model.update(dict(embed_dim=2, shared_codebook=False))
     variables = {
         "rqvae": weights(rqvae_model(config)),
         "transformer": weights(transformer_model(config)),
@@ -410,4 +418,4 @@ def test_a_folder_without_models_is_refused(saved, tmp_path):
     with pytest.raises(ConfigError, match="float16"):
         rq.load(saved, dtype="float16")
     with pytest.raises(AttributeError, match="lode"):
-        rq.lode
+        _ = rq.lode
