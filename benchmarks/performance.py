@@ -25,7 +25,7 @@ DOCUMENT = ROOT / "docs/performance.md"
 # Name of the table, which is that of the script, and its flags: in full, and quick.
 PARTS = {
     "sampling": (("--rounds=5",), ("--batch_sizes=1,32", "--rounds=1")),
-    "training": (("--rounds=5",), ("--rounds=3",)),
+    "training": (("--rounds=5",), ("--rounds=2",)),
     "filters": ((), ("--rounds=5",)),
     "nearest_code": ((), ("--vectors=20000", "--rounds=1")),
     "startup": ((), ("--models=tiny", "--repeats=1")),
