@@ -25,6 +25,7 @@ from rq.models.activations import gelu
 from rq.models.autoencoder import uniform_fan_in
 from rq.models.linear import Linear
 from rq.models.projection import Projection
+from rq.models.row_sums import total
 from rq.parallel import sharding
 
 
@@ -93,28 +94,43 @@ def linear(
     )
 
 
-def layer_norm(name=None) -> nn.LayerNorm:
-    """Returns a LayerNorm with float32 statistics in two passes, as the authors."""
-    return nn.LayerNorm(
-        epsilon=1e-5,
-        use_fast_variance=False,
-        dtype=jnp.float32,
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
-        name=name,
+EPSILON = 1e-5  # of every norm
+
+
+def norm(
+    kind: str, axis: str | None = "embed", name=None, decoding: bool = False
+) -> nn.Module:
+    """Returns the normalisation of a stack, 'layer' or 'rms', in float32.
+
+    A LayerNorm has its variance in two passes, as the authors'.
+    """
+    if kind == "layer" and decoding:
+        return DecodingLayerNorm(name=name)
+    ones, zeros = (
+        nn.with_logical_partitioning(init, (axis,))
+        for init in (nn.initializers.ones, nn.initializers.zeros)
     )
-
-
-def norm(kind: str, axis: str | None = "embed", name=None) -> nn.Module:
-    """Returns the normalisation of a stack, 'layer' or 'rms', in float32."""
+    settings = dict(epsilon=EPSILON, dtype=jnp.float32, scale_init=ones, name=name)
     if kind == "layer":
-        return layer_norm(name)
-    return nn.RMSNorm(
-        epsilon=1e-5,
-        dtype=jnp.float32,
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones, (axis,)),
-        name=name,
-    )
+        return nn.LayerNorm(use_fast_variance=False, bias_init=zeros, **settings)
+    return nn.RMSNorm(**settings)
+
+
+class DecodingLayerNorm(nn.Module):
+    """The same LayerNorm for the few rows of decoding: fast on CPU."""
+
+    @nn.compact
+    def __call__(self, x):
+        def parameter(name, init):
+            init = nn.with_logical_partitioning(init, ("embed",))
+            return self.param(name, init, x.shape[-1:], jnp.float32)
+
+        scale = parameter("scale", nn.initializers.ones)
+        bias = parameter("bias", nn.initializers.zeros)
+        x = x.astype(jnp.float32)
+        x -= total(x) / x.shape[-1]
+        variance = total(x**2) / x.shape[-1]
+        return x * (jax.lax.rsqrt(variance + EPSILON) * scale) + bias
 
 
 class Attention(nn.Module):
@@ -233,11 +249,16 @@ class Block(nn.Module):
             self.precision,
             name="attention",
         )
-        y_BTM = norm(self.config.norm, name="norm1")(x_BTM).astype(self.dtype)
+
+        def normed(name):
+            layer = norm(self.config.norm, name=name, decoding=bool(self.precision))
+            return layer(x_BTM).astype(self.dtype)
+
+        y_BTM = normed("norm1")
         y_BTM, cache = attention(y_BTM, cache, index)
         x_BTM += dropout(y_BTM)
 
-        y_BTM = norm(self.config.norm, name="norm2")(x_BTM).astype(self.dtype)
+        y_BTM = normed("norm2")
 
         def dense(features, axes, fan_in, name, scale=1.0):
             return linear(

@@ -138,7 +138,7 @@ class RQTransformer(nn.Module):
         self.head_stack = Stack(self.head, **stack)
         self.input_dropout = nn.Dropout(self.embedding_dropout)
 
-        self.classifier_norm = norm(self.head.norm)
+        self.classifier_norm = norm(self.head.norm, decoding=bool(self.precision))
         shape, axes = (width, num_codes), ("embed", "vocab")
         init, bias_init = uniform_fan_in(width), uniform_fan_in(width)
         if not self.shared_classifier:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq.config import SamplingConfig
-from rq.sampling.rows import largest, softmax, total
+from rq.models.row_sums import largest, softmax, total
 
 TINY = np.finfo(np.float32).tiny  # a smaller temperature rounds to 0
 

@@ -15,8 +15,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from rq.models import row_sums
 from rq.models.transformer import RQTransformer, unroll
-from rq.sampling import rows
+from rq.sampling.draw import draw
 from rq.sampling.filters import filter_logits
 from rq.sampling.guidance import combine
 
@@ -140,9 +141,9 @@ def _sample(
             values = {name: value[d] for name, value in filters.items()}
             filtered = filter_logits(possible, **values)
             depth_keys = jax.vmap(jax.random.fold_in, (0, None))(position_keys, d)
-            drawn = rows.draw(depth_keys, filtered)
+            drawn = draw(depth_keys, filtered)
             # The largest is NaN where any is.
-            finite = jnp.isfinite(rows.largest(possible)[:, 0])
+            finite = jnp.isfinite(row_sums.largest(possible)[:, 0])
             drawn = jnp.where(finite, drawn, -1)
             chosen = jnp.where(kept[:, d], given[:, d], drawn)
             return jnp.tile(chosen, copies), logits

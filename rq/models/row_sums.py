@@ -1,19 +1,15 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sums, maxima and draws along rows `[..., K]`, in the fastest form for the platform.
+"""Sums, minima and maxima along rows `[..., K]`, fast on CPU.
 
 XLA's CPU compiler reduces a row in a scalar loop. There, rows are folded in halves
-instead, which are vector operations, and random numbers are finished before anything is
-reduced. Other platforms have their own reductions.
+instead, which are vector operations. Other platforms have their own reductions.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-_TINY = np.finfo(np.float32).tiny
 
 
 def _fold(combine, x: jax.Array, neutral) -> jax.Array:
@@ -44,37 +40,16 @@ def largest(x: jax.Array) -> jax.Array:
     )
 
 
+def smallest(x: jax.Array, bound: int) -> jax.Array:
+    """Returns the minima `[..., 1]` of rows of integers of at most `bound`."""
+    return jax.lax.platform_dependent(
+        x,
+        cpu=lambda x: _fold(jnp.minimum, x, bound),
+        default=lambda x: jnp.min(x, axis=-1, keepdims=True),
+    )
+
+
 def softmax(x: jax.Array) -> jax.Array:
     """Returns the softmax of rows with a finite maximum."""
     exponentials = jnp.exp(x - largest(x))
     return exponentials / total(exponentials)
-
-
-def draw(keys: jax.Array, logits: jax.Array) -> jax.Array:
-    """Draws a code for each row, as `jax.random.categorical` does with the row's key.
-
-    Args:
-      keys: random keys `[B]`.
-      logits: float32 `[B, K]`, without NaN.
-
-    Returns:
-      int32 `[B]`.
-    """
-    return jax.lax.platform_dependent(keys, logits, cpu=_draw_on_cpu, default=_draw)
-
-
-def _draw(keys, logits):
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-
-
-def _draw_on_cpu(keys, logits):
-    size = logits.shape[-1]
-
-    def uniform(key):
-        return jax.random.uniform(key, (size,), minval=_TINY)
-
-    # Fused with a reduction, random bits would be made in its scalar loop.
-    noise = jax.lax.optimization_barrier(jax.vmap(uniform)(keys))
-    scores = jax.lax.optimization_barrier(logits - jnp.log(-jnp.log(noise)))
-    places = jnp.where(scores == largest(scores), jnp.arange(size), size)
-    return _fold(jnp.minimum, places, size)[:, 0]

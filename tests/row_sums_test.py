@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from rq.sampling import rows
+from rq.models import row_sums
+from rq.sampling.draw import draw
 
 
 @settings(max_examples=30, deadline=None)
@@ -21,20 +22,22 @@ def test_draws_are_those_of_jax(seed, size, kept):
     logits[:, 1:][rng.random((5, size - 1)) > kept] = -np.inf
     keys = jax.random.split(jax.random.key(seed), 5)
     expected = jax.vmap(jax.random.categorical)(keys, logits)
-    np.testing.assert_array_equal(jax.jit(rows.draw)(keys, logits), expected)
+    np.testing.assert_array_equal(jax.jit(draw)(keys, logits), expected)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 64, 1000, 16_384])
 def test_sums_and_maxima_are_those_of_numpy(size):
     x = np.random.default_rng(0).normal(size=(2, 3, size)).astype(np.float32)
     expected = x.sum(axis=-1, keepdims=True, dtype=np.float64)
-    np.testing.assert_allclose(rows.total(x), expected, rtol=1e-5, atol=1e-4)
-    np.testing.assert_array_equal(rows.largest(x), x.max(axis=-1, keepdims=True))
+    np.testing.assert_allclose(row_sums.total(x), expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(row_sums.largest(x), x.max(axis=-1, keepdims=True))
     counts = (x > 0).astype(np.int32)
-    np.testing.assert_array_equal(rows.total(counts), counts.sum(-1, keepdims=True))
-    np.testing.assert_allclose(rows.softmax(x), jax.nn.softmax(x), rtol=1e-5)
+    np.testing.assert_array_equal(row_sums.total(counts), counts.sum(-1, keepdims=True))
+    np.testing.assert_allclose(row_sums.softmax(x), jax.nn.softmax(x), rtol=1e-5)
 
 
 def test_a_row_with_nan_has_the_maximum_nan():
     x = jnp.array([[1.0, jnp.nan, 2.0], [jnp.inf, 0, 1], [-jnp.inf] * 3])
-    np.testing.assert_array_equal(rows.largest(x), [[jnp.nan], [jnp.inf], [-jnp.inf]])
+    np.testing.assert_array_equal(
+        row_sums.largest(x), [[jnp.nan], [jnp.inf], [-jnp.inf]]
+    )
