@@ -5,7 +5,8 @@
 XLA names the source of each instruction in its metadata (`op_name`), which has the
 modules' names and the scopes `quantizer`, `soft_targets` and `optimizer`. On CPU the
 trace has an event for each instruction; those of two threads may overlap, so that the
-parts are fractions of the busy time, scaled to the time of a step.
+parts are fractions of the busy time, scaled to the time of a step. A convolution that
+runs on other threads has an event for its start alone: what is left is in no part.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ PARTS = (
     ("normalisation", r"norm"),
     ("attention", r"attention|attn_"),
     ("bias gradients", r"transpose\(.*reduce_sum"),
-    ("activations", r"silu|erf|gelu|logistic|blocks/(mul|div|neg|sub)"),
+    ("activations", r"erf|logistic|(block_\w+|blocks|coder)/(mul|div|neg|sub|exp)$"),
     ("copies of scanned layers", r"dynamic_(update_)?(slice|index)|dynamic-"),
+    ("transposes", r"^(transpose_copy|copy)"),
 )
 _CONTAINERS = ("while", "call", "conditional")  # their instructions have own events
 

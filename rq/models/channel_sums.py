@@ -23,9 +23,9 @@ import jax.numpy as jnp
 def sum_positions(x_BPC: jax.Array) -> jax.Array:
     """Returns sums over P: `[B, P, C]` to `[B, C]`."""
 
-    def by_product(x_BPC):
-        ones = jnp.ones(x_BPC.shape[1], x_BPC.dtype)
-        return jnp.einsum("p,bpc->bc", ones, x_BPC, precision="highest")
+    def by_product(x_BPC):  # rows of ones for each image: no operand is transposed
+        ones_B1P = jnp.ones((x_BPC.shape[0], 1, x_BPC.shape[1]), x_BPC.dtype)
+        return jnp.matmul(ones_B1P, x_BPC, precision="highest")[:, 0]
 
     def plain(x_BPC):
         return jnp.sum(x_BPC, axis=1)
