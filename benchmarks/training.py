@@ -120,10 +120,11 @@ def main() -> None:
         )
         batch_size = given.batch or {"rqvae": 8, "transformer": 16}[stage]
         results[stage] = report(stage, batch_size, found)
+    if given.profile:
+        print("\n| stage | part of a step of rq | s |\n|---|---|---|")
     for stage, found in results.items():
-        parts = found["rq"].get("parts", {})
-        for part, seconds in parts.items():
-            print(f"{stage}: {seconds:.3f} s {part}")
+        for part, seconds in found["rq"].get("parts", {}).items():
+            print(f"| {stage} | {part} | {seconds:.3f} |")
         if "torch" in found:
             found["speed_over_torch"] = (
                 found["torch"]["step_seconds"] / found["rq"]["step_seconds"]
