@@ -381,7 +381,7 @@ def edit(path, **changes):
         (lambda p: None, ["--tokenizer=x"], "not conditioned on text"),
         (lambda p: None, ["--vgg=x"], "does not use --vgg"),
     ],
-    ids=str,
+    ids=lambda x: "" if callable(x) else str(x),
 )
 def test_what_cannot_be_converted_is_one_line(
     pair, change, flags, message, tmp_path, capsys
