@@ -12,7 +12,7 @@ from stages_test import make_sampler, make_stage, one_device, tiny
 
 from rq.config import ConfigError, SamplingConfig
 from rq.evaluation import sample_files
-from rq.sampling import program, sampler
+from rq.sampling import codec, program
 from rq.sampling.inpainting import Given
 
 
@@ -41,7 +41,7 @@ def test_other_options_conditions_and_batches_compile_nothing(small):
                 list(small.batches(cond, 10, config, first=5))
                 sizes = (
                     program._sample._cache_size(),
-                    sampler._decode_codes._cache_size(),
+                    codec._decode_codes._cache_size(),
                 )
                 plain.setdefault("first", sizes)
                 assert sizes == plain["first"]
@@ -96,7 +96,7 @@ def test_samples_are_known_by_seed_and_index(small):
 def test_a_pixel_that_is_not_finite_is_found_anywhere(value):
     images = np.zeros((4, 5, 6, 3), np.float32)
     images[1, 4, 0, 2] = images[2, 0, 5, 0] = value
-    _, finite = sampler._clip(images)
+    _, finite = codec._clip(images)
     np.testing.assert_array_equal(finite, [True, False, False, True])
 
 
