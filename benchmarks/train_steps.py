@@ -126,6 +126,7 @@ class JaxSteps:
         The peak is the published one; of a device without one, that of a large product.
         """
         import jax
+        import timing
 
         from rq import flops
 
@@ -133,17 +134,8 @@ class JaxSteps:
         return {
             "flops": self.flops,
             "compile_seconds": self.compile_seconds,
-            "peak_flops": peak or self._product_flops(),
+            "peak_flops": peak or timing.flop_rate(self.dtype),
         }
-
-    def _product_flops(self) -> float:
-        import jax
-        import jax.numpy as jnp
-
-        x, product = jnp.ones((2048, 2048), self.dtype), jax.jit(lambda x: x @ x)
-        product(x).block_until_ready()
-        times = _seconds(lambda: product(x).block_until_ready(), 5)
-        return 2 * 2048**3 / min(times)
 
 
 class TorchSteps:

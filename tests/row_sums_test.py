@@ -16,7 +16,7 @@ from rq.sampling.draw import draw
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31), size=st.integers(1, 300), kept=st.floats(0, 1))
 def test_draws_are_those_of_jax(seed, size, kept):
-    """Of any number of codes, of which some are excluded."""
+    """For any number of codes, some of them excluded."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(5, size)).astype(np.float32)
     logits[:, 1:][rng.random((5, size - 1)) > kept] = -np.inf

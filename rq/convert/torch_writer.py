@@ -39,7 +39,7 @@ def write_torch_file(
             def add(name: str, array: np.ndarray) -> bytes:
                 key = str(len(archive.namelist()))
                 member = zipfile.ZipInfo(f"{prefix}/data/{key}")
-                member.file_size = array.nbytes  # tells whether it needs zip64
+                member.file_size = array.nbytes  # from which zipfile decides on zip64
                 with archive.open(member, "w") as file:
                     file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
                 return _text(name) + _tensor(array, key)

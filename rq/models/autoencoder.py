@@ -77,8 +77,9 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        side = self.kernel // 2
-        padding = self.padding or ((side, side), (side, side))
+        side, padding = self.kernel // 2, self.padding
+        if padding is None:
+            padding = ((side, side), (side, side))
         layer = _Convolution(
             self.features, self.kernel, self.stride, padding, self.dtype, name="conv"
         )

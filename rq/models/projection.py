@@ -17,6 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rq.models.row_sums import largest
+
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INT8 = 127  # symmetric: -128 is not used
 
@@ -27,9 +29,9 @@ def quantize(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     The largest magnitude of a row becomes 127; a row of zeros has scale 1.
     """
     x = x.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(x), axis=-1)
-    scale = jnp.where(largest > 0, largest / _INT8, 1)
-    return jnp.round(x / scale[..., None]).astype(jnp.int8), scale
+    top = largest(jnp.abs(x))
+    scale = jnp.where(top > 0, top / _INT8, 1)
+    return jnp.round(x / scale).astype(jnp.int8), scale[..., 0]
 
 
 def output_major(kernel: jax.Array, precision: str) -> dict[str, jax.Array]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 
 import numpy as np
@@ -17,7 +18,7 @@ from rq.sampling import codec, conditions, likelihood
 from rq.sampling.sampler import Sampler
 
 
-class TrainedModels:
+class TrainedModels(abc.ABC):
     """Encodes, decodes, samples and computes likelihoods.
 
     Subclasses provide the weights: `rqvae_variables` and `transformer_variables`, which
@@ -36,14 +37,14 @@ class TrainedModels:
         self.mesh = sharding.make_mesh() if mesh is None else mesh
 
     @property
+    @abc.abstractmethod
     def rqvae_variables(self) -> dict:
         """The trained RQ-VAE's `params` and `codebook`."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def transformer_variables(self) -> dict:
         """The `params` of `decoder`, and the `codebook` of its RQ-VAE."""
-        raise NotImplementedError
 
     @property
     def tokenizer_path(self):
