@@ -5,6 +5,7 @@
     rq train --config=configs/emoji.py --workdir=runs/emoji
     rq train --config=configs/emoji.py:class --workdir=runs/emoji_class
     rq train --config=configs/emoji.py:text --workdir=runs/emoji_text
+    rq train --config=configs/emoji.py:class_text --workdir=runs/emoji_class_text
 
 Needs the Debian packages fonts-noto-color-emoji and unicode-data. First a small network
 learns to classify the nine groups of emoji. Then stage 1 trains with the paper's
@@ -27,6 +28,7 @@ VARIANTS = {  # weight of the adversarial loss, condition and epochs of stage 2
     "nogan": (0.0, "none", 0),
     "class": (0.0, "class", 15),
     "text": (0.0, "text", 20),
+    "class_text": (0.0, "class_text", 20),
 }
 
 
@@ -85,9 +87,9 @@ def get_config(variant=""):
     transformer.loss.temperature = 0.02
     transformer.optimizer.learning_rate = 1e-3
     transformer.optimizer.warmup_steps = 100
-    if condition == "class":
+    if condition.startswith("class"):
         transformer.condition_dropout = 0.1
-    elif condition == "text":
+    if condition.endswith("text"):
         transformer.text.vocab_size = 4096
         transformer.text.dropout = 0.0
         transformer.text.length = 14

@@ -47,6 +47,44 @@ def test_each_text_and_class_is_a_condition_of_its_own():
     np.testing.assert_array_equal(asked.cond[:, 0], [14, 16])
 
 
+class Tokens(dict):
+    """Tokens by text, and those of no text."""
+
+    null = np.array([1, 0, 0, 0, 0])
+    __call__ = dict.get
+
+
+@pytest.mark.parametrize(
+    ("classes", "texts", "conds", "names"),
+    [
+        ((3, 4), (), [[14, 1, 0, 0, 0, 0], [15, 1, 0, 0, 0, 0]], {"class"}),
+        ((), ("a",), [[21, 1, 2, 3, 4, 5]], {"text"}),
+        ((3,), ("a",), [[14, 1, 2, 3, 4, 5]], {"class", "text"}),
+    ],
+)
+def test_a_model_of_both_that_was_trained_without_either_needs_only_one(
+    classes, texts, conds, names
+):
+    config = text_config("class_text")
+    tokens = Tokens(a=[1, 2, 3, 4, 5])
+    asked = conditions.parse(config, tokens, classes=classes, texts=texts)
+    np.testing.assert_array_equal(asked.cond, conds)
+    assert all(set(one) == names for one in asked.names)
+    assert len(conditions.parse(config, tokens).cond) == 10  # each class, no text
+
+
+@pytest.mark.parametrize("texts", [(), ("a",)])
+def test_a_model_that_always_had_both_needs_the_text_and_takes_all_classes(texts):
+    config = text_config("class_text")
+    config.transformer.condition_dropout = 0.0
+    if not texts:
+        with pytest.raises(ConfigError, match="give --text"):
+            conditions.parse(config, Tokens(), classes=(3,))
+        return
+    asked = conditions.parse(config, Tokens(a=[1, 2, 3, 4, 5]), texts=texts)
+    np.testing.assert_array_equal(asked.cond[:, 0], np.arange(11, 21))
+
+
 def test_conditions_of_an_image_are_ranked_with_their_bits_per_code():
     asked = conditions.parse(tiny(), classes=(4, 0, 9))
     by_depth = np.log(2) * np.array([[-8.0, -4.0], [-2.0, -2.0], [-4.0, -40.0]])

@@ -304,6 +304,14 @@ def test_models_follow_packing_condition_and_depth():
             {"transformer.condition": "none", "transformer.condition_dropout": 0.1},
             "condition_dropout = 0.1: there is no condition to drop",
         ),
+        (
+            {
+                "transformer.condition": "class_text",
+                "transformer.condition_dropout": 0.4,
+                "data.num_classes": 3,
+            },
+            "condition_dropout = 0.4: must be at most 1/3",
+        ),
         ({"transformer.loss.temperature": 0.0}, "temperature = 0.0: must be positive"),
     ],
 )

@@ -486,7 +486,7 @@ def test_positions_in_microbatches_come_back_in_order(microbatches):
 def text_config(condition):
     config = tiny()
     config.transformer.condition = condition
-    config.transformer.condition_dropout = 0.5
+    config.transformer.condition_dropout = 0.3
     config.transformer.text.vocab_size = 11
     config.transformer.text.length = 5
     return config
@@ -509,6 +509,19 @@ def test_conditions_of_text_and_class():
     gone = np.asarray(left[:, 0] == 5)
     np.testing.assert_array_equal(left[gone], np.tile([5, 6, 7], (gone.sum(), 1)))
     assert (left[~gone] == 1).all() and 0.25 < gone.mean() < 0.35
+
+
+def test_of_both_conditions_some_images_lack_one_and_as_many_both():
+    cond, none = jnp.ones((4000, 3), jnp.int32), np.array([5, 6, 7])
+    key = jax.random.key(0)
+    left = np.asarray(conditions.leave_out_parts(cond, none, 0.2, key))
+    rows = {(5, 6, 7): 0.2, (1, 6, 7): 0.2, (5, 1, 1): 0.2, (1, 1, 1): 0.4}
+    found = {row: np.mean((left == row).all(axis=1)) for row in rows}
+    assert found == pytest.approx(rows, abs=0.03)
+    whole = np.asarray(conditions.leave_out(cond, none, 0.2, key))
+    np.testing.assert_array_equal(
+        (whole == none).all(axis=1), (left == none).all(axis=1)
+    )
 
 
 @pytest.mark.parametrize("condition", ["text", "class_text"])

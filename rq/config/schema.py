@@ -321,7 +321,12 @@ SCHEMA: dict[str, Any] = dict(
             "what generation is conditioned on; 'none': a start token",
             one_of("none", "class", "text", "class_text"),
         ),
-        condition_dropout=Field(0.0, "fraction of images without condition", BELOW_ONE),
+        condition_dropout=Field(
+            0.0,
+            "fraction of images without condition; of 'class_text', as many also "
+            "without class and as many without text",
+            BELOW_ONE,
+        ),
         online=Field(False, "encode images in each step, without stored codes"),
         text=_TEXT,
         model=_TRANSFORMER_MODEL,

@@ -218,6 +218,9 @@ def _transformer(config: ConfigDict) -> Iterator[Rule]:
     yield labelled, name + "condition", problem
     problem = "there is no condition to drop, transformer.condition is 'none'"
     yield not dropout or condition != "none", name + "condition_dropout", problem
+    problem = "must be at most 1/3: as many lose the class, the text, and both"
+    possible = condition != "class_text" or dropout <= 1 / 3
+    yield possible, name + "condition_dropout", problem
     possible = set(config.sampling.guidance) == {1.0} or dropout > 0
     problem = "needs training with transformer.condition_dropout above 0"
     yield possible, "sampling.guidance", problem

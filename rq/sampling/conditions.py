@@ -10,7 +10,8 @@
                             then tokens                        then padding
 
 The last column stands for none at all, in training with `condition_dropout` and in
-guidance; classes have one more for it only then.
+guidance; classes have one more for it only then. Models of both, trained with it, also
+take a class alone or a text alone.
 """
 
 from __future__ import annotations
@@ -77,6 +78,19 @@ def leave_out(cond: jax.Array, null_cond, fraction: float, key) -> jax.Array:
     return jnp.where(left_out, null_cond, cond)
 
 
+def leave_out_parts(cond: jax.Array, null_cond, fraction: float, key) -> jax.Array:
+    """Returns conditions of both `[B, 1 + S]`, some without the class or the text.
+
+    A random fraction has neither, as in `leave_out`; as many have no class, and as many
+    no text.
+    """
+    drawn = jax.random.uniform(key, (len(cond), 1))
+    no_class = (drawn < fraction) | ((drawn >= 2 * fraction) & (drawn < 3 * fraction))
+    no_text = drawn < 2 * fraction
+    is_class = jnp.arange(cond.shape[1]) == 0
+    return jnp.where(jnp.where(is_class, no_class, no_text), null_cond, cond)
+
+
 class Conditions(NamedTuple):
     """N different conditions.
 
@@ -122,6 +136,7 @@ def parse(config, tokenizer=None, classes=(), texts=()) -> Conditions:
       tokenizer: of a model that has text.
       classes: of a model that has them; all where empty.
       texts: of a model that has text; with classes, as many as those, or one of either.
+        Models of both that were trained with `condition_dropout` need only one.
 
     Raises:
       ConfigError: on what the model does not have, or lacks.
@@ -133,13 +148,18 @@ def parse(config, tokenizer=None, classes=(), texts=()) -> Conditions:
     if kind == "none":
         return Conditions(None, np.zeros(1, np.int32), [{}])
     batch, number, names = {}, len(texts), {}
-    if "text" in NEEDS[kind]:
+    known = config.data.num_classes
+    takes_one = kind == "class_text" and config.transformer.condition_dropout > 0
+    if takes_one and not texts:
+        batch["text"] = null(config, tokenizer.null)[None, 1:]
+    elif "text" in NEEDS[kind]:
         if not texts:
             raise ConfigError("this model is conditioned on text: give --text=...")
         batch["text"] = np.stack([tokenizer(line) for line in texts])
         names["text"] = list(texts)
-    if "label" in NEEDS[kind]:
-        known = config.data.num_classes
+    if takes_one and texts and not classes:
+        batch["label"] = np.asarray([known], np.int32)
+    elif "label" in NEEDS[kind]:
         classes = tuple(classes) or tuple(range(known))
         if wrong := [label for label in classes if not 0 <= label < known]:
             raise ConfigError(f"classes {wrong}: the model has 0..{known - 1}")
@@ -148,7 +168,8 @@ def parse(config, tokenizer=None, classes=(), texts=()) -> Conditions:
         number = max(len(classes), number)
         batch["label"] = np.asarray(classes, np.int32)
         names["class"] = list(classes)
-    labels = batch.get("label", np.arange(number, dtype=np.int32))
+    labels = np.arange(number, dtype=np.int32)
+    labels = batch["label"] if "class" in names else labels
     batch = {name: np.resize(x, (number, *x.shape[1:])) for name, x in batch.items()}
     return Conditions(
         np.asarray(make(config, batch)),

@@ -197,7 +197,9 @@ class TransformerStage(Stage):
         if self.null_cond is not None:
             fraction = self.config.transformer.condition_dropout
             cond_key = jax.random.fold_in(key, 2)
-            cond = conditions.leave_out(cond, self.null_cond, fraction, cond_key)
+            both = self.config.transformer.condition == "class_text"
+            leave_out = conditions.leave_out_parts if both else conditions.leave_out
+            cond = leave_out(cond, self.null_cond, fraction, cond_key)
         at = self.drawn_positions(len(codes), jax.random.fold_in(key, 3))
         outputs, text_outputs = self.model.apply(
             {"params": params},
