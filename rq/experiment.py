@@ -112,6 +112,11 @@ class Experiment(TrainedModels):
         return bool(processes.broadcast(finished(self.path, stage, self.config)))
 
     @property
+    def output_path(self) -> epath.Path:
+        """Folder of what commands write: the run directory."""
+        return self.path
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """The stages of 'rqvae' and 'transformer' that have a checkpoint."""
         stages = ("rqvae", "transformer")
@@ -136,6 +141,16 @@ class Experiment(TrainedModels):
         """Returns a hash that identifies the checkpoint a stage is restored from."""
         return checkpoint.identity(self.path / stage, self.step_of(stage))
 
+    def stored(self, stage: str, where=None, dtype: str | None = None) -> dict:
+        """Returns 'params', 'codebook', 'ema' and 'frozen' of a stage as stored.
+
+        Args:
+          stage: 'features', 'rqvae' or 'transformer'.
+          where, dtype: see `checkpoint.load_model`.
+        """
+        directory, step = self.path / stage, self.step_of(stage)
+        return checkpoint.load_model(directory, stage, step, where, dtype)[0]
+
     def _state(self, stage: str) -> TrainState:
         """Restores the model of a stage, without its optimizer."""
         where, dtype = sharding.replicated(self.mesh), None
@@ -147,11 +162,9 @@ class Experiment(TrainedModels):
             params = sharding.state_shardings(boxed, self.mesh).params
             where = dict.fromkeys(checkpoint.MODEL, where)
             where |= {"params": params, "ema": params}
-        directory, step = self.path / stage, self.step_of(stage)
-        model, _ = checkpoint.load_model(directory, stage, step, where, dtype)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32), opt_state={}, key=jax.random.key(0), **model
-        )
+        step, key = jnp.zeros((), jnp.int32), jax.random.key(0)
+        model = self.stored(stage, where, dtype)
+        return TrainState(step=step, opt_state={}, key=key, **model)
 
     @functools.cached_property
     def rqvae_state(self) -> TrainState:
@@ -217,12 +230,12 @@ class Experiment(TrainedModels):
 
     def codes_of(self, images) -> np.ndarray:
         """Returns the codes of an image file or folder, int32 `[N, h, w, D]`."""
-        codes = []
+        codes, variables = [], self.rqvae_variables
         for batch in self.image_batches(images):
             with sharding.context(self.mesh):
                 local = {name: batch[name] for name in ("image", "mask")}
                 batch = sharding.shard_batch(local, self.mesh)
-                found = codec.encode(self.rqvae, self.rqvae_variables, batch["image"])
+                found = codec.encode(self.rqvae, variables, batch["image"])
                 found, mask = sharding.to_host((found, batch["mask"]))
             codes.append(found[mask])
         return np.concatenate(codes)

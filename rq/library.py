@@ -35,8 +35,9 @@ def load(path, *, step: str | int = "latest", dtype: str | None = None) -> Model
     """Returns the trained models of a folder; weights are read when first used.
 
     Args:
-      path: a run directory, a folder that `Model.save` or `rq convert export` wrote, or
-        a folder of the authors' checkpoints.
+      path: a run directory, a folder that `Model.save` or `rq convert export` wrote, a
+        folder of the authors' checkpoints, or the name of a model that comes with the
+        package: 'digits' or 'emoji'.
       step: of a run directory: checkpoint of the last stage: 'latest', 'best' or a
         number.
       dtype: precision of the transformer's weights and products: 'float32', 'bfloat16'
@@ -49,12 +50,13 @@ def load(path, *, step: str | int = "latest", dtype: str | None = None) -> Model
     """
     if dtype not in (None, *PRECISIONS):
         raise ConfigError(f"dtype {dtype!r}: one of {', '.join(PRECISIONS)}")
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(loaded_models.place(path)).expanduser()
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise FileNotFoundError(
-            f"{path} {what}: name a run directory, a saved model or a folder of the "
-            "authors' checkpoints"
+            f"{path} {what}: name a run directory, a saved model, a folder of the "
+            "authors' checkpoints or one of the models that come with rq, "
+            f"{', '.join(loaded_models.shipped())}"
         )
     is_saved = saved_folder.is_saved(path)
     if not is_saved and (path / _RUN_CONFIG).exists():
@@ -255,7 +257,7 @@ class Model:
             **self._info(),
         }
 
-    def save(self, folder, licence: str | None = None) -> None:
+    def save(self, folder, licence: str | None = None, half: bool = False) -> None:
         """Writes the models to a folder that `load` reads without Orbax.
 
         It has model.safetensors, config.json, README.md (the model card) and, of a
@@ -264,6 +266,12 @@ class Model:
         Args:
           folder: new or empty.
           licence: of the weights, for the card; the one that is known if None.
+          half: stores parameters as float16, which the loaded model computes with in
+            the dtypes of training; the codebook stays float32.
+
+        Raises:
+          ConfigError: if the model was loaded with a dtype, or a parameter is too large
+            for float16.
         """
         if self._models.dtype is not None:
             raise ConfigError("saves weights as trained: load the model without dtype")
@@ -272,7 +280,8 @@ class Model:
             made.mkdir()
             has_transformer = "transformer" in self._stages
             tokenizer = self._models.tokenizer if has_transformer else None
-            saved_folder.write(made, self.config, self._variables(), info, tokenizer)
+            variables = self._variables()
+            saved_folder.write(made, self.config, variables, info, tokenizer, half)
 
     @property
     def _batch_size(self) -> int:

@@ -1,6 +1,9 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trained models from files without Orbax: saved folders, the authors' checkpoints."""
+"""Trained models from files without Orbax: saved folders, the authors' checkpoints.
+
+The models that come with the package are saved folders in `rq/shipped`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from rq.config import ConfigError
 from rq.convert import authors, released, released_config, saved_folder
@@ -19,6 +23,25 @@ from rq.models.build import transformer_model
 from rq.models.transformer import unroll
 from rq.parallel import sharding
 from rq.sampling.trained_models import TrainedModels
+
+SHIPPED = pathlib.Path(__file__).parent / "shipped"
+
+
+def shipped() -> dict[str, pathlib.Path]:
+    """Returns the folders of the models that come with the package, by name."""
+    found = sorted(SHIPPED.iterdir()) if SHIPPED.is_dir() else []
+    return {path.name: path for path in found if saved_folder.is_saved(path)}
+
+
+def place(path) -> epath.Path:
+    """Returns the folder of a shipped model if a path is its name, else the path.
+
+    A folder of that name with a config.json, such as a run directory, comes first.
+    """
+    folder, path = shipped().get(str(path)), epath.Path(path)
+    if folder is None or (path / saved_folder.CONFIG).exists():
+        return path
+    return epath.Path(folder)
 
 
 class LoadedModels(TrainedModels):

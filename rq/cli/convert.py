@@ -36,7 +36,7 @@ _NEEDS = {  # flags of each kind; all need --out
 _MAY_HAVE = {
     "lpips": ("vgg", "heads", "archive"),
     "authors": ("ema", "tokenizer"),
-    "export": ("step",),
+    "export": ("step", "licence", "half"),
 }
 _VALUES = {"workdir": "FOLDER", "to": "|".join(convert_run.FORMATS)}
 POSITIONAL = "kind"
@@ -55,8 +55,10 @@ FLAGS = (
         "authors, text: tokenizer.json, or folder with *vocab.json and *merges.txt; by "
         "default from the archive",
     ),
-    Flag("workdir", "export: the run directory"),
+    Flag("workdir", "export: run directory, saved folder, or digits or emoji"),
     Flag("to", "export: format to write", choices=convert_run.FORMATS),
+    Flag("licence", "export, safetensors: of the weights, for the model card"),
+    Flag("half", "export, safetensors: parameters as float16", False, bool),
     run_flags.STEP,
     Flag("weights", "resnet: .pth of torchvision; inception: .pth of pytorch-fid"),
     Flag("vgg", "lpips: torchvision's vgg16-*.pth"),
@@ -106,7 +108,16 @@ def _convert(values) -> str:
             values.archive, values.out, values.ema, values.tokenizer
         )
     if values.kind == "export":
-        return convert_run.export(values.workdir, values.out, values.to, values.step)
+        if values.to != "safetensors":
+            run_flags.refuse(values, "needs --to=safetensors", "licence", "half")
+        return convert_run.export(
+            values.workdir,
+            values.out,
+            values.to,
+            values.step,
+            values.licence,
+            values.half,
+        )
     if values.kind == "lpips":
         _convert_lpips(values)
     elif values.kind == "resnet":

@@ -26,9 +26,10 @@ from rq.convert import (
     torch_writer,
 )
 from rq.data import text
-from rq.experiment import CONFIG, Experiment
+from rq.experiment import CONFIG
 from rq.models.build import rqvae_model, transformer_model
 from rq.parallel import atomic_files
+from rq.saved_experiment import open_experiment
 from rq.training import checkpoint
 from rq.training.checkpoint_manager import Checkpoints
 from rq.training.train_state import TrainState
@@ -170,16 +171,24 @@ def _write_stage(
         checkpoints.record_evaluation(step)
 
 
-def export(workdir, out, to: str, step: str | int = "latest") -> str:
-    """Writes the models of a run directory as files for other programs.
+def export(
+    workdir,
+    out,
+    to: str,
+    step: str | int = "latest",
+    licence: str | None = None,
+    half: bool = False,
+) -> str:
+    """Writes trained models as files for other programs.
 
     Args:
-      workdir: the run directory.
+      workdir: a run directory, a saved folder or the name of a shipped model.
       out: new or empty folder.
       to: 'authors': folders stage1 and, if it was trained, stage2, each with
         config.yaml and model.pt, with the moving average if there is one; or
         'safetensors': what `rq.load` reads, see `rq.convert.saved_folder`.
       step: checkpoint of the last stage.
+      licence, half: of 'safetensors', see `rq.Model.save`.
 
     Returns:
       The paths of what was written, to print.
@@ -189,9 +198,9 @@ def export(workdir, out, to: str, step: str | int = "latest") -> str:
       ValueError: if the authors' code has no such model.
     """
     if to == "safetensors":
-        library.load_run(workdir, step=step).save(out)
+        library.load(workdir, step=step).save(out, licence, half)
         return f"wrote {out}"
-    experiment = Experiment(workdir, step=step)
+    experiment = open_experiment(workdir, step=step)
     config, lines = experiment.config, [f"wrote {out}"]
     stages = experiment.stages
     sections = {stage: released_config.to_yaml(config, stage) for stage in stages}
@@ -215,7 +224,7 @@ def _write_model(experiment, stage: str, folder: pathlib.Path) -> list[str]:
     """Writes the weights of a stage, and returns the names of state dicts."""
     module, number = _BUILD[stage](experiment.config), experiment.step_of(stage)
     logging.info("%s: exporting step %s", stage, number)
-    model, _ = checkpoint.load_model(experiment.path / stage, stage, number)
+    model = experiment.stored(stage)
 
     def arrays(params) -> Iterator[tuple[str, np.ndarray]]:
         variables = {"params": params, "codebook": model["codebook"]}

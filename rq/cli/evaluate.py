@@ -60,7 +60,7 @@ FLAGS = (
     Flag("out", "JSON file to write"),
     run_flags.STEP,
     run_flags.DTYPE,
-    *run_flags.RUN,
+    *run_flags.TRAINED,
 )
 
 
@@ -108,7 +108,7 @@ def _evaluate_run(values) -> None:
     """Prints and writes metrics of both stages."""
     experiment = run_flags.open_run(values, "evaluate")
     prefix = "" if values.images is None else "images_"
-    out = run_flags.output(values, f"{prefix}evaluation.json", ".json")
+    out = run_flags.output(values, experiment, f"{prefix}evaluation.json", ".json")
     extractor = _extractor(values, experiment, required=False)
     network = lpips_weights.load(values.lpips, "--lpips") if values.lpips else None
     results = trained_stages.evaluate(experiment, values.images, extractor, network)

@@ -23,7 +23,7 @@ FLAGS = (
     Flag("out", "JSON file to write"),
     run_flags.STEP,
     run_flags.DTYPE,
-    *run_flags.RUN,
+    *run_flags.TRAINED,
 )
 
 
@@ -33,5 +33,5 @@ def run(values) -> None:
         raise ConfigError("rq rank needs --images=FILE_OR_FOLDER")
     conditions = run_flags.conditions(values)
     experiment = run_flags.open_run(values, "rank")
-    out = run_flags.output(values, "ranking.json", ".json")
+    out = run_flags.output(values, experiment, "ranking.json", ".json")
     run_flags.write_json(out, ranking.rank(experiment, values.images, **conditions))

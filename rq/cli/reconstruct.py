@@ -21,7 +21,7 @@ FLAGS = (
     Flag("num_images", "number of images to show", 8, int, minimum=1),
     Flag("out", "PNG file to write"),
     run_flags.STEP,
-    *run_flags.RUN,
+    *run_flags.TRAINED,
 )
 
 
@@ -30,7 +30,7 @@ def run(values) -> None:
     experiment = run_flags.open_run(values, "reconstruct")
     # Another name for given images: do not overwrite the picture of training.
     prefix = "" if values.images is None else "images_"
-    out = run_flags.output(values, f"{prefix}reconstructions.png")
+    out = run_flags.output(values, experiment, f"{prefix}reconstructions.png")
     rqvae = trained_stages.TrainedRQVAE(experiment)
     picture = rqvae.reconstructions(values.num_images, values.images)
     if processes.is_process_0():

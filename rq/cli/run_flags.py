@@ -15,13 +15,20 @@ from rq.cli.flag import Flag
 from rq.config import ConfigError, differences, validate, with_absolute_paths
 from rq.config.sampling import OPTIONS, SamplingConfig
 from rq.config.schema import FIELDS, default, fields
-from rq.experiment import Experiment, stored_config
+from rq.experiment import Experiment
 from rq.models.projection import PRECISIONS
 from rq.parallel import atomic_files, processes, sharding
+from rq.saved_experiment import config_of, is_saved, open_experiment
 
 _MESH = ("data", "fsdp", "tensor")
+_READ = ("sample", "reconstruct", "rank", "evaluate")  # a run directory, do not write
 
 WORKDIR = Flag("workdir", "run directory; --workdir= may be omitted")
+MODEL = Flag(
+    "workdir",
+    "run directory, saved folder, or a model that comes with rq (digits, emoji); "
+    "--workdir= may be omitted",
+)
 STEP = Flag("step", "checkpoint of the last stage: latest, best or a number", "latest")
 DTYPE = Flag(
     "dtype",
@@ -34,12 +41,12 @@ PROCESSES = (
     Flag("process_id", "several processes: number of this one, from 0", type=int),
     Flag("distributed", "several processes: JAX finds them, on TPU pods", False, bool),
 )
-# For commands that open a run directory.
-RUN = (
-    WORKDIR,
+_DEVICES = (
     Flag("mesh", "--config.mesh.* in short, as fsdp=4 or data=2,tensor=4", ""),
     *PROCESSES,
 )
+RUN = (WORKDIR, *_DEVICES)  # for commands that open a run directory
+TRAINED = (MODEL, *_DEVICES)  # for those that open any trained models
 CONDITIONS = (
     Flag("classes", "classes, separated by commas; by default all", [], list),
     Flag("text", "a text; repeat the flag for several", [], tuple),
@@ -92,16 +99,23 @@ def require_config(values, command: str):
 def open_run(values, command: str) -> Experiment:
     """Connects to other processes and opens the run directory, see `run_config`.
 
+    Commands that only read take saved folders and names of shipped models, too.
+
     Raises:
       ConfigError: on overrides that the command does not accept.
       FileNotFoundError: if nothing was trained in the run directory.
     """
-    require_workdir(values, command)
+    workdir = require_workdir(values, command)
+    if command not in _READ and is_saved(workdir):
+        raise ConfigError(
+            f"{workdir} is a saved model, rq {command} needs a run directory: rq "
+            f"convert authors --archive={workdir} --out=RUN makes one"
+        )
     config = run_config(values, command)
     join_processes(values)
     known = {name: values[name].value for name in ("step", "dtype") if name in values}
     mesh = sharding.make_mesh(**config.mesh)
-    return Experiment(values.workdir, mesh, config=config, **known)
+    return open_experiment(workdir, mesh, config=config, **known)
 
 
 def run_config(values, command: str):
@@ -113,7 +127,7 @@ def run_config(values, command: str):
       ConfigError: on fields that the command may not change or does not read, and on
         values that are out of range.
     """
-    stored, flag = stored_config(values.workdir), values["config"]
+    stored, flag = config_of(values.workdir), values["config"]
     if isinstance(flag.config_filename, str):  # a whole config, not only overrides
         if differing := differences(stored, flag.value, command):
             raise ConfigError(
@@ -206,13 +220,13 @@ def refuse(values, why: str, *names: str) -> None:
             raise ConfigError(f"--{hits[0]} {why}")
 
 
-def output(values, name: str, suffix: str = ".png") -> epath.Path:
+def output(values, experiment, name: str, suffix: str = ".png") -> epath.Path:
     """Returns the file of `--out`, by default `name` in the run's folder `samples`.
 
     Raises:
       ConfigError: if `--out` does not end in `suffix`.
     """
-    path = epath.Path(values.out or epath.Path(values.workdir) / "samples" / name)
+    path = epath.Path(values.out or experiment.output_path / "samples" / name)
     if path.suffix != suffix:
         raise ConfigError(f"--out={path} must end in {suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generates images.
 
-    rq sample runs/digits --num_samples=64 --classes=3,7 --top_p=0.95
+    rq sample digits --num_samples=64 --classes=3,7 --top_p=0.95
 
 Writes a grid of the first images as PNG, and an .npz next to it: arr_0 uint8
 [N, R, R, C], labels, codes. --out=FILE.npz writes only that, --out=FOLDER one PNG per
@@ -30,7 +30,7 @@ FLAGS = (
     Flag("out", "PNG (with an .npz next to it), .npz, or new folder to write"),
     run_flags.STEP,
     run_flags.DTYPE,
-    *run_flags.RUN,
+    *run_flags.TRAINED,
 )
 
 
@@ -43,7 +43,7 @@ def run(values) -> None:
     experiment = run_flags.open_run(values, "sample")
     sample_files.write_samples(
         experiment,
-        values.out or experiment.path / "samples" / "generated.png",
+        values.out or experiment.output_path / "samples" / "generated.png",
         values.num_samples,
         keep=values.keep,
         classifier=classifier_of(values, experiment),

@@ -35,7 +35,7 @@ library_name: rq
     codes = model.encode(["photo.png"])
     pictures = model.decode(codes)
 
-`model.safetensors` has the weights in float32, with the names and layouts of the
+`model.safetensors` has the weights in {precision}, with the names and layouts of the
 authors' PyTorch code after `rqvae.` and `transformer.`; `config.json` describes the
 networks.
 {metrics}
@@ -46,7 +46,10 @@ networks.
 
 
 def text(
-    config: ConfigDict, info: Mapping[str, Any], variables: Mapping[str, dict]
+    config: ConfigDict,
+    info: Mapping[str, Any],
+    variables: Mapping[str, dict],
+    half: bool = False,
 ) -> str:
     """Returns the card.
 
@@ -54,6 +57,7 @@ def text(
       config: of the run.
       info: see `saved_folder.SavedFolder`.
       variables: of each stage.
+      half: parameters are stored as float16.
     """
     side, channels = config.data.resolution, config.data.channels
     model, condition = config.rqvae.model, config.transformer.condition
@@ -81,6 +85,7 @@ def text(
         data=config.data.name,
         table="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
         example=example,
+        precision="float16 (the codebook in float32)" if half else "float32",
         metrics=_metrics(info["metrics"]),
         licence=f"Of the weights: {licence}. It may depend on that of the data.",
     ).replace("\n\n\n", "\n\n")

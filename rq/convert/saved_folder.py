@@ -3,7 +3,8 @@
 """Writes and reads a folder with the trained models of a run and nothing else.
 
     model.safetensors   weights of both stages: 'rqvae.' and 'transformer.', then the
-                        authors' names; what a run samples with, float32
+                        authors' names; what a run samples with, float32 or, apart
+                        from the codebook, float16
     config.json         'config' of the run; 'info': training steps, metrics, licence
     tokenizer.json      of models with text
     README.md           the model card
@@ -19,6 +20,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from rq.config import ConfigError, from_json, to_json, validate, with_portable_paths
@@ -107,6 +109,7 @@ def write(
     variables: Mapping[str, dict],
     info: Mapping[str, Any],
     tokenizer: text.TextTokenizer | None,
+    half: bool = False,
 ) -> None:
     """Writes a folder.
 
@@ -116,12 +119,17 @@ def write(
       variables: of 'rqvae' and, if it was trained, 'transformer'.
       info: see `SavedFolder`; for JSON.
       tokenizer: of a model with text.
+      half: stores parameters as float16.
+
+    Raises:
+      ConfigError: if a parameter is too large for float16.
     """
 
     def arrays() -> Iterator:
         for stage, found in variables.items():
             for name, array in authors.tensors(_BUILD[stage](config), found):
-                yield f"{stage}.{name}", array
+                name = f"{stage}.{name}"
+                yield name, _halved(name, array) if half else array
 
     safetensors_file.write(folder / WEIGHTS, arrays())
     content = {
@@ -132,4 +140,14 @@ def write(
     atomic_files.write_json(folder / CONFIG, content)
     if tokenizer is not None:
         tokenizer.save(folder / text.FILE)
-    (folder / CARD).write_text(model_card.text(config, info, variables))
+    (folder / CARD).write_text(model_card.text(config, info, variables, half))
+
+
+def _halved(name: str, array) -> np.ndarray:
+    """Returns a parameter as float16; the codebook and integers as they are."""
+    array = np.asarray(array)
+    if ".codebooks." in name or array.dtype != np.float32:
+        return array
+    if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+        raise ConfigError(f"{name} is too large for float16: save without half")
+    return array.astype(np.float16)

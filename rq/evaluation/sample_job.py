@@ -78,7 +78,7 @@ class Job:
           ConfigError: if classes, texts, options or the fraction are out of range, or
             the model does not have them.
         """
-        if "://" in str(experiment.path):
+        if "://" in str(experiment.output_path):
             raise ConfigError(
                 f"jobs need a local run directory, not {experiment.path}: copy it to "
                 "a disk"
@@ -131,7 +131,7 @@ class Job:
         self._text = json.dumps(self.settings, sort_keys=True)
         step = self.settings["checkpoints"]["transformer"]
         name = f"{step}_{hashlib.sha256(self._text.encode()).hexdigest()[:8]}"
-        self.folder = pathlib.Path(experiment.path) / EVALUATIONS / name
+        self.folder = pathlib.Path(experiment.output_path) / EVALUATIONS / name
 
     def _captions(self):
         """Returns classes and texts of the evaluation split's first captions."""

@@ -18,7 +18,6 @@ from rq.evaluation import reconstruction
 from rq.metrics import code_usage as code_metrics
 from rq.parallel import atomic_files, preemption, processes
 from rq.sampling import conditions
-from rq.training import checkpoint
 
 EVALUATION = "evaluation.json"
 ROWS, COLUMNS = 10, 10  # conditions shown, at most, and samples of each
@@ -89,7 +88,7 @@ def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, f
     """
     found = TrainedRQVAE(experiment).metrics(images, extractor, lpips)
     metrics = {f"rqvae/{name}": value for name, value in found.items()}
-    if images is None and checkpoint.find_step(experiment.path / "transformer"):
+    if images is None and "transformer" in experiment.stages:
         stage = experiment.transformer
         stage.between_batches = lambda: preemption.exit_on_stop("evaluation")
         found = stage.evaluate(experiment.transformer_state)
