@@ -2,8 +2,8 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Installs rq, trains both stages on 5,000 MNIST digits and writes pictures. Needs only
-# Python.
+# Installs rq, samples a model that comes with it, trains both stages on 5,000 MNIST
+# digits and writes pictures. Needs only Python.
 #
 #   ./launch/quickstart.sh [WORKDIR] [--config.FIELD=VALUE ...]
 #
@@ -24,6 +24,11 @@ else
 fi
 
 use_environment digits
+
+first=$(dirname "$WORKDIR")/shipped_model.png
+"$VENV/bin/python" -m rq.main --mode=sample --workdir=digits --num_samples=100 \
+  --out="$first"
+echo "A model that comes with rq drew $first."
 
 echo "Training $CONFIG in $WORKDIR"
 "$VENV/bin/python" -m rq.main --config="$CONFIG" --workdir="$WORKDIR" "$@"
