@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Installs the package `rq`; configs, launch scripts and benchmarks run from a clone.
+"""Installs the package `rq` with the configs; scripts and benchmarks run from a clone.
 
 Only lower bounds: Python 3.11 resolves to jax 0.10, Python 3.12 to a newer one.
 """
@@ -63,6 +63,7 @@ EXTRAS = {
         *CLIP,
         *DIGITS,
         f"{TPU[0]}; {LINUX_X86}",
+        "build>=1.2",
         "hypothesis>=6.100",
         "import-linter>=2.5",
         "pytest>=8.0",
@@ -70,6 +71,7 @@ EXTRAS = {
         "ruff>=0.12",
         "scikit-image>=0.24",  # its SSIM is the reference in tests
         "scikit-learn>=1.5",
+        "setuptools>=77",  # builds the wheel that is tested
     ],
     "tpu": TPU,
     "gpu": ["jax[cuda12]"],
@@ -80,10 +82,22 @@ setup(
     name="rq",
     version=VERSION,
     description="Autoregressive image generation using residual quantization, in JAX",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
-    packages=find_packages(include=["rq", "rq.*"]),
+    # The top-level folder configs/ becomes rq/configs, where `--config=NAME` finds it.
+    packages=[*find_packages(include=["rq", "rq.*"]), "rq.configs"],
+    package_dir={"rq.configs": "configs"},
+    package_data={"rq": ["py.typed", "shipped/*/*"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rq = rq.cli.program:main"]},

@@ -67,7 +67,7 @@ def stored_config(path):
     if not file.exists():
         raise FileNotFoundError(
             f"{path} has no {CONFIG}: train there first, with "
-            f"rq train --config=configs/... --workdir={path}"
+            f"rq train --config=NAME --workdir={path}"
         )
     return from_json(file.read_text())
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m rq.main --mode=MODE FLAGS`: the same as `rq COMMAND FLAGS`.
 
-python -m rq.main --config=configs/digits.py --workdir=runs/digits
+python -m rq.main --config=digits --workdir=runs/digits
 python -m rq.main --mode=sample --workdir=runs/digits --num_samples=64 --classes=3,7
 """
 

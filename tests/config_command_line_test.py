@@ -2,11 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors on the command line and in config files."""
 
+import pathlib
+
 import pytest
 from absl import flags
 
 from rq.cli import program
-from rq.config import parse_with_config
+from rq.config import config_file, parse_with_config
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 CONFIG = """
 from rq.config import choose_variant, default
@@ -58,6 +62,39 @@ def test_config_and_overrides_are_parsed(args, steps, num_codes, rest):
     assert values.config.rqvae.model.num_codes == num_codes
 
 
+@pytest.mark.parametrize(
+    ("args", "field", "value"),
+    [
+        (["--config=digits"], "data.resolution", 32),
+        (["--config=digits:tiny"], "data.resolution", 16),
+        (["-config=digits:tiny", "--config.seed=3"], "seed", 3),
+        (["--config", "digits:tiny", "--config.seed", "3"], "seed", 3),
+        (["--config=imagenet:1.4B"], "transformer.model.body.layers", 42),
+        ([f"--config={ROOT}/configs/digits.py:tiny"], "data.resolution", 16),
+    ],
+)
+def test_a_name_is_a_config_that_comes_with_rq_in_any_folder(args, field, value):
+    values = flags.FlagValues()
+    assert parse_with_config(values, ["rq", *args]) == ["rq"]
+    config = values.config
+    for name in field.split("."):
+        config = config[name]
+    assert config == value
+
+
+def test_configs_beside_the_package_and_inside_it_are_found(tmp_path, monkeypatch):
+    """In a clone they are beside it, in a wheel inside."""
+    assert config_file.folder() == ROOT / "configs"
+    monkeypatch.setattr(config_file, "_PACKAGE", tmp_path / "rq")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/other.py").touch()
+    assert config_file.names() == ["other"]
+    (tmp_path / "rq/configs").mkdir(parents=True)
+    (tmp_path / "rq/configs/mine.py").touch()
+    assert config_file.names() == ["mine"]
+    assert config_file.find("mine") == f"{tmp_path}/rq/configs/mine.py"
+
+
 def test_without_a_config_file_there_is_none():
     values = flags.FlagValues()
     assert parse_with_config(values, ["rq"]) == ["rq"]
@@ -82,6 +119,10 @@ def test_without_a_config_file_there_is_none():
         (["--config.rqvae.steps"], "Missing value for flag --config.rqvae.steps"),
         (["--stepss=3"], "Unknown command line flag 'stepss'"),
         (["--config=nowhere.py"], 'config file "nowhere.py" does not exist'),
+        (["--config=conf"], 'unknown config "conf"; rq has cc3m, cifar10, digits,'),
+        (["--config=digit:x"], 'config "digit"; did you mean "digits"? rq has cc3m'),
+        (["--config=digits:big"], "digits.py, line 32: unknown config variant"),
+        (["--config=configs/digits.py"], "not exist; --config=digits is the one that"),
         (["--config=conf.py:big"], "conf.py, line 5: unknown config variant 'big'"),
         (["--config=conf.py:typo"], 'conf.py, line 8: Key "stepss" does not exist'),
         (["--config=conf.py:type"], "conf.py, line 10: Could not override"),

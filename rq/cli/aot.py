@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles a config's program for TPUs or GPUs, without having one.
 
-    rq aot --config=configs/imagenet.py:3.8B --topology=v5e:16x16
+    rq aot --config=imagenet:3.8B --topology=v5e:16x16
 
 Prints memory, FLOPs, collectives and an upper bound of the speed; for GPUs (h100:8, or
 h100:2x8 on two hosts) also the kernels that a step launches. --batch=fit compiles

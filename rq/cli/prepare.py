@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prepares a data set and prints a summary of it.
 
-rq prepare --config=configs/folder.py --config.data.path=DIR
+rq prepare --config=folder --config.data.path=DIR
 """
 
 from __future__ import annotations

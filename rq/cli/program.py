@@ -103,7 +103,7 @@ def parse(command, args: Sequence[str]) -> flags.FlagValues:
 def _overview() -> str:
     commands = "\n".join(f"  {name:11}  {text}" for name, text in COMMANDS.items())
     return (
-        f"rq train --config=configs/digits.py --workdir=runs/digits\n\n{commands}\n\n"
+        f"rq train --config=digits --workdir=runs/digits\n\n{commands}\n\n"
         "rq COMMAND --help lists the flags of a command."
     )
 
@@ -117,7 +117,9 @@ def _help(command) -> str:
         text += [rest.rstrip(), ""]
     text += [flag.usage() for flag in (*command.FLAGS, DEBUG)]
     if getattr(command, "CONFIG", None) == "file":
-        text.append("  --config=FILE[:VARIANT]   settings, see configs/")
+        text.append(
+            "  --config=NAME[:VARIANT]   settings that come with rq, or FILE.py"
+        )
     if hasattr(command, "CONFIG"):
         text.append("  --config.FIELD=VALUE      override a field, see docs/config.md")
     return "\n".join(text)

@@ -92,7 +92,7 @@ def require_workdir(values, command: str) -> str:
 def require_config(values, command: str):
     """Returns the config of `--config` with absolute paths, or raises ConfigError."""
     if values.config is None:
-        raise ConfigError(f"rq {command} needs --config=configs/FILE.py")
+        raise ConfigError(f"rq {command} needs --config=NAME or FILE.py")
     return with_absolute_paths(values.config)
 
 

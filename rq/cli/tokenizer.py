@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the tokenizer for a config's captions.
 
-    rq tokenizer --config=configs/cc3m.py --config.data.path=DIR --workdir=DIR
+    rq tokenizer --config=cc3m --config.data.path=DIR --workdir=DIR
 
 Writes WORKDIR/tokenizer.json: trained on the captions of the training split, or copied
 from the tokenizer that the config names. `rq train` does this by itself.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the stages of a config, or resumes a run.
 
-    rq train --config=configs/digits.py --workdir=runs/digits
+    rq train --config=digits --workdir=runs/digits
 
 Finished stages are skipped, others resume from their last checkpoint. At the end,
 pictures and metrics are written to WORKDIR/samples. --config.FIELD=VALUE sets any field

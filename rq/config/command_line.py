@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from rq.config import config_file
 from rq.config.errors import ConfigError
 from rq.config.schema import FIELDS, default
 from rq.config.validation import unknown_field, validate
@@ -39,15 +40,14 @@ def parse_with_config(
       The arguments that are not flags, program name first.
 
     Raises:
-      ConfigError, absl.flags.Error: on an error in flags, overrides or config file.
+      ConfigError, absl.flags.Error: on an error in flags, overrides or config file, or
+        if there is no such config; see `config_file.find`.
     """
-    args = list(args)
-    path, names = _config_file(args), _overrides(args)
+    args, path = _find_config(args)
+    names = _overrides(args)
     for name in names:
         if name not in FIELDS:
             raise unknown_field(name)
-    if path and not os.path.isfile(path):
-        raise ConfigError(f'config file "{path}" does not exist')
     overrides_alone = overrides_alone and path is None
     options = dict(lock_config=True, sys_argv=args, flag_values=values)
     try:
@@ -95,13 +95,23 @@ def _overrides(args: Sequence[str]) -> list[str]:
     return [match[1] for match in found if match]
 
 
-def _config_file(args: Sequence[str]) -> str | None:
-    """Returns the path of the config file, without its variant; None without one."""
-    path = None
+def _find_config(args: Sequence[str]) -> tuple[list[str], str | None]:
+    """Returns the arguments with the config as a path, and the path without variant.
+
+    Raises:
+      ConfigError: if there is no such config.
+    """
+    args, path = list(args), None
     for i, arg in enumerate(args):
-        if match := _CONFIG_FILE.match(arg):
-            path = match[1] if match[1] is not None else "".join(args[i + 1 : i + 2])
-    return path and path.split(":", 1)[0]
+        if not (match := _CONFIG_FILE.match(arg)):
+            continue
+        at = i + 1 if match[1] is None else i
+        value = "".join(args[at : at + 1]) if match[1] is None else match[1]
+        path, colon, variant = value.partition(":")
+        if path:
+            path = config_file.find(path)
+            args[at] = f"{args[at].removesuffix(value)}{path}{colon}{variant}"
+    return args, path
 
 
 def _place(path: str, frames: Iterable[tuple[str, int | str]]) -> str:

@@ -260,5 +260,5 @@ def missing(directory, stage: str, step: int | str | None) -> CheckpointError:
         what += f" of step {step}"
     return CheckpointError(
         f"{directory} has {what} of {stage!r}; to train one, run: rq train "
-        f"--config=configs/... --workdir={directory.parent}"
+        f"--config=NAME --workdir={directory.parent}"
     )

@@ -1,0 +1,94 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel: what is in it, and that it works without the clone."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from program import xla_flags
+
+import rq
+from rq.convert import saved_folder
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHIPPED = ROOT / "rq/shipped"  # models
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, made from the source archive that is made from a copy of the clone."""
+    base = tmp_path_factory.mktemp("build")
+    made = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("rq", "configs"):
+        shutil.copytree(ROOT / name, base / "clone" / name, ignore=made)
+    for path in (*ROOT.glob("*.*"), ROOT / "LICENSE"):
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, base / "clone")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", base]
+    done = subprocess.run(
+        [*command, base / "clone"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = base.glob("*.whl")
+    return path
+
+
+def test_the_wheel_has_modules_configs_models_and_types(wheel):
+    sources = [path.relative_to(ROOT) for path in (ROOT / "rq").rglob("*.py")]
+    expected = {str(path) for path in sources}
+    expected |= {f"rq/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    expected |= {str(path.relative_to(ROOT)) for path in SHIPPED.glob("*/*")}
+    expected |= {"rq/py.typed"}
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name for name in names if name.startswith("rq/")} == expected
+
+
+def text_flags(folder):
+    """Returns the flags that a shipped model needs: a text, if it takes one."""
+    condition = saved_folder.opened(folder).config.transformer.condition
+    return ["--text=a red heart"] if "text" in condition else []
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
+    """Trains by the name of a config, and samples the models that come with it."""
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    } | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(optimize=True)}
+
+    def run(*command):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path / "elsewhere",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    (tmp_path / "elsewhere").mkdir()
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python, program = tmp_path / "venv/bin/python", tmp_path / "venv/bin/rq"
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[digits]")
+    assert run(program, "--version").strip() == rq.__version__
+    place = run(python, "-c", "import rq; print(rq.__file__)")
+    assert pathlib.Path(place.strip()).is_relative_to(tmp_path / "venv")
+
+    flags = [f"--config.data.dir={tmp_path}/data"]
+    for stage in ("rqvae", "transformer"):
+        flags += [f"--config.{stage}.steps=10"]
+        flags += [f"--config.{stage}.optimizer.warmup_steps=0"]
+    run(program, "train", "--config=digits", "--workdir=run", *flags)
+    assert (tmp_path / "elsewhere/run/transformer/10").is_dir()
+
+    for folder in sorted(path for path in SHIPPED.glob("*") if path.is_dir()):
+        out = [f"--out={folder.name}.png", "--num_samples=2"]
+        run(program, "sample", folder.name, *out, *text_flags(folder))
+        assert (tmp_path / "elsewhere" / f"{folder.name}.png").exists()
