@@ -21,6 +21,8 @@ SHIPPED = [
     ("digits", "tiny"),
     ("emoji", ""),
     ("emoji", "nogan"),
+    ("emoji", "lpips"),
+    ("emoji", "class_text"),
     ("imagenet", ""),
     ("imagenet", "480M"),
     ("imagenet", "821M"),
