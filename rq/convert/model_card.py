@@ -35,9 +35,9 @@ library_name: rq
     codes = model.encode(["photo.png"])
     pictures = model.decode(codes)
 
-`model.safetensors` has the weights in {precision}, with the names and layouts of the
-authors' PyTorch code after `rqvae.` and `transformer.`; `config.json` describes the
-networks.
+`model.safetensors` has the weights in {precision},
+with the names and layouts of the authors' PyTorch code after `rqvae.` and
+`transformer.`; `config.json` describes the networks.
 {metrics}
 ## Licence
 
