@@ -27,7 +27,6 @@ from rq.parallel import atomic_files
 from rq.sampling import conditions, inpainting
 from rq.sampling.trained_models import TrainedModels
 
-_RUN_CONFIG = "config.json"  # of a run directory
 _NAMES = {"rqvae": "RQ-VAE", "transformer": "RQ-Transformer"}
 
 
@@ -50,21 +49,12 @@ def load(path, *, step: str | int = "latest", dtype: str | None = None) -> Model
     """
     if dtype not in (None, *PRECISIONS):
         raise ConfigError(f"dtype {dtype!r}: one of {', '.join(PRECISIONS)}")
-    path = pathlib.Path(loaded_models.place(path)).expanduser()
-    if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"{path} {what}: name a run directory, a saved model, a folder of the "
-            "authors' checkpoints or one of the models that come with rq, "
-            f"{', '.join(loaded_models.shipped())}"
-        )
-    is_saved = saved_folder.is_saved(path)
-    if not is_saved and (path / _RUN_CONFIG).exists():
+    path = loaded_models.find_folder(path)
+    if loaded_models.is_run(path):
         return load_run(path, step=step, dtype=dtype)
     if step != "latest":
         raise ConfigError(f"step {step!r}: {path} is no run directory, it has no steps")
-    open_models = loaded_models.from_saved if is_saved else loaded_models.from_authors
-    models = open_models(path, dtype=dtype)
+    models = loaded_models.from_folder(path, dtype=dtype)
     return Model(models, models.stages, lambda: models.info)
 
 

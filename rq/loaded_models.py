@@ -25,6 +25,7 @@ from rq.parallel import sharding
 from rq.sampling.trained_models import TrainedModels
 
 SHIPPED = pathlib.Path(__file__).parent / "shipped"
+RUN_CONFIG = "config.json"  # of a run directory
 
 
 def shipped() -> dict[str, pathlib.Path]:
@@ -50,6 +51,7 @@ class LoadedModels(TrainedModels):
     Attributes:
       stages: 'rqvae' and, if there is one, 'transformer'.
       info: 'steps', 'metrics' and 'licence', see `saved_folder.SavedFolder`.
+      read: function that reads and returns the variables of a stage.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class LoadedModels(TrainedModels):
         """
         super().__init__(path, config, **options)
         self.stages, self.info = stages, info
-        self._read, self._tokenizer_path = read, tokenizer_path
+        self.read, self._tokenizer_path = read, tokenizer_path
 
     @property
     def tokenizer_path(self):
@@ -83,12 +85,12 @@ class LoadedModels(TrainedModels):
     @functools.cached_property
     def rqvae_variables(self) -> dict:
         """See `TrainedModels`."""
-        return self._on_devices(self._read("rqvae"))
+        return self._on_devices(self.read("rqvae"))
 
     @functools.cached_property
     def transformer_variables(self) -> dict:
         """See `TrainedModels`."""
-        params = self._read("transformer")["params"]
+        params = self.read("transformer")["params"]
         if self.dtype is not None:
             if self.dtype != "int8":  # made from the weights as they are stored
                 params = jax.tree.map(lambda x: x.astype(jnp.dtype(self.dtype)), params)
@@ -98,6 +100,38 @@ class LoadedModels(TrainedModels):
 
     def _on_devices(self, variables: dict) -> dict:
         return jax.device_put(variables, sharding.replicated(self.mesh))
+
+
+def find_folder(path) -> pathlib.Path:
+    """Returns the folder with models that a user names; see `place`.
+
+    Raises:
+      FileNotFoundError: if there is no such folder.
+    """
+    path = pathlib.Path(place(path)).expanduser()
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"{path} {what}: name a run directory, a saved model, a folder of the "
+            "authors' checkpoints or one of the models that come with rq, "
+            f"{', '.join(shipped())}"
+        )
+    return path
+
+
+def is_run(path: pathlib.Path) -> bool:
+    """Returns whether a folder is a run directory, which needs Orbax to be read."""
+    return not saved_folder.is_saved(path) and (path / RUN_CONFIG).exists()
+
+
+def from_folder(path: pathlib.Path, **options) -> LoadedModels:
+    """Opens a folder that is no run directory.
+
+    Raises:
+      ValueError: see `from_saved` and `from_authors`.
+    """
+    is_saved = saved_folder.is_saved(path)
+    return (from_saved if is_saved else from_authors)(path, **options)
 
 
 def from_saved(path: pathlib.Path, **options) -> LoadedModels:

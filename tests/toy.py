@@ -124,7 +124,9 @@ def make_config(**changes):
     return config
 
 
-def fit(stage, workdir, data=None, mesh=None, **changes):
+def fit(
+    stage, workdir, data=None, mesh=None, first_state=lambda state: state, **changes
+):
     """`rq.training.loop.fit` with defaults: all devices on `data`."""
     config = make_config(**changes)
     return loop.fit(
@@ -135,6 +137,7 @@ def fit(stage, workdir, data=None, mesh=None, **changes):
         mesh=sharding.make_mesh(fsdp=2) if mesh is None else mesh,
         config_json=config_lib.to_json(config),
         pictures=stage.pictures,
+        first_state=first_state,
     )
 
 

@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import yaml
 from absl import logging
@@ -31,8 +29,7 @@ from rq.models.build import rqvae_model, transformer_model
 from rq.parallel import atomic_files
 from rq.saved_experiment import open_experiment
 from rq.training import checkpoint
-from rq.training.checkpoint_manager import Checkpoints
-from rq.training.train_state import TrainState
+from rq.training.checkpoint_manager import write_trained
 
 FORMATS = ("authors", "safetensors")
 _FOLDERS = {"rqvae": "stage1", "transformer": "stage2"}  # of exported models
@@ -89,7 +86,8 @@ def from_authors(places: Sequence[str], out, ema: bool, tokenizer=None) -> str:
             params = variables["params"]
             lines.append(_describe(stage, module, params, averaged[stage]))
             step = released_config.STEP
-            _write_stage(run, stage, step, config, params, codebook)
+            model = {"params": params, "codebook": codebook}
+            write_trained(run, stage, step, config, model)
         (run / CONFIG).write_text(to_json(config))
     return "\n".join([f"wrote {out}", *lines])
 
@@ -148,27 +146,10 @@ def _from_saved(saved: saved_folder.SavedFolder, run: pathlib.Path) -> list[str]
             variables = saved.variables(stage)
             codebook, params = variables.get("codebook", codebook), variables["params"]
             lines.append(_describe(stage, build(config), params, averaged=False))
-            _write_stage(run, stage, config[stage].steps, config, params, codebook)
+            model = {"params": params, "codebook": codebook}
+            write_trained(run, stage, config[stage].steps, config, model)
     (run / CONFIG).write_text(to_json(config))
     return lines
-
-
-def _write_stage(
-    run: pathlib.Path, stage: str, step: int, config, params, codebook
-) -> None:
-    """Writes the one checkpoint of a stage, as its training would at the last step."""
-    state = TrainState(
-        step=jnp.asarray(step, jnp.int32),
-        params=params,
-        codebook=codebook,
-        opt_state={},
-        ema={},
-        key=jax.random.key(config.seed),
-    )
-    with contextlib.closing(Checkpoints(run / stage, stage)) as checkpoints:
-        checkpoints.save(step, state, to_json(config), {})
-        checkpoints.wait_for_checksums()
-        checkpoints.record_evaluation(step)
 
 
 def export(

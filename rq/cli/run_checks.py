@@ -16,7 +16,7 @@ from rq.data import DataError, sources
 from rq.data.augment import transforms
 from rq.experiment import CONFIG, finished
 from rq.parallel import atomic_files, processes, sharding
-from rq.training import checkpoint
+from rq.training import checkpoint, init_from
 
 TRAINED = ("features", "rqvae", "transformer")  # stages with steps and checkpoints
 
@@ -34,8 +34,9 @@ def check_run(config, path: epath.Path, mesh) -> None:
 
     Raises:
       MeshError: if a batch does not divide over the devices.
-      ConfigError: if a stage lacks the results of an earlier one, the run was made with
-        another config, or the directory cannot be written.
+      ConfigError: if a stage lacks the results of an earlier one or has nothing in
+        common with the model that it is to start from, the run was made with another
+        config, or the directory cannot be written.
       DataError: if data or weights are missing, or a split is smaller than a batch.
     """
     for stage in TRAINED:
@@ -55,6 +56,7 @@ def check_run(config, path: epath.Path, mesh) -> None:
 def _check_directory(config, path: epath.Path) -> None:
     check_perceptual(config, path)
     check_order(config, path)
+    init_from.check(config, path)
     claim(path, config)
 
 
@@ -119,7 +121,8 @@ def check_order(config, path: epath.Path) -> None:
     stages = config.stages
     codes = path / "codes" / config.data.train_split / "manifest.json"
     needed = {}
-    if "rqvae" not in stages and checkpoint.latest_step(path / "rqvae") is None:
+    missing = checkpoint.latest_step(path / "rqvae") is None
+    if "rqvae" not in stages and missing and not init_from.gives_rqvae(config, path):
         needed["rqvae"] = {"codes", "transformer"} & set(stages)
     if not ("codes" in stages or config.transformer.online or codes.exists()):
         needed["codes"] = {"transformer"} & set(stages)

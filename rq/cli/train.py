@@ -23,7 +23,7 @@ from rq.evaluation import trained_stages, training_pictures
 from rq.evaluation.reconstruction import make_reconstructor
 from rq.experiment import Experiment
 from rq.parallel import processes, run_lock, sharding
-from rq.training import checkpoint, loop
+from rq.training import checkpoint, init_from, loop
 from rq.training.encode import Encoder, encode_split
 from rq.training.stages import FeaturesStage, RQVAEStage
 from rq.training.stages.rqvae_stage import load_perceptual_distance
@@ -56,6 +56,8 @@ def run_stages(config, workdir) -> None:
         if "transformer" in config.stages:
             with processes.process_0_first("the tokenizer"):
                 make_tokenizer(config, path)
+        if init_from.gives_rqvae(config, path):
+            init_from.write_rqvae(config, path, mesh)
         for name in config.stages:
             if name in run_checks.TRAINED and _is_done(path, name, config):
                 logging.info("%s: all %d steps are done", name, config[name].steps)
@@ -75,8 +77,14 @@ def _is_done(path: epath.Path, stage: str, config) -> bool:
 
 
 def make_tokenizer(config, path) -> None:
-    """Makes the run's tokenizer, if its condition has text and there is none yet."""
+    """Makes the run's tokenizer, if its condition has text and there is none yet.
+
+    It is that of the model that the run starts from, if there is one and it fits.
+    """
     if "text" in config.transformer.condition and not (path / text.FILE).exists():
+        if (given := init_from.tokenizer(config, path)) is not None:
+            given.save(path / text.FILE)
+            return
         source = sources.open_split(config.data, config.data.train_split)
         text.make(config.transformer.text, source, path / text.FILE)
 
@@ -165,4 +173,5 @@ def _fit(stage, source, config, path, pictures, tokens=None) -> None:
         mesh=stage.mesh,
         config_json=to_json(config),
         pictures=pictures,
+        first_state=init_from.first_state(config, path, stage.name),
     )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import re
 import traceback
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from rq.config import config_file
 from rq.config.errors import ConfigError
 from rq.config.schema import FIELDS, default
+from rq.config.stored import read
 from rq.config.validation import unknown_field, validate
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
@@ -28,7 +30,8 @@ def parse_with_config(
     """Adds `--config` and its overrides to the flags `values`, and parses `args`.
 
     Afterwards `values.config` is the validated config of `--config`, or None; the
-    overrides are in `values["config"].override_values`.
+    overrides are in `values["config"].override_values`. `--config` is a Python file, or
+    a stored `config.json` or the folder of one; see `config_file.find`.
 
     Args:
       values: flags of the program.
@@ -48,11 +51,17 @@ def parse_with_config(
     for name in names:
         if name not in FIELDS:
             raise unknown_field(name)
+    is_stored = bool(path) and path.endswith(config_file.STORED)
+    if is_stored and overrides_alone:
+        raise ConfigError(f"--config={path}: this command reads that of its run")
     overrides_alone = overrides_alone and path is None
+    base = default() if overrides_alone else None
+    if is_stored:
+        base, args = read(pathlib.Path(path)), _without_config_file(args)
     options = dict(lock_config=True, sys_argv=args, flag_values=values)
     try:
-        if overrides_alone:
-            config_flags.DEFINE_config_dict("config", default(), **options)
+        if base is not None:
+            config_flags.DEFINE_config_dict("config", base, **options)
         else:
             config_flags.DEFINE_config_file("config", **options)
         rest = values(args)
@@ -112,6 +121,18 @@ def _find_config(args: Sequence[str]) -> tuple[list[str], str | None]:
             path = config_file.find(path)
             args[at] = f"{args[at].removesuffix(value)}{path}{colon}{variant}"
     return args, path
+
+
+def _without_config_file(args: Sequence[str]) -> list[str]:
+    """Returns the arguments without `--config=FILE` or `--config FILE`."""
+    kept, rest = [], iter(args)
+    for arg in rest:
+        match = _CONFIG_FILE.match(arg)
+        if match and match[1] is None:
+            next(rest)
+        elif not match:
+            kept.append(arg)
+    return kept
 
 
 def _place(path: str, frames: Iterable[tuple[str, int | str]]) -> str:

@@ -10,6 +10,7 @@ import pathlib
 
 from rq.config.errors import ConfigError
 
+STORED = ".json"  # the end of the name of a config that a run or a saved model has
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
@@ -31,13 +32,16 @@ def find(text: str) -> str:
     """Returns the path of a config file that exists.
 
     Args:
-      text: a path, which has a `/` or ends in `.py`, or else one of `names`.
+      text: a path, which has a `/` or ends in `.py` or `.json`, or else one of `names`;
+        of a folder, such as a run directory, its config.json is taken.
 
     Raises:
       ConfigError: if there is no such file or name.
     """
     known, suggestion = names(), ""
-    if os.sep not in text and not text.endswith(".py"):
+    if os.path.isdir(text) and text not in known:
+        text = os.path.join(text, f"config{STORED}")
+    if os.sep not in text and not text.endswith((".py", STORED)):
         if text in known:
             return str(folder() / f"{text}.py")
         if close := difflib.get_close_matches(text, known, 1):

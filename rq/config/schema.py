@@ -29,6 +29,7 @@ from rq.config.declaration import (
 from rq.config.errors import ConfigError
 
 STAGES = ("features", "rqvae", "codes", "transformer")
+STARTED = ("rqvae", "transformer")  # that `init_from` may give weights
 FROM_PATH = ("folder", "tar", "tsv")  # values of data.name that need data.path
 
 _TRAIN = ("train",)
@@ -294,6 +295,20 @@ SCHEMA: dict[str, Any] = dict(
         "stages to run, in this order; 'features' if its network is used",
         _STAGES,
         changed_by=_TRAIN,
+    ),
+    init_from=Field(
+        "",
+        "model whose weights new stages start from: a run directory, a saved folder or "
+        "a folder of the authors' checkpoints; '': random weights",
+        since="0.2",
+        before="",
+    ),
+    init_stages=Field(
+        STARTED,
+        "stages that start from the model of `init_from`; the others start afresh",
+        Range(one_of(*STARTED).contains, f"{one_of(*STARTED).text}; repeat the flag"),
+        since="0.2",
+        before=STARTED,
     ),
     mesh=_MESH,
     data=_DATA,

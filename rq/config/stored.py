@@ -14,7 +14,7 @@ from rq.config.schema import FIELDS, RENAMED, default, fields
 from rq.config.validation import check_types
 
 # Stored as absolute paths, so that later commands work from any folder.
-PATHS = ("data.path", "data.dir", "rqvae.lpips_weights")
+PATHS = ("data.path", "data.dir", "rqvae.lpips_weights", "init_from")
 
 
 def to_json(config: ConfigDict) -> str:
@@ -58,6 +58,25 @@ def from_json(text: str) -> ConfigDict:
     return config
 
 
+def read(file: pathlib.Path) -> ConfigDict:
+    """Returns the config in the config.json of a run directory or a saved folder.
+
+    Raises:
+      ConfigError: see `from_json`; the message begins with the file's name.
+    """
+    text = file.read_text("utf-8", "replace")
+    try:
+        content = json.loads(text)
+        if isinstance(content, dict) and isinstance(content.get("config"), dict):
+            text = json.dumps(content["config"])
+    except ValueError:
+        pass  # `from_json` says so
+    try:
+        return from_json(text)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
 def differences(a: ConfigDict, b: ConfigDict, command: str = "train") -> list[str]:
     """Returns the differing fields that `command` may not change in a run directory.
 
@@ -75,19 +94,24 @@ def differences(a: ConfigDict, b: ConfigDict, command: str = "train") -> list[st
 def with_portable_paths(config: ConfigDict) -> ConfigDict:
     """Returns the config without the folders of this machine, to give to others.
 
-    Of a path only the last part stays, in the home folder: ~/imagenet.
+    Of a path only the last part stays, in the home folder: ~/imagenet. The model that
+    training started from is left out.
     """
     config = config.copy_and_resolve_references()
-    given = fields(config)
+    given = fields(config) | {"init_from": ""}
     changed = {
-        name: f"~/{pathlib.Path(given[name]).name}" for name in PATHS if given[name]
+        name: f"~/{pathlib.Path(given[name]).name}" if given[name] else ""
+        for name in PATHS
     }
     config.update_from_flattened_dict(changed)
     return config
 
 
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
-    """Returns the config with absolute paths of data and weights; URLs stay."""
+    """Returns the config with absolute paths of data and weights.
+
+    URLs stay, and so does a name in `init_from` that is no path.
+    """
     config = config.copy_and_resolve_references()
     given = fields(config)
     changed = {
@@ -95,5 +119,8 @@ def with_absolute_paths(config: ConfigDict) -> ConfigDict:
         for name in PATHS
         if given[name] and "://" not in given[name]
     }
+    name = given["init_from"]
+    if "/" not in name and name[:1] not in "~." and not pathlib.Path(name).exists():
+        changed.pop("init_from", None)
     config.update_from_flattened_dict(changed)
     return config

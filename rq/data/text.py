@@ -79,6 +79,10 @@ class TextTokenizer:
         with atomic_files.atomic_write(path) as temporary:
             temporary.write_text(self._tokenizer.to_str(pretty=True))
 
+    def is_same(self, other: TextTokenizer) -> bool:
+        """Returns whether another tokenizer gives the same tokens, before cutting."""
+        return self._tokenizer.to_str() == other._tokenizer.to_str()
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens, in the normalised form of the tokenizer."""
         kept = [int(token) for token in tokens if token != self._pad]

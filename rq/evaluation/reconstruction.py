@@ -77,7 +77,7 @@ class Reconstructor:
         scores = {"mse": jnp.mean((outputs - images) ** 2, axis=(-3, -2, -1))}
         if self.model.resolution >= SSIM_WINDOW:
             scores["ssim"] = jnp.stack([ssim(images, one) for one in outputs])
-        if self._distance is not None:
+        if self._distance is not None and frozen:  # a given RQ-VAE comes without it
             params = {"params": frozen["distance"]}
             # One depth at a time: feature maps of all depths would not fit in memory.
             distances = [self._distance.apply(params, images, one) for one in outputs]

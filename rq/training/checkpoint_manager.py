@@ -8,13 +8,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from rq.config import to_json
 from rq.parallel import atomic_files, processes
 from rq.training import checkpoint, checkpoint_files
 from rq.training.orbax_manager import Manager
@@ -261,3 +267,27 @@ class Checkpoints:
         self._manager.close()
         self._closing = True
         self._checksums.shutdown(cancel_futures=True)
+
+
+def write_trained(run, stage: str, step: int, config, model: Mapping[str, Any]) -> None:
+    """Writes the only checkpoint of a stage, as its training would at the last step.
+
+    Args:
+      run: the run directory.
+      stage: 'rqvae' or 'transformer'.
+      step: the last step.
+      config: of the run.
+      model: 'params' and 'codebook', and 'frozen' if there are frozen networks.
+    """
+    state = TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        opt_state={},
+        ema={},
+        key=jax.random.key(config.seed),
+        **model,
+    )
+    directory = checkpoint.folder(run) / stage
+    with contextlib.closing(Checkpoints(directory, stage)) as checkpoints:
+        checkpoints.save(step, state, to_json(config), {})
+        checkpoints.wait_for_checksums()
+        checkpoints.record_evaluation(step)

@@ -46,6 +46,7 @@ def fit(
     mesh,
     config_json: str,
     pictures: Callable[[TrainState], dict[str, np.ndarray]] = lambda state: {},
+    first_state: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
     """Trains a stage to its last step, resuming from its latest checkpoint if any.
 
@@ -62,6 +63,8 @@ def fit(
       config_json: stored in each checkpoint.
       pictures: function that returns pictures, uint8 `[H, W, 3]` by name, called at
         each evaluation.
+      first_state: function that changes a new state before the first step; not called
+        if training resumes.
 
     Returns:
       The state after the last step.
@@ -73,7 +76,16 @@ def fit(
         full.
     """
     try:
-        return _fit(stage, data, config, folder(workdir), mesh, config_json, pictures)
+        return _fit(
+            stage,
+            data,
+            config,
+            folder(workdir),
+            mesh,
+            config_json,
+            pictures,
+            first_state,
+        )
     except Exception as error:
         if not is_disk_full(error):
             raise
@@ -85,7 +97,9 @@ def fit(
         ) from None
 
 
-def _fit(stage, data, config, workdir, mesh, config_json, pictures) -> TrainState:
+def _fit(
+    stage, data, config, workdir, mesh, config_json, pictures, first_state
+) -> TrainState:
     # CLU's writers import TensorFlow, which takes seconds that sampling does not need.
     from rq.training import metric_writer
 
@@ -102,7 +116,9 @@ def _fit(stage, data, config, workdir, mesh, config_json, pictures) -> TrainStat
                 )
             )
         )
-        state, shardings = start(stage, data, checkpoints, config.seed, mesh)
+        state, shardings = start(
+            stage, data, checkpoints, config.seed, mesh, first_state
+        )
         first = int(state.step)
 
         def is_evaluated(step):
@@ -184,10 +200,17 @@ def _fit(stage, data, config, workdir, mesh, config_json, pictures) -> TrainStat
     return state
 
 
-def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):
+def start(
+    stage,
+    data,
+    checkpoints: Checkpoints,
+    seed: int,
+    mesh,
+    first_state: Callable[[TrainState], TrainState] = lambda state: state,
+):
     """Returns the latest checkpoint's state, or a new one, and its shardings.
 
-    Also sets `data` to the checkpoint's position.
+    Also sets `data` to the checkpoint's position. `first_state` changes a new state.
 
     Raises:
       CheckpointError: see `Checkpoints.restore`; also if all checkpoints are damaged.
@@ -201,7 +224,7 @@ def start(stage, data, checkpoints: Checkpoints, seed: int, mesh):
         init = jax.jit(
             lambda key: sharding.unbox(stage.init(key)), out_shardings=shardings
         )
-        return init(key), shardings
+        return first_state(init(key)), shardings
     state, position = checkpoints.restore(sharding.abstract_state(boxed, mesh))
     data.set_state(position)
     logging.info("%s: resumed at step %d", stage.name, state.step)

@@ -1,0 +1,80 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Opens the model that a run starts from (`init_from`), wherever it is stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rq import loaded_models
+from rq.config import ConfigError, from_json
+from rq.data import text
+from rq.training import checkpoint
+
+STAGES = {"rqvae": "RQ-VAE", "transformer": "RQ-Transformer"}
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenModel:
+    """A trained model; its weights are read when they are asked for.
+
+    Attributes:
+      path: its folder.
+      config: that it was trained with.
+      stages: those of 'rqvae' and 'transformer' that it has.
+      read: function that returns 'params' of a stage, the moving average if there is
+        one; 'codebook' of the RQ-VAE; 'frozen', networks of its loss, if they are kept.
+      tokenizer_path: where the tokenizer of a model with text is.
+    """
+
+    path: pathlib.Path
+    config: ConfigDict
+    stages: tuple[str, ...]
+    read: Callable[[str], dict[str, Any]]
+    tokenizer_path: pathlib.Path
+
+
+def opened(place) -> GivenModel:
+    """Opens a run directory, a saved folder or a folder of the authors' checkpoints.
+
+    Call it in any process; it does not communicate.
+
+    Raises:
+      ConfigError: if there are no models in it, or they are damaged.
+      FileNotFoundError: if there is no such folder.
+    """
+    path = loaded_models.find_folder(place)
+    if loaded_models.is_run(path):
+        return _run(path)
+    try:
+        models = loaded_models.from_folder(path)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"init_from: {error}") from None
+    return GivenModel(
+        path, models.config, models.stages, models.read, models.tokenizer_path
+    )
+
+
+def _run(path: pathlib.Path) -> GivenModel:
+    steps = {stage: checkpoint.latest_step(path / stage) for stage in STAGES}
+    steps = {stage: step for stage, step in steps.items() if step is not None}
+    if not steps:
+        raise ConfigError(f"init_from: nothing was trained in {path}")
+
+    def read(stage):
+        model, _ = checkpoint.load_model(path / stage, stage, steps[stage])
+        model["params"] = model.pop("ema") or model["params"]
+        return model
+
+    # Each checkpoint has the config that it was trained with; the last is of both.
+    last = list(steps)[-1]
+    folder = checkpoint.folder(path) / last / str(steps[last])
+    config = from_json(checkpoint.read_config(folder, last))
+    return GivenModel(path, config, tuple(steps), read, path / text.FILE)

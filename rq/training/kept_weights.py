@@ -1,0 +1,269 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Decides which weights of a given model a stage starts from, and takes them.
+
+Arrays are kept if names and shapes agree and they mean the same. Both follow from the
+two configs alone, so that nothing is read or computed before this is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from rq.config import ConfigError
+from rq.config.schema import fields
+from rq.models.build import rqvae_model, transformer_model
+from rq.parallel import sharding
+from rq.training.train_state import TrainState
+
+_NAMED = 3  # new arrays of a part that are named, at most
+LEAST = 0.01  # fraction of a stage's parameters: keeping fewer is a mistake
+_LATENTS = ("data.resolution", "rqvae.model.ch_mult", "rqvae.model.embed_dim")
+_GRID, _NUMBER = "rqvae.model.code_shape", "rqvae.model.num_codes"
+_WIDTH = "transformer.model.width"
+_CONDITION = (
+    "transformer.condition",
+    "data.num_classes",
+    "transformer.condition_dropout",
+    "transformer.text.vocab_size",
+    "transformer.text.length",
+)
+
+
+def _stack(name: str) -> tuple[str, ...]:
+    part = f"transformer.model.{name}."
+    names = ("layers", "heads", "attention_bias", "mlp_bias", "norm", "qk_norm")
+    return (_WIDTH, *(part + field for field in names))
+
+
+_AUTOENCODER = (
+    "data.resolution",
+    "data.channels",
+    *(
+        f"rqvae.model.{name}"
+        for name in (
+            "ch",
+            "ch_mult",
+            "num_res_blocks",
+            "attn_resolutions",
+            "z_channels",
+            "embed_dim",
+        )
+    ),
+)
+# By part of a model, the beginning of its arrays' names: the fields that their shapes,
+# or whether they exist, depend on. Other parts depend on `_AUTOENCODER`.
+_DEPENDS = {
+    "codebook": (
+        *_LATENTS,
+        _GRID,
+        _NUMBER,
+        "rqvae.model.shared_codebook",
+        "rqvae.model.cosine",
+        "rqvae.model.fsq_levels",
+    ),
+    "condition": (*_CONDITION, _WIDTH),
+    "body_positions": (_GRID, _WIDTH),
+    "head_positions": (_GRID, _WIDTH),
+    "body_input": (*_LATENTS, _GRID, _WIDTH, "transformer.model.body_from_codebook"),
+    "head_input": (*_LATENTS, _GRID, _WIDTH, "transformer.model.head_from_codebook"),
+    "body_stack": _stack("body"),
+    "head_stack": _stack("head"),
+    "classifier": (
+        _NUMBER,
+        _WIDTH,
+        "transformer.model.shared_classifier",
+        "transformer.model.head.norm",
+    ),
+    "token_embedding": (
+        _NUMBER,
+        _GRID,
+        _WIDTH,
+        "transformer.model.shared_token_embedding",
+        "transformer.model.body_from_codebook",
+        "transformer.model.head_from_codebook",
+    ),
+}
+# Fields that change what arrays of the same shape mean.
+_MEANING = {
+    "codebook": ("rqvae.model.cosine", "rqvae.model.fsq_levels"),
+    "condition": ("transformer.condition",),
+    "body_stack": ("transformer.model.body.heads",),
+    "head_stack": ("transformer.model.head.heads",),
+}
+
+
+class Plan(NamedTuple):
+    """What a stage keeps of a given model.
+
+    Attributes:
+      stage: 'rqvae' or 'transformer'.
+      kept: names of the arrays that are kept.
+      text: for people: a line for the whole, and one for each part that is not kept.
+    """
+
+    stage: str
+    kept: frozenset[str]
+    text: tuple[str, ...]
+
+
+def plan(
+    stage: str, there: ConfigDict, here: ConfigDict, source, same_text: bool = True
+) -> Plan:
+    """Returns what a stage keeps.
+
+    Args:
+      stage: 'rqvae' or 'transformer'.
+      there: config of the given model.
+      here: config of the run.
+      source: where the given model is, for messages.
+      same_text: whether both have the same tokenizer, if both have text.
+
+    Raises:
+      ConfigError: if it would keep next to nothing.
+    """
+    theirs, ours = _arrays(stage, there), _arrays(stage, here)
+    differing = _differences(there, here)
+    other = {p for p, names in _MEANING.items() if differing.keys() & set(names)}
+    if there.rqvae.model.code_shape[:2] != here.rqvae.model.code_shape[:2]:
+        other.add("body_positions")
+    if not same_text:
+        other.add("condition")
+    kept = {
+        name
+        for name, shape in ours.items()
+        if theirs.get(name) == shape and _part(name) not in other
+    }
+    if any(name not in kept for name in ours if _part(name) == "codebook"):
+        kept -= {name for name in ours if _part(name) == "codebook"}
+    sizes = {n: math.prod(s) for n, s in ours.items() if _part(n) != "codebook"}
+    total, number = sum(sizes.values()), sum(sizes[n] for n in kept & sizes.keys())
+    changes = _changes(theirs, ours, kept, differing, same_text)
+    if number < LEAST * total:
+        raise ConfigError(
+            f"init_from: stage {stage!r} has nothing in common with {source}: "
+            f"{'; '.join(changes)}; use its config, or leave {stage!r} out of "
+            "init_stages to start this stage afresh"
+        )
+    summary = f"{stage}: starts from {source}, {number:,} of {total:,} parameters"
+    if any(_part(name) == "codebook" for name in kept):
+        summary += " and the codebook"
+    return Plan(stage, frozenset(kept), (summary, *changes))
+
+
+def _arrays(stage: str, config: ConfigDict) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each array of a stage's model, by name."""
+    rqvae = rqvae_model(config)
+    key, shape = jax.random.key(0), (1, rqvae.resolution, rqvae.resolution)
+    images = jax.ShapeDtypeStruct((*shape, rqvae.image_channels), jnp.float32)
+    found = jax.eval_shape(rqvae.init, key, images)
+    if stage == "transformer":
+        module = transformer_model(config)
+        codes = jax.ShapeDtypeStruct((1, *module.code_shape), jnp.int32)
+        embedding = found["codebook"]["state"].embedding
+        found = jax.eval_shape(
+            lambda key, codes, embedding: module.init(key, codes, None, embedding),
+            key,
+            codes,
+            embedding,
+        )
+    return {name: x.shape for name, x in _named(sharding.unbox(dict(found))).items()}
+
+
+def _named(variables: Any) -> dict[str, Any]:
+    """Returns the leaves of 'params' and 'codebook' by name: 'codebook/state/sums'."""
+    return {
+        jax.tree_util.keystr(keys, simple=True, separator="/"): leaf
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(variables)
+        if keys[0].key in ("params", "codebook")
+    }
+
+
+def _part(name: str) -> str:
+    """Returns the part of a model that an array belongs to."""
+    collection, part = name.split("/")[:2]
+    if collection == "codebook":
+        return "codebook"
+    known = [prefix for prefix in _DEPENDS if part.startswith(prefix)]
+    return known[0] if known else part
+
+
+def _differences(there: ConfigDict, here: ConfigDict) -> dict[str, str]:
+    """Returns 'FIELD A there, B here' by field, for the fields that differ."""
+    theirs, ours = fields(there), fields(here)
+    return {
+        name: f"{name} {theirs[name]!r} there, {value!r} here"
+        for name, value in ours.items()
+        if theirs[name] != value
+    }
+
+
+def _changes(theirs, ours, kept, differing, same_text) -> list[str]:
+    """Returns a line for each part of which not all is kept, with the reason."""
+    lines = []
+    for part in dict.fromkeys(map(_part, [*ours, *theirs])):
+        new = [n for n in ours if _part(n) == part and n not in kept]
+        unused = [n for n in theirs if _part(n) == part and n not in ours]
+        if not new and not unused:
+            continue
+        names = _DEPENDS.get(part, _AUTOENCODER)
+        reasons = [text for name, text in differing.items() if name in names]
+        if part == "condition" and not same_text:
+            reasons.append("another tokenizer")
+        every = sum(_part(n) == part for n in ours)
+        if len(new) == every:
+            what = f"{part}: new"
+        elif 0 < len(new) <= _NAMED:
+            what = f"{', '.join(n.removeprefix('params/') for n in new)}: new"
+        elif new:
+            what = f"{part}: {len(new)} of {every} arrays are new"
+        else:
+            what = f"{part}: {len(unused)} arrays there are not used"
+        lines.append(f"{what} ({', '.join(reasons)})")
+    return lines
+
+
+def take(made: Plan, state: TrainState, read: Callable[[str], dict]) -> TrainState:
+    """Returns a new state with the kept arrays of a given model.
+
+    Args:
+      made: the plan.
+      state: before the first step, on the devices.
+      read: see `GivenModel`; called in every process.
+
+    Raises:
+      ConfigError: if the weights are not those of the given model's config.
+    """
+    given = _named(read(made.stage))
+
+    def placed(keys, leaf, collection):
+        name = jax.tree_util.keystr(keys, simple=True, separator="/")
+        name = f"{collection}/{name}"
+        if name not in made.kept:
+            return leaf
+        array = np.asarray(given[name], leaf.dtype) if name in given else None
+        if array is None or array.shape != leaf.shape:
+            raise ConfigError(f"init_from: {name} is not what its config says")
+        found = jax.make_array_from_callback(
+            leaf.shape, leaf.sharding, lambda index: array[index]
+        )
+        return jnp.copy(found)  # in memory of the device's own, which can be donated
+
+    changed = {}
+    for collection in ("params", "codebook"):
+        if collection == "codebook" and made.stage == "transformer":
+            continue  # that of the run's own RQ-VAE
+        changed[collection] = jax.tree_util.tree_map_with_path(
+            lambda keys, leaf, c=collection: placed(keys, leaf, c),
+            getattr(state, collection),
+        )
+    if jax.tree.leaves(state.ema):
+        changed["ema"] = jax.tree.map(jnp.copy, changed["params"])
+    return state.replace(**changed)
