@@ -23,6 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
 from absl import logging  # noqa: E402
 
 from rq.aot import chips, compiled_report, programs  # noqa: E402
+from rq.cli import found_conditions  # noqa: E402
 from rq.cli.flag import Flag  # noqa: E402
 from rq.config import ConfigError  # noqa: E402
 
@@ -53,14 +54,13 @@ def run(values) -> int:
     logging.set_verbosity(logging.WARNING)
     if values.config is None or values.topology is None:
         raise ConfigError("rq aot needs --config=FILE and --topology=NAME")
+    config = found_conditions.without_data(values.config)
     make = compiled_report.make
     if values.batch == "fit":
         make = compiled_report.make_for_largest_batch
     options = dict(option.partition("=")[::2] for option in values.xla)
     try:
-        result = make(
-            values.config, values.program, values.topology, values.slices, options
-        )
+        result = make(config, values.program, values.topology, values.slices, options)
     except chips.TopologyError as error:
         raise ConfigError(str(error)) from error
     text = json.dumps(result, indent=2)

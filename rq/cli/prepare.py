@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from rq.cli import run_flags
+from rq.cli import found_conditions, run_flags
 from rq.data import sources
 
 CONFIG, FLAGS = "file", ()
@@ -20,4 +20,6 @@ def run(values) -> None:
     config = run_flags.require_config(values, "prepare")
     report = sources.prepare(config.data)
     print(sources.summary(report))
+    if config.transformer.condition == "auto":
+        print(found_conditions.describe(*sources.annotations(config.data)))
     print(json.dumps(report, indent=2))

@@ -10,7 +10,7 @@ from the tokenizer that the config names. `rq train` does this by itself.
 
 from __future__ import annotations
 
-from rq.cli import run_checks, run_flags, train
+from rq.cli import found_conditions, run_checks, run_flags, train
 from rq.parallel import processes, run_lock
 from rq.training import checkpoint
 
@@ -23,6 +23,8 @@ def run(values) -> None:
     config = run_flags.require_config(values, "tokenizer")
     path = checkpoint.folder(run_flags.require_workdir(values, "tokenizer"))
     run_flags.join_processes(values)
-    with run_lock.lock(path), processes.process_0_first("the tokenizer"):
-        run_checks.claim(path, config)
-        train.make_tokenizer(config, path)
+    with run_lock.lock(path):
+        config = found_conditions.resolve(config, path)
+        with processes.process_0_first("the tokenizer"):
+            run_checks.claim(path, config)
+            train.make_tokenizer(config, path)

@@ -16,7 +16,7 @@ import functools
 from absl import logging
 from etils import epath
 
-from rq.cli import run_checks, run_flags
+from rq.cli import found_conditions, run_checks, run_flags
 from rq.config import ConfigError, to_json
 from rq.data import loader, sources, text
 from rq.evaluation import trained_stages, training_pictures
@@ -52,6 +52,7 @@ def run_stages(config, workdir) -> None:
     path = checkpoint.folder(workdir)
     mesh = sharding.make_mesh(**config.mesh)
     with run_lock.lock(path):
+        config = found_conditions.resolve(config, path)
         run_checks.check_run(config, path, mesh)
         if "transformer" in config.stages:
             with processes.process_0_first("the tokenizer"):

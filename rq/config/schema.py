@@ -333,8 +333,10 @@ SCHEMA: dict[str, Any] = dict(
         _steps(2048, 62_500, ("evaluate",)),
         condition=Field(
             "none",
-            "what generation is conditioned on; 'none': a start token",
-            one_of("none", "class", "text", "class_text"),
+            "what generation is conditioned on; 'none': a start token; 'auto': the "
+            "captions of the prepared data, or else their classes, or else 'none' (the "
+            "run stores which, and the number of classes)",
+            one_of("none", "class", "text", "class_text", "auto"),
         ),
         condition_dropout=Field(
             0.0,

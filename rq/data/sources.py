@@ -58,6 +58,29 @@ def open_split(data, split: str) -> TFDSSource:
     return TFDSSource(records, features, f"{data.name} {split}", data.channels)
 
 
+def annotations(data) -> tuple[int, float]:
+    """Returns the number of classes (0: none), and the fraction of captioned images.
+
+    Of a set that does not count them, all images have captions or none has.
+
+    Raises:
+      DataError: as `open_split`.
+    """
+    info = _open(data).info
+    has_captions = {"caption", "captions"} & set(info.features)
+    counts = dict(info.metadata or {})
+    captioned = float(bool(has_captions))
+    if "kept" in counts:  # one's own images: captions are optional
+        images = sum(counts["kept"].values())
+        captioned = counts.get("images_with_captions", 0) / images
+    return _num_classes(info), captioned
+
+
+def _num_classes(info) -> int:
+    label = info.features["label"] if "label" in info.features else None
+    return getattr(label, "num_classes", None) or 0
+
+
 def fingerprint(data, split: str) -> str:
     """Returns a SHA-256 of a split's contents: all records, features and classes.
 
@@ -186,8 +209,7 @@ def _check(builder, data, split):
         raise DataError(
             f"{name} has splits {sorted(info.splits)}, not {sorted(unknown)}"
         )
-    label = info.features["label"] if "label" in info.features else None
-    classes = getattr(label, "num_classes", None)
+    classes = _num_classes(info)
     if data.num_classes and classes != data.num_classes:
         raise DataError(
             f"{name} has {classes or 'no'} classes, but data.num_classes is "
