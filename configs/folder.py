@@ -2,8 +2,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """Your own images, at 64, 128 or 256 pixels: a folder, tar shards or a table of files.
 
-rq prepare --config=configs/folder.py:64 --config.data.path=DIR
-rq train --config=configs/folder.py:64 --config.data.path=DIR --workdir=RUN
+    rq prepare --config=folder:64 --config.data.path=DIR
+    rq train --config=folder:64 --config.data.path=DIR --workdir=RUN
+
+| variant | pixels | for | parameters of the stages | memory of a step |
+|---|---|---|---|---|
+| `64` | 64 | two CPU cores, or a laptop's GPU | 2.9 and 3.4 million | 0.2 GiB |
+| `128` | 128 | one GPU | 19 and 52 million | 2.9 and 4.6 GiB |
+| (none) | 256 | eight accelerators | 100 and 355 million | see docs/scale.md |
+| `lpips` | 256 | the same, with VGG16 | | |
+
+Memory is that of the train steps as compiled for an A100 (`rq aot --topology=a100:1`);
+on a CPU the whole program took 2.1 GB. None of them has been trained to the end yet:
+times are FLOPs divided by a speed, and what to expect is what we expect.
+
+`64`: an hour and a quarter on two cores at the speed of configs/emoji.py (stage 1: 30
+images per second, 35 minutes; stage 2: 46, half an hour); captions add ten minutes. A
+GPU is limited by the launches of small kernels. The models are those of
+configs/emoji.py, without discriminator. It suits 1,000 to 20,000 images that have
+something in common; expect colours, outlines and the kind of thing, not faces or texts.
+
+`128`: one night, 8 hours at 15 TFLOP/s (stage 1: 89 GFLOPs for each of 1.9 million
+images, 3 hours; stage 2: 37 GFLOPs for each of 6.4 million, 4 hours and a half). It
+suits 5,000 to 100,000 images. Expect reconstructions that are soft until the
+discriminator starts at step 20,000, and whole objects where the images are alike.
+
+256 pixels: the models of configs/ffhq.py, for 10,000 to 100,000 images. Stage 1 has 1.2
+TFLOPs for each of 9 million images, stage 2 0.2 for each of 11.5 million: 7 hours at 40
+percent of the peak of eight A100s; plan a day. Expect what the paper shows for FFHQ if
+there are as many images, as much alike.
+
+From fewer images stage 2 learns them by heart: see whether `eval/cross_entropy` rises,
+and start from a model that was trained on more (`init_from`).
+
+Folders `train` and `validation`, or lists `train.txt` and `validation.txt`, define the
+splits. Without them `data.holdout` images (200 at 64 pixels, otherwise 1,000) are set
+aside for validation. What preparing finds is used: captions, if at least half of the
+images have one, or else the classes, which are the subfolders, if there are two or more
+(`transformer.condition='auto'`). A tenth of the conditions is left out in training, for
+guidance. For tar shards or a table of files and captions set `--config.data.name=tar`
+or `tsv`.
+
+Stage 1 is the paper's, except for its perceptual loss: because there may be no classes,
+its features come from a network that predicts by how many quarter turns an image was
+rotated. Variant `lpips` uses VGG16 instead (`--config.rqvae.lpips_weights=FILE`).
 """
 
 from rq.config import choose_variant, default

@@ -37,6 +37,8 @@ SHIPPED = [
     ("ffhq", "celeba_hq"),
     ("cifar10", ""),
     ("folder", ""),
+    ("folder", "64"),
+    ("folder", "128"),
     ("folder", "lpips"),
 ]
 
