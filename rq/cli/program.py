@@ -10,10 +10,10 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 
 import rq
-from rq.cli import exits
+from rq.cli import exits, log_output
 from rq.cli.flag import Flag
 from rq.config import ConfigError, parse_with_config
 from rq.config.command_line import one_line
@@ -31,7 +31,7 @@ COMMANDS = {  # the first lines of their modules' docstrings, listed without imp
     "convert": "Converts models and weights from PyTorch, and back.",
     "aot": "Compiles a config's program for TPUs or GPUs, without having one.",
 }
-DEBUG = Flag("debug", "print the traceback of an error", False, bool)
+DEBUG = Flag("debug", "print raw logs, and tracebacks of errors", False, bool)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -67,8 +67,7 @@ def run(name: str, args: Sequence[str]) -> None:
         exits.print_error(one_line(error), "--debug" in args)
         sys.exit(2)
     flags.FLAGS.mark_as_parsed()  # libraries read their own flags, at their defaults
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
+    log_output.start(values.debug)
     with exits.exit_codes(values.debug):
         code = command.run(values)
     if code:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 import jax
@@ -27,10 +28,13 @@ def is_done(path: epath.Path, stage: str, config) -> bool:
     return done and checkpoint.evaluated(path / stage) >= config[stage].steps
 
 
-def check_run(config, path: epath.Path, mesh) -> None:
+def check_run(config, path: epath.Path, mesh) -> dict[str, int]:
     """Checks everything that would stop training later, and stores the config.
 
     The caller holds the lock of the run directory.
+
+    Returns:
+      See `check_data`.
 
     Raises:
       MeshError: if a batch does not divide over the devices.
@@ -50,10 +54,11 @@ def check_run(config, path: epath.Path, mesh) -> None:
         )
     processes.run_on_process_0(lambda: _check_directory(config, path))
     with processes.process_0_first("the data of the run"):
-        check_data(config, path)  # built-in sets prepare themselves here
+        return check_data(config, path)  # built-in sets prepare themselves here
 
 
 def _check_directory(config, path: epath.Path) -> None:
+    check_wandb(config)
     check_perceptual(config, path)
     check_order(config, path)
     init_from.check(config, path)
@@ -90,6 +95,17 @@ def claim(path: epath.Path, config) -> None:
     if not file.exists() or file.read_text() != text:
         with atomic_files.atomic_write(file) as temporary:
             temporary.write_text(text)
+
+
+def check_wandb(config) -> None:
+    """Raises ConfigError if `log.wandb` is set but its package is missing."""
+    # A folder "wandb" in the current one would be found, but has no origin.
+    found = importlib.util.find_spec("wandb") if config.log.wandb else None
+    if config.log.wandb and (found is None or found.origin is None):
+        raise ConfigError(
+            f"log.wandb={config.log.wandb!r} needs a package that is not installed: "
+            "pip install 'rq[wandb]', or leave log.wandb out"
+        )
 
 
 def check_perceptual(config, path: epath.Path) -> None:
@@ -134,10 +150,13 @@ def check_order(config, path: epath.Path) -> None:
             )
 
 
-def check_data(config, path: epath.Path) -> None:
+def check_data(config, path: epath.Path) -> dict[str, int]:
     """Checks that unfinished stages have images, and enough of them for a batch.
 
     The first image of each split is read and transformed.
+
+    Returns:
+      The number of images by split; {} if the unfinished stages read no images.
 
     Raises:
       DataError: if not.
@@ -151,7 +170,7 @@ def check_data(config, path: epath.Path) -> None:
     online = config.transformer.online
     reads_images = {"features", "rqvae"} | ({"transformer"} if online else set())
     if not (_encodes(config) or reads_images & set(open_stages)):
-        return
+        return {}
     splits = data.train_split, data.eval_split
     opened = [sources.open_split(data, split) for split in splits]
     for source, transform in zip(opened, transforms(data), strict=True):
@@ -165,3 +184,4 @@ def check_data(config, path: epath.Path) -> None:
                 f"{stage}.batch_size = {size}: the training split has {examples} "
                 f"examples; set --config.{stage}.batch_size={examples} or less"
             )
+    return {split: len(s) for split, s in zip(splits, opened, strict=True)}

@@ -77,9 +77,14 @@ def join_processes(values) -> None:
     processes.start(
         values.coordinator, values.num_processes, values.process_id, values.distributed
     )
-    logging.info("JAX %s on %s", jax.__version__, jax.devices())
     folder = compilation_cache.enable()
-    logging.info("compiled programs: %s", folder or "not kept")
+    logging.info(
+        "devices: %d x %s, JAX %s; compiled programs: %s",
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+        jax.__version__,
+        folder or "not kept",
+    )
 
 
 def require_workdir(values, command: str) -> str:

@@ -12,6 +12,7 @@ of the config; in an existing run, only those that do not affect the weights.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 
 from absl import logging
 from etils import epath
@@ -53,28 +54,48 @@ def run_stages(config, workdir) -> None:
     mesh = sharding.make_mesh(**config.mesh)
     with run_lock.lock(path):
         config = found_conditions.resolve(config, path)
-        run_checks.check_run(config, path, mesh)
+        images = run_checks.check_run(config, path, mesh)
         if "transformer" in config.stages:
             with processes.process_0_first("the tokenizer"):
                 make_tokenizer(config, path)
+        done = [name for name in config.stages if _is_done(path, name, config)]
+        if processes.is_process_0():
+            _describe(config, path, images, done)
         if init_from.gives_rqvae(config, path):
             init_from.write_rqvae(config, path, mesh)
         for name in config.stages:
-            if name in run_checks.TRAINED and _is_done(path, name, config):
-                logging.info("%s: all %d steps are done", name, config[name].steps)
-                continue
-            logging.info("%s: starting", name)
-            _STAGES[name](config, path, mesh)
+            if name not in done:
+                _STAGES[name](config, path, mesh)
         experiment = Experiment(path, mesh, config=config)
         trained_stages.write_pictures(experiment, path / "samples")
 
 
 def _is_done(path: epath.Path, stage: str, config) -> bool:
-    """Returns whether process 0 finds a stage finished."""
+    """Returns whether process 0 finds a stage finished; 'codes' looks for itself."""
+    if stage not in run_checks.TRAINED:
+        return False
     done = processes.run_on_process_0(
         functools.partial(run_checks.is_done, path, stage, config)
     )
     return bool(processes.broadcast(bool(done)))
+
+
+def _describe(config, path, images: Mapping[str, int], done: Sequence[str]) -> None:
+    """Logs the number of images by split, and the stages with their steps."""
+    data, stages = config.data, []
+    counts = (f"{number:,} images of {split}" for split, number in images.items())
+    side = f"{data.resolution} x {data.resolution}"
+    logging.info("data: %s", ", ".join((data.name, *counts, side)))
+    for name in config.stages:
+        if name in done:
+            stages.append(f"{name} (done)")
+        elif name not in run_checks.TRAINED:
+            stages.append(name)
+        else:
+            before = checkpoint.latest_step(path / name)
+            start = f"from step {before:,} to " if before else ""
+            stages.append(f"{name} ({start}{config[name].steps:,} steps)")
+    logging.info("stages: %s", ", ".join(stages))
 
 
 def make_tokenizer(config, path) -> None:

@@ -373,6 +373,12 @@ SCHEMA: dict[str, Any] = dict(
     log=changed_by(
         _TRAIN,
         every=Field(50, "steps between logged scalars", POSITIVE),
+        wandb=Field(
+            "",
+            "project of Weights & Biases to write to as well (`pip install 'rq[wandb]'`"
+            "); '': none",
+            since="0.2",
+        ),
         eval_every=Field(1000, "steps between evaluations and pictures", POSITIVE),
         eval_batches=Field(
             0, "batches per evaluation; 0: the whole split", NOT_NEGATIVE

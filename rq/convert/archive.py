@@ -15,7 +15,8 @@ import tarfile
 import zlib
 from collections.abc import Callable
 
-from rq.convert import progress, stored_zip
+from rq import progress
+from rq.convert import stored_zip
 
 _ERRORS = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError)
 # Weights hardly shrink; gzip makes files of zeros a thousand times smaller.
@@ -45,12 +46,14 @@ def unpack(archive, folder, is_wanted: Callable[[str], bool]) -> list[pathlib.Pa
     folder.mkdir(parents=True)
     size = archive.stat().st_size
     try:
-        with archive.open("rb") as raw, progress.bar("unpacking", size) as shown:
+        with archive.open("rb") as raw, progress.Bar("unpacking", size, "B") as shown:
             is_gzip = raw.read(2) == _GZIP
             raw.seek(0)
             limit = size * (_MAX_GROWTH if is_gzip else 1) + _ALWAYS
             content = gzip.GzipFile(fileobj=raw) if is_gzip else raw
-            stream = _Stream(content, limit, lambda: shown.update(raw.tell() - shown.n))
+            stream = _Stream(
+                content, limit, lambda: shown.update(raw.tell() - shown.done)
+            )
             with tarfile.open(fileobj=stream, mode="r:") as members:
                 written = _copy(members, folder, is_wanted)
             while stream.read(_CHUNK):  # gzip's checksum is at the end

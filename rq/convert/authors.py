@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from rq import progress
 from rq.convert import (
-    progress,
     released,
     rqvae_weights,
     safetensors_file,
@@ -98,7 +98,7 @@ def load(path, ema: bool = False):
     """
     path = pathlib.Path(path)
     arch = released.read_config(path.parent / released.CONFIG)["arch"]
-    with progress.bar(f"reading {path.name}") as shown:
+    with progress.Bar(f"reading {path.name}", unit="B") as shown:
         is_safe = path.suffix == ".safetensors"
         file = safetensors_file if is_safe else torch_file
         with file.opened(path, shown.update) as content:

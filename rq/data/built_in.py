@@ -26,11 +26,16 @@ class BuiltInBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         builder = cls(data_dir=data_dir or None)
         if not builder.is_prepared():
-            try:
-                builder.download_and_prepare(file_format="array_record")
-            except FileExistsError:
-                logging.info("%s was prepared by another process", builder.data_dir)
+            builder.write()
         return builder
+
+    def write(self) -> None:
+        """Writes the data set, which does not exist; see `prepare`."""
+        tfds.disable_progress_bar()
+        try:
+            self.download_and_prepare(file_format="array_record")
+        except FileExistsError:
+            logging.info("%s was prepared by another process", self.data_dir)
 
 
 def encode_png(image: np.ndarray) -> io.BytesIO:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from absl import logging
 
+from rq import progress
 from rq.metrics.moments import DAMAGE
 from rq.parallel import atomic_files, preemption, processes
 
@@ -65,28 +65,26 @@ class Parts:
         if processes.is_process_0():  # only process 0 reads the files
             done[:] = [self._is_valid(rows) for rows in self._rows]
         done = processes.broadcast(done)
-        start, made = time.monotonic(), 0
-        for rows, is_done in zip(self._rows, done, strict=True):
-            if is_done:
-                continue
-            arrays = function(rows)
-            if processes.is_process_0():
-                with (
-                    atomic_files.atomic_write(
-                        self._path(rows), os.getpid()
-                    ) as temporary,
-                    temporary.open("wb") as file,
-                ):
-                    np.savez(file, about=self._about_rows(rows), **arrays)
-            preemption.exit_on_stop(self._name)
-            made += len(rows)
-            rate = made / (time.monotonic() - start)
-            logging.info(
-                "%s %d/%d, %.3g per second, ETA %.0f s",
-                self._name, rows.stop, self.number, rate,
-                (self.number - rows.stop) / rate,
-            )  # fmt: skip
+        missing = [
+            rows for rows, is_done in zip(self._rows, done, strict=True) if not is_done
+        ]
+        before = self.number - sum(map(len, missing))
+        with progress.Bar(self._name, self.number, done=before) as shown:
+            for rows in missing:
+                arrays = function(rows)
+                if processes.is_process_0():
+                    self._write(rows, arrays)
+                preemption.exit_on_stop(self._name)
+                shown.update(len(rows))
         processes.barrier(f"{self._name} of all parts")
+
+    def _write(self, rows: range, arrays: dict[str, np.ndarray]) -> None:
+        path = self._path(rows)
+        with (
+            atomic_files.atomic_write(path, os.getpid()) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.savez(file, about=self._about_rows(rows), **arrays)
 
     def each(self) -> Iterator[dict[str, np.ndarray]]:
         """Yields the arrays of all parts, in order, after `make`."""

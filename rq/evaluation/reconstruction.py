@@ -55,6 +55,11 @@ class Reconstructor:
 
     Batches are dicts with 'image' (uint8, or floats in [-1, 1]) and 'mask', as from
     `rq.data.loader.in_order`.
+
+    Attributes:
+      model: the `RQVAE`.
+      code_counts: how often the last `evaluate` saw each code, D arrays `[K_d]`; empty
+        before.
     """
 
     def __init__(self, model, mesh, distance=None, distance_name: str = ""):
@@ -62,6 +67,7 @@ class Reconstructor:
         self.model, self._mesh = model, mesh
         self._distance = None if distance is None else _at_full_precision(distance)
         self._distance_name = distance_name
+        self.code_counts: list[np.ndarray] = []
         self._outputs_step = jax.jit(self._outputs)
         self._scores_step = jax.jit(self._scores)
 
@@ -117,6 +123,7 @@ class Reconstructor:
         found = {name: value.mean(axis=1) for name, value in scores.items()}
 
         counts = code_metrics.histogram(np.concatenate(codes), self.model.sizes)
+        self.code_counts = counts
         statistics = code_metrics.statistics(counts)
         found |= {name: statistics[name] for name in STATISTICS}
         metrics = {

@@ -8,11 +8,12 @@ import functools
 import json
 from collections.abc import Iterable, Iterator
 
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
-from rq import visualize
+from rq import progress, visualize
 from rq.config import SamplingConfig
 from rq.evaluation import reconstruction
 from rq.metrics import code_usage as code_metrics
@@ -71,9 +72,11 @@ class TrainedRQVAE:
 
 def _stopping(batches: Iterable[dict]) -> Iterator[dict]:
     """Yields batches; with several processes, exits before the next after SIGTERM."""
-    for batch in batches:
-        preemption.exit_on_stop("evaluation")
-        yield batch
+    with progress.Bar("evaluation", size=jax.process_count()) as shown:
+        for batch in batches:
+            preemption.exit_on_stop("evaluation")
+            yield batch
+            shown.update(int(batch["mask"].sum()))
 
 
 def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, float]:
@@ -144,12 +147,13 @@ def write_pictures(experiment, directory: epath.Path) -> None:
         picture = make()
         if processes.is_process_0():
             visualize.save_png(directory / name, picture)
+            logging.info("wrote %s", directory / name)
         preemption.exit_on_stop("pictures")
     if evaluating:
         results = evaluate(experiment)
         if processes.is_process_0():
             atomic_files.write_json(evaluation, results)
-    logging.info("pictures are in %s", directory)
+            logging.info("wrote %s", evaluation)
 
 
 def _is_evaluated(experiment, file: epath.Path) -> bool:

@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Makes pictures for the train loop's evaluations, uint8 `[H, W, 3]` by name."""
+"""Makes what evaluations in training show: pictures, uint8 `[H, W, 3]`, by name."""
 
 from __future__ import annotations
 
@@ -32,10 +32,21 @@ def inputs(stage: FeaturesStage) -> dict[str, np.ndarray]:
 def reconstructions(
     stage: RQVAEStage, reconstructor: Reconstructor, state: TrainState
 ) -> dict[str, np.ndarray]:
-    """Returns a picture of the first evaluation images, reconstructed by depth."""
+    """Returns the first evaluation images by depth, and how often codes are used.
+
+    Call it after an evaluation with the same reconstructor.
+
+    Returns:
+      Pictures 'reconstructions' and 'code_usage', and 'code_usage/depth_1' and so on:
+      the frequency of each code `[K_d]`, relative to that of codes used equally often.
+    """
     variables = nn.unbox(state.model_variables())
     outputs = reconstructor.outputs(variables, stage.eval_batches(), NUMBER)
-    return {"reconstructions": visualize.reconstructions(*outputs)}
+    counts = reconstructor.code_counts
+    return {
+        "reconstructions": visualize.reconstructions(*outputs),
+        "code_usage": visualize.code_usage(counts),
+    } | {f"code_usage/depth_{d + 1}": x / np.mean(x) for d, x in enumerate(counts)}
 
 
 def samples(stage: TransformerStage, state: TrainState) -> dict[str, np.ndarray]:

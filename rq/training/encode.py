@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from rq import progress
 from rq.data import loader, sources
 from rq.data.pixels import to_float
 from rq.data.stored_codes import CodeWriter
@@ -76,6 +77,13 @@ def _fetched(batch, outputs) -> dict:
     return {name: value[:number] for name, value in found.items()}
 
 
+def _counted(batches: Iterator[dict], shown: progress.Bar) -> Iterator[dict]:
+    """Yields batches of codes, and counts their images."""
+    for batch in batches:
+        yield batch
+        shown.update(len(batch["codes"]))
+
+
 def encode_split(
     split: str, directory, encoder: Encoder, fingerprint: dict, config
 ) -> None:
@@ -113,10 +121,13 @@ def encode_split(
     missing[found or []] = True
     missing = np.flatnonzero(processes.broadcast(missing))
     index, count = jax.process_index(), jax.process_count()
-    for first in range(0, len(missing), count):
-        for shard in missing[first : first + count][index : index + 1]:
-            span = writer.span(shard)
-            writer.write(shard, encoder(source, span.start, span.stop))
-        preemption.exit_on_stop("codes")
+    own = [writer.span(shard) for shard in missing[index::count]]
+    with progress.Bar(f"codes of {split}", sum(map(len, own)), size=count) as shown:
+        for first in range(0, len(missing), count):
+            for shard in missing[first : first + count][index : index + 1]:
+                span = writer.span(shard)
+                encoded = encoder(source, span.start, span.stop)
+                writer.write(shard, _counted(encoded, shown))
+            preemption.exit_on_stop("codes")
     processes.barrier(f"codes of {split} are written")
     logging.info("codes: %d of %s in %s", len(source), split, directory)

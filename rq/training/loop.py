@@ -61,8 +61,8 @@ def fit(
         WORKDIR/tensorboard/STAGE.
       mesh: from `rq.parallel.sharding.make_mesh`.
       config_json: stored in each checkpoint.
-      pictures: function that returns pictures, uint8 `[H, W, 3]` by name, called at
-        each evaluation.
+      pictures: function that returns what to show by name, called after each
+        evaluation: pictures, uint8 `[H, W, 3]`, and numbers `[N]` for a histogram.
       first_state: function that changes a new state before the first step; not called
         if training resumes.
 
@@ -129,7 +129,9 @@ def _fit(
             logging.info("%s: all %d steps are done", stage.name, stage.steps)
             return state
         writer = stack.enter_context(
-            contextlib.closing(metric_writer.make_writer(events))
+            contextlib.closing(
+                metric_writer.make_writer(events, config.log.wandb, workdir)
+            )
         )
         stop = stack.enter_context(StopSignal())
         train_step = compiled(stage.train_step, shardings, mesh)
@@ -137,7 +139,11 @@ def _fit(
         if first:
             metrics.set_state(checkpoints.restore_metrics(first))
         input_wait = stack.enter_context(contextlib.closing(metric_writer.InputWait()))
-        report = metric_writer.Progress(stage, writer, input_wait)
+        report = metric_writer.Progress(
+            stage, writer, input_wait, first, config.log.every
+        )
+        stack.push(lambda kind, *_: report.close(finished=kind is None))
+        metric_writer.write_settings(writer, first, config)
 
         def exit_preempted(step):
             checkpoints.wait()
@@ -150,6 +156,12 @@ def _fit(
             with report.timed("evaluation"):
                 results, shown = stage.evaluate(state), pictures(state)
             metric_writer.write_evaluation(writer, step, results, shown)
+            logging.info(
+                "%s: step %d: %s",
+                stage.name,
+                step,
+                metric_writer.evaluation_line(results, stage.criterion, shown),
+            )
             if config.checkpoint.best:
                 checkpoints.record_if_best(step, results[stage.criterion])
             checkpoints.record_evaluation(step)
@@ -158,10 +170,11 @@ def _fit(
             evaluate(first)
         profile = metric_writer.make_profile(config.profile, events, stage.steps)
         logging.info(
-            "%s: from step %d to %d, %s parameters, mesh %s; compiling the step",
-            stage.name, first, stage.steps, f"{optax.tree.size(state.params):,}",
-            dict(mesh.shape),
-        )  # fmt: skip
+            "%s: %s parameters, mesh %s; compiling the step",
+            stage.name,
+            f"{optax.tree.size(state.params):,}",
+            ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+        )
 
         for step in range(first + 1, stage.steps + 1):
             profile(step - 1)

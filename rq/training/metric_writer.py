@@ -1,6 +1,6 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes scalars, pictures, profiles and progress lines of a training, with CLU.
+"""Writes scalars, pictures and profiles of a training with CLU, and shows its speed.
 
 Only this module needs TensorFlow, for event files.
 """
@@ -10,31 +10,80 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-import math
+import os
 import time
 
 import jax
 import numpy as np
 from absl import logging
-from clu import metric_writers, periodic_actions
 
-from rq import flops
+from rq import flops, progress
+from rq.config.schema import fields as config_fields
 
-SECONDS = 10.0  # between progress lines
-GIB = 2**30
+# TensorFlow's CPU kernels, which are not used here, announce themselves at each import.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+from clu import metric_writers, periodic_actions  # noqa: E402
 
 
-def make_writer(directory) -> metric_writers.MetricWriter:
-    """Returns a writer to the log and, in process 0, to TensorBoard."""
-    return metric_writers.create_default_writer(
-        directory, just_logging=jax.process_index() > 0
+def make_writer(events, wandb_project: str, workdir) -> metric_writers.MetricWriter:
+    """Returns a writer to the log and, in process 0, to TensorBoard and any others.
+
+    Args:
+      events: folder of TensorBoard's events; its name is that of the stage.
+      wandb_project: project of Weights & Biases to write to as well; '': none.
+      workdir: the run directory.
+
+    Raises:
+      ConfigError: if Weights & Biases cannot be used.
+    """
+    writer = metric_writers.create_default_writer(
+        events, just_logging=jax.process_index() > 0
+    )
+    if not wandb_project or jax.process_index() > 0:
+        return writer
+    from rq.training import wandb_writer  # an optional package
+
+    other = wandb_writer.WandbWriter(wandb_project, workdir, events.name)
+    return metric_writers.MultiWriter([writer, metric_writers.AsyncWriter(other)])
+
+
+def write_settings(writer, step: int, config) -> None:
+    """Writes all fields of a config, as hyperparameters and as a text."""
+    fields = config_fields(config)
+    lines = [f"    {name} = {value!r}" for name, value in fields.items()]
+    writer.write_texts(step, {"config": "\n".join(lines)})  # indented: code
+    kinds = (bool, int, float, str)
+    writer.write_hparams(
+        {k: v if isinstance(v, kinds) else repr(v) for k, v in fields.items()}
     )
 
 
-def write_evaluation(writer, step: int, metrics: dict, pictures: dict) -> None:
-    """Writes scalars under `eval/`, and pictures, uint8 `[H, W, 3]` each."""
+def write_evaluation(writer, step: int, metrics: dict, shown: dict) -> None:
+    """Writes the results of an evaluation.
+
+    Args:
+      writer: the writer.
+      step: step that was evaluated.
+      metrics: scalars by name, written under `eval/`.
+      shown: by name, pictures uint8 `[H, W, 3]`, and numbers `[N]` whose histogram is
+        written.
+    """
     writer.write_scalars(step, {f"eval/{k}": v for k, v in metrics.items()})
-    writer.write_images(step, {k: np.asarray(v)[None] for k, v in pictures.items()})
+    arrays = {k: np.asarray(v) for k, v in shown.items()}
+    writer.write_images(step, {k: v[None] for k, v in arrays.items() if v.ndim == 3})
+    writer.write_histograms(step, {k: v for k, v in arrays.items() if v.ndim == 1})
+
+
+def evaluation_line(metrics: dict, criterion: str, shown: dict) -> str:
+    """Returns the results of an evaluation in one line, for `write_evaluation`'s.
+
+    It has the criterion and the metrics that are not by depth, and names the pictures.
+    """
+    names = [criterion, *(k for k in metrics if "depth_" not in k and k != criterion)]
+    line = ", ".join(f"{name} {metrics[name]:.4g}" for name in names)
+    pictures = [name for name, value in shown.items() if np.ndim(value) == 3]
+    return f"{line}; pictures: {', '.join(pictures)}" if pictures else line
 
 
 def make_profile(config, directory, steps: int):
@@ -95,7 +144,7 @@ class InputWait:
 
 
 class Progress:
-    """Reports the speed of a training every `SECONDS`, to the log and TensorBoard.
+    """Shows a training's progress, and writes its speed every `every` steps.
 
     Rates are means over the interval since the last report, with evaluation and
     checkpoints: images, codes and FLOPs per second, model FLOPs utilisation (MFU) if
@@ -106,10 +155,22 @@ class Progress:
       step_flops: model FLOPs of a step over all devices; set it when known.
     """
 
-    def __init__(self, stage, writer, input_wait: InputWait):
-        """Starts the clock; `stage` as in `rq.training.stages.stage.Stage`."""
+    def __init__(self, stage, writer, input_wait: InputWait, first: int, every: int):
+        """Starts the clock, and shows the bar.
+
+        Args:
+          stage: as in `rq.training.stages.stage.Stage`.
+          writer: takes the scalars.
+          input_wait: of this training.
+          first: number of steps done before.
+          every: steps between reports.
+        """
         self.step_flops = 0.0
         self._stage, self._writer, self._input_wait = stage, writer, input_wait
+        self._every = every
+        self._bar = progress.Bar(
+            stage.name, stage.steps, done=first, size=stage.batch_size, every=every
+        )
         self._start = time.monotonic()
         self._last = None  # step and time of the last report
         self._waited = 0.0  # seconds of input wait up to the last report
@@ -117,23 +178,31 @@ class Progress:
 
     @contextlib.contextmanager
     def timed(self, name: str):
-        """Adds the body's time to a total that progress lines show by name."""
-        start = time.monotonic()
+        """Adds the body's time to a total by name; the bar shows the name meanwhile."""
+        start, note = time.monotonic(), self._bar.note
+        self._bar.say(name)
         yield
+        self._bar.say(note)
         self._parts[name] += time.monotonic() - start
 
     def __call__(self, step: int, loss: float | None = None) -> None:
-        """Reports every `SECONDS` and at the last step; call it after each step.
+        """Counts a step; reports every `every` steps and at the last one.
 
         The first call only starts the first interval, which thus excludes compilation.
+
+        Args:
+          step: the step that was dispatched.
+          loss: of the step before, which is finished; None if there was none.
         """
+        self._bar.note = "" if loss is None else f"loss {loss:.4g}"
+        self._bar.update()
         now = time.monotonic()
         if self._last is None:
+            self._bar.restart()
             self._last = step, now
-            return
-        steps, seconds = step - self._last[0], now - self._last[1]
-        if seconds > SECONDS or step == self._stage.steps:
-            self._report(step, loss, self.rates(steps, seconds))
+        elif step % self._every == 0 or step == self._stage.steps:
+            steps, seconds = step - self._last[0], now - self._last[1]
+            self._writer.write_scalars(step, self.rates(steps, seconds))
             self._last = step, now
 
     def rates(self, steps: int, seconds: float) -> dict[str, float]:
@@ -159,31 +228,15 @@ class Progress:
                 scalars[name] = float(max(stats[name] for stats in used))
         return scalars
 
-    def _report(self, step: int, loss: float | None, scalars: dict) -> None:
-        steps, elapsed = self._stage.steps, scalars["uptime"]
-        details = [
-            f"{100 * seconds / elapsed:.0f}% {part}"
-            for part, seconds in sorted(self._parts.items())
-        ]
-        details.append(f"{100 * self._waited / elapsed:.0f}% waiting for input")
-        if "mfu" in scalars:
-            details.append(f"MFU {100 * scalars['mfu']:.0f}%")
-        if "peak_bytes_in_use" in scalars:
-            details.append(f"{scalars['peak_bytes_in_use'] / GIB:.1f} GiB")
-        left = duration((steps - step) / scalars["steps_per_sec"])
-        logging.info(
-            f"{self._stage.name} {step}/{steps} ({100 * step / steps:.1f}%), "
-            + ("" if loss is None else f"loss {loss:.4g}, ")
-            + f"{scalars['images_per_sec']:.4g} images/s, ETA {left} "
-            f"(so far {duration(elapsed)}, {', '.join(details)})"
-        )
-        self._writer.write_scalars(step, scalars)
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds as '12s', '3m05s', '2h07m' or '4d01h'."""
-    seconds = math.ceil(seconds)
-    for unit, size, part, below in (("d", 86400, "h", 3600), ("h", 3600, "m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit}{seconds % size // below:02d}{part}"
-    return f"{seconds // 60}m{seconds % 60:02d}s" if seconds >= 60 else f"{seconds}s"
+    def close(self, finished: bool) -> None:
+        """Ends the bar; if the training is `finished`, logs what the time went into."""
+        self._bar.close(finished)
+        if finished:
+            elapsed = time.monotonic() - self._start
+            parts = self._parts | {"waiting for input": self._input_wait.seconds}
+            logging.info(
+                "%s: done in %s, %s",
+                self._stage.name,
+                progress.duration(elapsed),
+                ", ".join(f"{100 * s / elapsed:.0f}% {p}" for p, s in parts.items()),
+            )

@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from rq import progress
 from rq.data import DataError, walk
 from rq.data.built_in import BuiltInBuilder, mixed_order
 from rq.data.decode import DecodeError, decode, examine
@@ -206,9 +207,10 @@ class FileSet(BuiltInBuilder):
         }
 
     def _generate_examples(self, split, images):
-        logging.info("%s: %d images to check", split, len(images))
         inventory = self._inventory
+        shown = progress.Bar(f"checking {split}", len(images))
         for image, encoded, shape, kind in self._examined(images):
+            shown.update()
             if encoded is None:
                 inventory.leave_out(image.name, kind)
                 continue
@@ -232,6 +234,7 @@ class FileSet(BuiltInBuilder):
             if self._classes:
                 example["label"] = label
             yield image.name, example
+        shown.close()
         if not inventory.kept[split]:
             reasons = list(inventory.files_left_out.items())
             raise DataError(
@@ -315,9 +318,7 @@ def prepare(data) -> dict:
         splits = scan(data, inventory)
         made = FileSet(data, splits, inventory)
         try:
-            made.download_and_prepare(file_format="array_record")
-        except FileExistsError:
-            logging.info("%s was prepared by another process", made.data_dir)
+            made.write()
         except OSError as error:
             raise DataError(
                 f"cannot write {made.data_dir}: {error.strerror or error}; choose "
