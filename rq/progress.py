@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections
 import math
+import os
 import sys
 import time
 
@@ -17,7 +18,7 @@ from rq.parallel import processes
 
 SECONDS = 10.0  # between lines in the log, unless a number of steps is given
 WINDOW = 30.0  # seconds that the shown rate is a mean over
-NARROW = 79  # columns of a terminal that does not say how many it has
+COLUMNS = 79  # of a terminal that does not say how many it has
 
 _bars_on_terminals = True
 
@@ -160,13 +161,17 @@ class _Terminal(tqdm.tqdm):
 
     def __init__(self, bar: Bar):
         self._shown = bar
+        # Terminals that say that they have no size get one; tqdm would draw nothing.
+        is_known = all(os.get_terminal_size(sys.stderr.fileno()))
         super().__init__(
             initial=bar.done,
             total=bar.total or None,
             bar_format="{head} |{bar}| {tail}",
             file=sys.stderr,
             miniters=1,
-            dynamic_ncols=True,
+            dynamic_ncols=is_known,
+            ncols=None if is_known else COLUMNS,
+            nrows=None if is_known else COLUMNS,
         )
 
     @property
@@ -174,7 +179,6 @@ class _Terminal(tqdm.tqdm):
         """What the bar shows, for tqdm."""
         bar, found = self._shown, super().format_dict
         found |= {"n": bar.done, "total": bar.total or None}
-        found["ncols"] = found["ncols"] or NARROW
         return found | {"head": bar.head(), "tail": bar.tail()}
 
 

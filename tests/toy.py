@@ -88,7 +88,8 @@ class Toy:
         return self
 
     def pictures(self, state):
-        return {"picture": np.full((5, 7, 3), int(state.step) % 256, np.uint8)}
+        picture = np.full((5, 7, 3), int(state.step) % 256, np.uint8)
+        return {"picture": picture, "numbers": np.arange(5.0)}
 
 
 class Batches:

@@ -63,5 +63,8 @@ def start(debug: bool) -> None:
         progress.disable_bars()
         logging.use_absl_handler()
     elif not any(isinstance(x, _Lines) for x in standard.root.handlers):
+        for handler in list(standard.root.handlers):
+            if type(handler) is standard.StreamHandler:  # of a message at an import
+                standard.root.removeHandler(handler)
         standard.root.addHandler(_Lines())
     logging.set_verbosity(logging.INFO)

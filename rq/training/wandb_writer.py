@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import pathlib
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ MAX_BINS = 512  # of a histogram there
 class WandbWriter(metric_writers.MetricWriter):
     """Writes to a run of Weights & Biases, the same one after an interruption.
 
-    The run's name is in WORKDIR/wandb/STAGE.id. Steps are logged as a value: unlike the
+    The run's id is in WORKDIR/wandb/STAGE.id. Steps are logged as a value: unlike the
     service's own count, they may go back to those of the last checkpoint.
     """
 
@@ -45,7 +46,7 @@ class WandbWriter(metric_writers.MetricWriter):
         file = workdir / "wandb" / f"{stage}.id"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(wandb.util.generate_id())
+            file.write_text(secrets.token_hex(4))
         is_local = "://" not in str(workdir)
         try:
             self._run = wandb.init(
