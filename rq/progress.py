@@ -64,7 +64,7 @@ class Bar:
         self._unit, self._size, self._every = unit, size, every
         self._logged = time.monotonic()
         self._finished = False
-        self.restart()
+        self._restart()
         shown = not jax.distributed.is_initialized() or processes.is_process_0()
         is_bar = shown and _bars_on_terminals and sys.stderr.isatty()
         self._logs = shown and not is_bar
@@ -84,15 +84,15 @@ class Bar:
         elif self._logs and finished:
             self._log()
 
-    def restart(self) -> None:
-        """Starts the clock again: rates and the time left are of later steps alone."""
+    def _restart(self) -> None:
+        """Starts the clock: rates and the time left are of later steps alone."""
         self._start = time.monotonic(), self.done
         self._recent = collections.deque([self._start])
 
     def reset(self, total: int) -> None:
         """Starts from 0 with another total."""
         self.total, self.done = total, 0
-        self.restart()
+        self._restart()
 
     def say(self, note: str) -> None:
         """Replaces the note, and shows it at once if there is a bar."""
@@ -100,9 +100,11 @@ class Bar:
         if self._terminal is not None:
             self._terminal.refresh()
 
-    def update(self, number: int = 1) -> None:
-        """Counts steps that are done."""
+    def update(self, number: int = 1, timed: bool = True) -> None:
+        """Counts steps that are done; unless `timed`, the clock starts after them."""
         self.done += number
+        if not timed:
+            self._restart()
         now = time.monotonic()
         if now - self._recent[-1][0] > WINDOW / 30:
             self._recent.append((now, self.done))
@@ -186,6 +188,7 @@ def significant(value: float) -> str:
     """Returns a number with three significant digits, and never an exponent."""
     if not value or not math.isfinite(value):
         return f"{value:g}"
+    value = float(f"{value:.3g}")
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{digits}f}"
 

@@ -195,10 +195,9 @@ class Progress:
           loss: of the step before, which is finished; None if there was none.
         """
         self._bar.note = "" if loss is None else f"loss {loss:.4g}"
-        self._bar.update()
+        self._bar.update(timed=self._last is not None)
         now = time.monotonic()
         if self._last is None:
-            self._bar.restart()
             self._last = step, now
         elif step % self._every == 0 or step == self._stage.steps:
             steps, seconds = step - self._last[0], now - self._last[1]
