@@ -241,9 +241,9 @@ def test_a_terminal_shows_one_bar_with_lines_above_it(tmp_path, rows, columns):
     (bar,) = [line for line in last if "|" in line]
     assert bar.startswith("rqvae 30/30 (100%) |") and "images/s, took" in bar
     assert last.index(bar) > last.index(f"rqvae: writing {tmp_path}/rqvae/30")
-    while_it_trains = [x for x in sent.replace("\n", "\r").split("\r") if "ETA" in x]
-    assert while_it_trains and all("loss " in x for x in while_it_trains)
-    assert any("| evaluation" in x for x in sent.split("\r"))
+    drawn = sent.replace("\n", "\r").split("\r")
+    assert any("| loss " in x and " images/s, ETA " in x for x in drawn)
+    assert any("| evaluation" in x for x in drawn)
     for noise in ("oneDNN", "InitializeLog", "INFO", "Got images"):
         assert noise not in sent
 
@@ -283,8 +283,7 @@ def test_rate_and_time_left_do_not_count_what_was_before(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", clock)
     bar = progress.Bar("rqvae", 1000, done=100, size=8)
     clock.now += 500  # compiles
-    bar.update()
-    bar.restart()
+    bar.update(timed=False)
     assert bar.tail() == ""
     for _ in range(99):
         clock.now += 2
@@ -303,10 +302,10 @@ def test_rate_and_time_left_do_not_count_what_was_before(monkeypatch):
     "value, text",
     [
         (0, "0"),
-        (1234.5, "1,234"),
+        (1234, "1,230"),
         (22.07, "22.1"),
         (0.01234, "0.0123"),
-        (9.999, "10.00"),
+        (9.999, "10.0"),
     ],
 )
 def test_rates_have_three_digits(value, text):
