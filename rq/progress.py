@@ -121,8 +121,11 @@ class Bar:
                 self._log()
 
     def rate(self) -> float:
-        """Returns units per second over the last `WINDOW` seconds; 0 if unknown."""
-        start, done = self._recent[0]
+        """Returns units per second of the last `WINDOW` seconds, at the end of all.
+
+        It is 0 if unknown.
+        """
+        start, done = self._start if self._finished else self._recent[0]
         elapsed = time.monotonic() - start
         return (self.done - done) * self._size / elapsed if elapsed else 0.0
 

@@ -96,6 +96,7 @@ def _describe(config, path, images: Mapping[str, int], done: Sequence[str]) -> N
             start = f"from step {before:,} to " if before else ""
             stages.append(f"{name} ({start}{config[name].steps:,} steps)")
     logging.info("stages: %s", ", ".join(stages))
+    logging.info("curves and pictures: tensorboard --logdir=%s", path / "tensorboard")
 
 
 def make_tokenizer(config, path) -> None:

@@ -130,4 +130,4 @@ def encode_split(
                 writer.write(shard, _counted(encoded, shown))
             preemption.exit_on_stop("codes")
     processes.barrier(f"codes of {split} are written")
-    logging.info("codes: %d of %s in %s", len(source), split, directory)
+    logging.info("codes of %s: %s in %s", split, f"{len(source):,}", directory)

@@ -169,11 +169,12 @@ def _fit(
         if missed:  # an earlier run was stopped before or during this evaluation
             evaluate(first)
         profile = metric_writer.make_profile(config.profile, events, stage.steps)
+        axes = [f"{size} x {axis}" for axis, size in mesh.shape.items() if size > 1]
         logging.info(
-            "%s: %s parameters, mesh %s; compiling the step",
+            "%s: %s parameters%s; compiling the step",
             stage.name,
             f"{optax.tree.size(state.params):,}",
-            ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+            f" on a mesh of {', '.join(axes)}" if axes else "",
         )
 
         for step in range(first + 1, stage.steps + 1):

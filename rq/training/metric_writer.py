@@ -171,6 +171,7 @@ class Progress:
         self._bar = progress.Bar(
             stage.name, stage.steps, done=first, size=stage.batch_size, every=every
         )
+        self._bar.say("compiling")
         self._start = time.monotonic()
         self._last = None  # step and time of the last report
         self._waited = 0.0  # seconds of input wait up to the last report
@@ -234,7 +235,7 @@ class Progress:
             elapsed = time.monotonic() - self._start
             parts = self._parts | {"waiting for input": self._input_wait.seconds}
             logging.info(
-                "%s: done in %s, %s",
+                "%s: %s with compilation, %s",
                 self._stage.name,
                 progress.duration(elapsed),
                 ", ".join(f"{100 * s / elapsed:.0f}% {p}" for p, s in parts.items()),
