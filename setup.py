@@ -57,13 +57,23 @@ TPU = ["jax[tpu]"]
 # which only running a program needs.
 AOT_GPU = ["jax[cuda12-local]"]
 
+DOCS = [
+    "ipykernel>=6.29",  # executes the notebook, with nbclient
+    "latex2mathml>=3.77",
+    "mkdocs-material>=9.6",
+    "mkdocstrings[python]>=0.29",
+    "nbclient>=0.10",
+]
+
 EXTRAS = {
     "clip": CLIP,
     "digits": DIGITS,
+    "docs": DOCS,
     "test": [
         *CLIP,
         *DIGITS,
         *WANDB,
+        *DOCS,
         f"{TPU[0]}; {LINUX_X86}",
         "build>=1.2",
         "hypothesis>=6.100",
