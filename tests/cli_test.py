@@ -5,7 +5,6 @@
 import importlib
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 
@@ -205,7 +204,7 @@ def test_errors_of_the_program_keep_their_traceback(workdir, monkeypatch):
         program.main(["sample", str(workdir)])
 
 
-# `python -m rq.main`, and the commands that the documents show.
+# `python -m rq.main`.
 
 
 def test_modes_are_commands(capsys):
@@ -216,39 +215,6 @@ def test_modes_are_commands(capsys):
     assert capsys.readouterr().out.startswith("rq rank ")
     assert "must be one of train, " in failing(capsys, ["--mode=x"], 2, main)
     assert "needs --config" in failing(capsys, ["--workdir=x"], 1, main)
-
-
-def shown():
-    """Every command in the README and the documents."""
-    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = re.sub(r"\\\n *", "", file.read_text())
-        lines = re.findall(r"^    ((?:python -m )?rq[ .].*)", text, re.M)
-        if file.name == "README.md":  # has its commands in a table
-            lines += re.findall(r"`(rq [a-z]+ [^`]*--[^`]*)`", text)
-        for line in lines:
-            yield pytest.param(line, id=f"{file.name}: {line[:60]}")
-
-
-@pytest.mark.parametrize("line", list(shown()))
-def test_commands_that_the_documents_show_parse(line, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    words = shlex.split(line, comments=True)
-    if words[0] == "python":
-        module, args = words[2], words[3:]
-        mode = [a.partition("=")[2] for a in args if a.startswith("--mode=")]
-        args = [a for a in args if not a.startswith("--mode=")]
-        name = {
-            "rq.evaluation": "evaluate",
-            "rq.convert": "convert",
-            "rq.aot": "aot",
-            "rq.main": main.COMMANDS[mode[0] if mode else "train"],
-        }.get(module)
-        if name is None:
-            assert module == "rq.config"
-            return
-    else:
-        name, args = words[1], words[2:]
-    parsed(name, *args)
 
 
 # Overrides in a run directory.
