@@ -17,11 +17,11 @@ Variant `lpips` has the paper's own perceptual loss, on VGG16, instead of that n
 as long.
 
 Variants `class`, `text` and `class_text` are `nogan` followed by stage 2: 3,300 images
-in batches of 8, for 15 and 20 epochs. So that it trains in an hour on two cores, its models are small
-(width 192, 6 body layers, 1 head layer) and have no dropout. At temperature 0.02 the
-nearest code has 0.97 of the probability at depth 1 and a tenth at depth 4. Most
-captions occur once and contain words that no other caption has, so `text` uses Muon and
-whole words as tokens.
+in batches of 8, for 15 and 20 epochs. So that it trains in an hour on two cores, its
+models are small (width 192, 6 body layers, 1 head layer) and have no dropout. At
+temperature 0.02 the nearest code has 0.97 of the probability at depth 1 and a tenth at
+depth 4. Most captions occur once and contain words that no other caption has, so those
+with text use Muon and whole words as tokens.
 """
 
 from rq.config import choose_variant, default
