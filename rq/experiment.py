@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from rq.config import ConfigError, from_json
-from rq.data import stored_codes
+from rq.data import given_codes, stored_codes
 from rq.data.file_source import FileSource
 from rq.models.build import feature_classifier, transformer_model
 from rq.models.digest import digest
@@ -178,12 +178,18 @@ class Experiment(TrainedModels):
 
     @property
     def rqvae_variables(self) -> dict:
-        """The trained RQ-VAE's `params` and `codebook`."""
+        """The trained RQ-VAE's `params` and `codebook`; {} of another tokenizer."""
+        if not self.has_rqvae:
+            codebook = given_codes.stored_codebook(self.path / "codes")
+            return {"params": {}, "codebook": {"state": codebook}}
         return self.rqvae_state.model_variables()
 
     @functools.cached_property
     def fingerprint(self) -> dict:
         """Identifies the trained RQ-VAE, so that codes are never used with another."""
+        if not self.has_rqvae:
+            codebook = self.rqvae_variables["codebook"]["state"]
+            return given_codes.fingerprint(codebook.embedding)
         return {"rqvae": digest(self.rqvae_variables)}
 
     def feature_classifier(self) -> tuple[FeatureClassifier, dict]:

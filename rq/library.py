@@ -72,6 +72,7 @@ def load_run(path, *, step: str | int = "latest", dtype: str | None = None) -> M
     run = experiment.Experiment(path, step=step, dtype=dtype)
     if not run.stages:
         raise checkpoint.missing(run.path / "rqvae", "rqvae", None)
+    run.require_rqvae("rq.load")
 
     def info():
         from rq.evaluation import recorded

@@ -36,6 +36,7 @@ SHIPPED = [
     ("cc3m", "coco"),
     ("ffhq", "celeba_hq"),
     ("cifar10", ""),
+    ("codes", ""),
     ("folder", ""),
     ("folder", "64"),
     ("folder", "128"),

@@ -91,5 +91,5 @@ def test_prepare_says_what_will_be_used(tmp_path, capsys):
     program.main(["prepare", "--config=folder:64", *flags])
     out = capsys.readouterr().out
     assert (
-        "2 classes, captions of 100% of the images: transformer.condition=text" in out
+        "2 classes, captions of 100% of the examples: transformer.condition=text" in out
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rq import flops
 from rq.config import ConfigError, SamplingConfig
-from rq.models.build import rqvae_model
+from rq.models.build import code_dim, rqvae_model
 from rq.models.networks.lpips import PerceptualDistance, own_distance
 from rq.parallel import sharding
 from rq.sampling import conditions, program
@@ -74,7 +74,7 @@ def example(config, stage) -> dict:
     if config.transformer.online:
         return found | {"image": image}
     rqvae = stage.rqvae
-    features = (*rqvae.code_shape[:2], rqvae.code_dim)
+    features = (*rqvae.code_shape[:2], code_dim(config))
     return found | {
         "codes": (rqvae.code_shape, jnp.int32),
         "features": (features, jnp.float32),

@@ -182,6 +182,7 @@ def export(
         library.load(workdir, step=step).save(out, licence, half)
         return f"wrote {out}"
     experiment = open_experiment(workdir, step=step)
+    experiment.require_rqvae("rq convert export")
     config, lines = experiment.config, [f"wrote {out}"]
     stages = experiment.stages
     sections = {stage: released_config.to_yaml(config, stage) for stage in stages}

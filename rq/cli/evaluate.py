@@ -107,6 +107,8 @@ def _extractor(values, experiment, required: bool):
 def _evaluate_run(values) -> None:
     """Prints and writes metrics of both stages."""
     experiment = run_flags.open_run(values, "evaluate")
+    if values.images is not None:
+        experiment.require_rqvae("--images")
     prefix = "" if values.images is None else "images_"
     out = run_flags.output(values, experiment, f"{prefix}evaluation.json", ".json")
     extractor = _extractor(values, experiment, required=False)
@@ -118,6 +120,7 @@ def _evaluate_run(values) -> None:
 def _evaluate_samples(values) -> None:
     """Generates images, then writes their metrics and a report."""
     experiment = run_flags.open_run(values, "evaluate")
+    experiment.require_rqvae("--num_samples")
     extractor = _extractor(values, experiment, required=True)
     task = sample_job.Job(
         experiment,

@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from rq.config import from_json, validate
-from rq.data import sources
+from rq.data import given_codes, sources
 from rq.experiment import CONFIG
 from rq.parallel import processes
 
@@ -31,17 +31,23 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
         before = from_json(file.read_text())
         return _with(config, before.transformer.condition, before.data.num_classes)
     with processes.process_0_first("the classes and captions"):
-        classes, captioned = sources.annotations(config.data)
+        classes, captioned = _annotations(config)
     if processes.is_process_0():
         print(describe(classes, captioned))
     return _with(config, choose(classes, captioned), classes)
 
 
+def _annotations(config: ConfigDict) -> tuple[int, float]:
+    """Returns the number of classes, and the fraction of examples with captions."""
+    if not config.transformer.codes_file:
+        return sources.annotations(config.data)
+    given = given_codes.read(config.transformer.codes_file)
+    return given.num_classes, given.captioned
+
+
 def without_data(config: ConfigDict) -> ConfigDict:
     """Returns the config with no condition in place of 'auto': nothing is known."""
-    return (
-        _with(config, "none", 0) if config.transformer.condition == "auto" else config
-    )
+    return _with(config, "none", 0)
 
 
 def choose(classes: int, captioned: float) -> str:
@@ -56,12 +62,15 @@ def describe(classes: int, captioned: float) -> str:
     condition = choose(classes, captioned)
     number = f" data.num_classes={classes}" if condition == "class" else ""
     return (
-        f"{classes or 'no'} classes, captions of {captioned:.0%} of the images: "
+        f"{classes or 'no'} classes, captions of {captioned:.0%} of the examples: "
         f"transformer.condition={condition}{number}"
     )
 
 
 def _with(config: ConfigDict, condition: str, classes: int) -> ConfigDict:
+    """Returns the config with a condition in place of 'auto'."""
+    if config.transformer.condition != "auto":
+        return config
     with config.unlocked():
         config = config.copy_and_resolve_references()
     config.transformer.condition = condition

@@ -66,7 +66,8 @@ def _check_directory(config, path: epath.Path) -> None:
 
 
 def _encodes(config) -> bool:
-    return "codes" in config.stages and not config.transformer.online
+    part = config.transformer
+    return "codes" in config.stages and not (part.online or part.codes_file)
 
 
 def claim(path: epath.Path, config) -> None:
@@ -138,7 +139,8 @@ def check_order(config, path: epath.Path) -> None:
     codes = path / "codes" / config.data.train_split / "manifest.json"
     needed = {}
     missing = checkpoint.latest_step(path / "rqvae") is None
-    if "rqvae" not in stages and missing and not init_from.gives_rqvae(config, path):
+    given = config.transformer.codes_file or init_from.gives_rqvae(config, path)
+    if "rqvae" not in stages and missing and not given:
         needed["rqvae"] = {"codes", "transformer"} & set(stages)
     if not ("codes" in stages or config.transformer.online or codes.exists()):
         needed["codes"] = {"transformer"} & set(stages)

@@ -120,7 +120,10 @@ def open_run(values, command: str) -> Experiment:
     join_processes(values)
     known = {name: values[name].value for name in ("step", "dtype") if name in values}
     mesh = sharding.make_mesh(**config.mesh)
-    return open_experiment(workdir, mesh, config=config, **known)
+    experiment = open_experiment(workdir, mesh, config=config, **known)
+    if command not in ("sample", "evaluate"):  # which work on codes alone, too
+        experiment.require_rqvae(f"rq {command}")
+    return experiment
 
 
 def run_config(values, command: str):

@@ -41,9 +41,14 @@ def run(values) -> None:
     if values.keep == 1:
         run_flags.refuse(values, "needs --keep below 1", "classifier")
     experiment = run_flags.open_run(values, "sample")
+    name = "generated.png"
+    if not experiment.has_rqvae:
+        name = "generated.npz"
+        if values.keep != 1:
+            experiment.require_rqvae("--keep")
     sample_files.write_samples(
         experiment,
-        values.out or experiment.output_path / "samples" / "generated.png",
+        values.out or experiment.output_path / "samples" / name,
         values.num_samples,
         keep=values.keep,
         classifier=classifier_of(values, experiment),

@@ -10,7 +10,7 @@ from the tokenizer that the config names. `rq train` does this by itself.
 
 from __future__ import annotations
 
-from rq.cli import found_conditions, run_checks, run_flags, train
+from rq.cli import found_conditions, own_codes, run_checks, run_flags, train
 from rq.parallel import processes, run_lock
 from rq.training import checkpoint
 
@@ -24,6 +24,7 @@ def run(values) -> None:
     path = checkpoint.folder(run_flags.require_workdir(values, "tokenizer"))
     run_flags.join_processes(values)
     with run_lock.lock(path):
+        config = own_codes.resolve(config, path)
         config = found_conditions.resolve(config, path)
         with processes.process_0_first("the tokenizer"):
             run_checks.claim(path, config)

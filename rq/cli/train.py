@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 from etils import epath
 
-from rq.cli import found_conditions, run_checks, run_flags
+from rq.cli import found_conditions, own_codes, run_checks, run_flags
 from rq.config import ConfigError, to_json
-from rq.data import loader, sources, text
+from rq.data import given_codes, loader, sources, text
 from rq.evaluation import trained_stages, training_pictures
 from rq.evaluation.reconstruction import make_reconstructor
 from rq.experiment import Experiment
@@ -53,6 +53,7 @@ def run_stages(config, workdir) -> None:
     path = checkpoint.folder(workdir)
     mesh = sharding.make_mesh(**config.mesh)
     with run_lock.lock(path):
+        config = own_codes.resolve(config, path)
         config = found_conditions.resolve(config, path)
         images = run_checks.check_run(config, path, mesh)
         if "transformer" in config.stages:
@@ -108,7 +109,10 @@ def make_tokenizer(config, path) -> None:
         if (given := init_from.tokenizer(config, path)) is not None:
             given.save(path / text.FILE)
             return
-        source = sources.open_split(config.data, config.data.train_split)
+        if file := config.transformer.codes_file:
+            source = given_codes.Captions(given_codes.read(file), config.data)
+        else:
+            source = sources.open_split(config.data, config.data.train_split)
         text.make(config.transformer.text, source, path / text.FILE)
 
 
@@ -145,6 +149,9 @@ def encode(config, path, mesh) -> None:
             f"codes are stored on a disk, not in {path}: transformer.online=True "
             "encodes images in each step instead"
         )
+    if config.transformer.codes_file:
+        own_codes.store(config, path)
+        return
     experiment = Experiment(path, mesh, config=config)
     encoder = Encoder(experiment.rqvae, experiment.rqvae_variables, config)
     for split in (config.data.train_split, config.data.eval_split):
@@ -159,6 +166,8 @@ def train_transformer(config, path, mesh) -> None:
     source = experiment.code_source(config.data.train_split)
     tokens = experiment.tokens(config.transformer.text.dropout)
     pictures = functools.partial(training_pictures.samples, stage)
+    if not experiment.has_rqvae:
+        pictures = lambda state: {}  # noqa: E731
     _fit(stage, source, config, path, pictures, tokens)
 
 

@@ -345,6 +345,13 @@ SCHEMA: dict[str, Any] = dict(
             BELOW_ONE,
         ),
         online=Field(False, "encode images in each step, without stored codes"),
+        codes_file=Field(
+            "",
+            ".npz of another tokenizer's codes (`codes`, `codebook`, and if there are "
+            "`labels`, `captions`, `features`) in place of images and stage 1",
+            since="0.2",
+            before="",
+        ),
         text=_TEXT,
         model=_TRANSFORMER_MODEL,
         loss=_TRANSFORMER_LOSS,

@@ -14,7 +14,13 @@ from rq.config.schema import FIELDS, RENAMED, default, fields
 from rq.config.validation import check_types
 
 # Stored as absolute paths, so that later commands work from any folder.
-PATHS = ("data.path", "data.dir", "rqvae.lpips_weights", "init_from")
+PATHS = (
+    "data.path",
+    "data.dir",
+    "rqvae.lpips_weights",
+    "transformer.codes_file",
+    "init_from",
+)
 
 
 def to_json(config: ConfigDict) -> str:

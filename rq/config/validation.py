@@ -81,7 +81,10 @@ def validate(config: ConfigDict) -> None:
 def _rules(config: ConfigDict) -> Iterator[Rule]:
     """Yields all rules. Later rules may assume that earlier ones hold."""
     yield from _run(config)
-    yield from _autoencoder(config)
+    if config.transformer.codes_file:
+        yield from _codes_file(config)
+    else:
+        yield from _autoencoder(config)
     yield from _codebooks(config)
     yield from _transformer(config)
     if "features" in config.stages:
@@ -103,6 +106,15 @@ def _run(config: ConfigDict) -> Iterator[Rule]:
 
     problem = f"data.name = {config.data.name!r} needs --config.data.path=..."
     yield config.data.name not in FROM_PATH or config.data.path, "data.path", problem
+
+
+def _codes_file(config: ConfigDict) -> Iterator[Rule]:
+    images = {"features", "rqvae"} & set(config.stages)
+    problem = "there are no images with transformer.codes_file: only 'codes' and "
+    yield not images, "stages", f"{problem}'transformer' are possible"
+    problem = "there are no images to encode with transformer.codes_file"
+    yield not config.transformer.online, "transformer.online", problem
+    yield config.codes.variants == 1, "codes.variants", problem
 
 
 def _autoencoder(config: ConfigDict) -> Iterator[Rule]:

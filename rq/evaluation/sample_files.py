@@ -225,6 +225,8 @@ def write_samples(
       DataError: if the image cannot be read.
     """
     data, rqvae = experiment.config.data, experiment.rqvae
+    if not experiment.has_rqvae and epath.Path(out).suffix != ".npz":
+        experiment.require_rqvae(f"--out={out}")
     shape = (data.resolution, data.resolution, data.channels)
     num_bytes = number * (math.prod(shape) + 8 * math.prod(rqvae.code_shape))
     processes.run_on_process_0(lambda: check_writable(out, num_bytes))
@@ -235,6 +237,7 @@ def write_samples(
             sizes = rqvae.sizes
             codes = inpainting.read_codes(complete, rqvae.code_shape, sizes)
         else:
+            experiment.require_rqvae("an image to complete")
             codes = experiment.codes_of(complete)[0]
         given = inpainting.make_given(codes, mask, keep_depth)
     if keep != 1 and classifier is None:
@@ -252,6 +255,10 @@ def write_samples(
         for _ in batches:  # all processes sample, process 0 writes
             pass
         return
+    if not experiment.has_rqvae:
+        _write_codes(out, batches)
+        print(f"wrote {out}: codes without images, for your own decoder")
+        return
     with writing(out, number, shape, rqvae.code_shape) as add:
         for batch in batches:
             images = visualize.to_uint8(batch.images)
@@ -259,3 +266,11 @@ def write_samples(
     grid = epath.Path(out).suffix == ".png"
     beside = f" and {epath.Path(out).with_suffix('.npz')}" if grid else ""
     print(f"wrote {out}{beside}")
+
+
+def _write_codes(path, batches) -> None:
+    """Writes an `.npz` of 'codes' and 'labels' from batches without images."""
+    found = rejection.collect(batches)
+    with atomic_files.atomic_write(epath.Path(path), os.getpid()) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, labels=found.labels, codes=found.codes)

@@ -89,8 +89,10 @@ def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, f
       images: a file or folder, for the RQ-VAE only; the evaluation split if None.
       extractor, lpips: for more distances, see `Reconstructor.compare`.
     """
-    found = TrainedRQVAE(experiment).metrics(images, extractor, lpips)
-    metrics = {f"rqvae/{name}": value for name, value in found.items()}
+    metrics = {}
+    if experiment.has_rqvae:
+        found = TrainedRQVAE(experiment).metrics(images, extractor, lpips)
+        metrics = {f"rqvae/{name}": value for name, value in found.items()}
     if images is None and "transformer" in experiment.stages:
         stage = experiment.transformer
         stage.between_batches = lambda: preemption.exit_on_stop("evaluation")
@@ -134,7 +136,7 @@ def write_pictures(experiment, directory: epath.Path) -> None:
         rqvae = TrainedRQVAE(experiment)
         makers["reconstructions.png"] = rqvae.reconstructions
         makers["code_usage.png"] = rqvae.code_usage
-    if experiment.finished("transformer"):
+    if experiment.finished("transformer") and experiment.has_rqvae:
         makers["samples.png"] = functools.partial(samples, experiment)
     # Process 0 decides what is missing, before it writes anything.
     evaluation = directory / EVALUATION

@@ -58,6 +58,13 @@ def condition_sizes(config: ConfigDict) -> tuple[int, int]:
     }[config.transformer.condition]
 
 
+def code_dim(config: ConfigDict) -> int:
+    """Returns the length of the code vectors of a valid config."""
+    if config.transformer.codes_file:  # no feature map is packed into them
+        return config.rqvae.model.embed_dim
+    return rqvae_model(config).code_dim
+
+
 def transformer_model(config: ConfigDict) -> RQTransformer:
     """Returns the RQ-Transformer of a valid config, on the codes of its RQ-VAE."""
     rqvae = rqvae_model(config)
@@ -68,7 +75,7 @@ def transformer_model(config: ConfigDict) -> RQTransformer:
     return RQTransformer(
         code_shape=rqvae.code_shape,
         num_codes=rqvae.num_codes,
-        input_dim=rqvae.code_dim,
+        input_dim=code_dim(config),
         num_conditions=num_conditions,
         condition_length=condition_length,
         **settings,

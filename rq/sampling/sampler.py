@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rq.config import ConfigError, SamplingConfig
@@ -24,7 +25,7 @@ class Samples(NamedTuple):
     """A batch of samples.
 
     Attributes:
-      images: `[B, R, R, C]`, float32 in [-1, 1], or uint8.
+      images: `[B, R, R, C]`, float32 in [-1, 1], or uint8; None without an RQ-VAE.
       codes: int32 `[B, H, W, D]`.
     """
 
@@ -37,13 +38,13 @@ class DeviceBatch(NamedTuple):
 
     Attributes:
       rows: which of all samples asked for they are; what follows them is padding.
-      images: float32 `[B, R, R, C]` in [-1, 1].
+      images: float32 `[B, R, R, C]` in [-1, 1]; None without an RQ-VAE.
       codes: int32 `[B, H, W, D]`.
       finite: bool `[B]`, whether the RQ-VAE's output was.
     """
 
     rows: range
-    images: jax.Array
+    images: jax.Array | None
     codes: jax.Array
     finite: jax.Array
 
@@ -60,7 +61,7 @@ class Sampler:
         self,
         transformer: RQTransformer,
         transformer_variables,
-        rqvae: RQVAE,
+        rqvae: RQVAE | None,
         rqvae_variables,
         *,
         mesh,
@@ -71,7 +72,7 @@ class Sampler:
         Args:
           transformer: the RQ-Transformer.
           transformer_variables: its `params`, and the `codebook` of its RQ-VAE.
-          rqvae: the RQ-VAE that decodes.
+          rqvae: the RQ-VAE that decodes; None: samples are codes alone.
           rqvae_variables: its `params` and `codebook`.
           mesh: the devices.
           null_cond: what stood for no condition in training, see `conditions.null`;
@@ -130,7 +131,11 @@ class Sampler:
                     codes=batch["codes"],
                     keep=keep,
                 )
-                images, finite = codec.decode(self._rqvae, self._rqvae_variables, drawn)
+                images, finite = None, jnp.ones(size, bool)
+                if self._rqvae is not None:
+                    images, finite = codec.decode(
+                        self._rqvae, self._rqvae_variables, drawn
+                    )
             rows = range(start, min(start + size, number))
             yield DeviceBatch(rows, images, drawn, finite)
 
@@ -160,7 +165,14 @@ class Sampler:
         """
         drawn = self.on_devices(cond, number, config, first=first, given=given)
         for images, codes, finite in codec.read_behind(
-            (len(x.rows), (codec.as_dtype(x.images, dtype), x.codes, x.finite))
+            (
+                len(x.rows),
+                (
+                    None if x.images is None else codec.as_dtype(x.images, dtype),
+                    x.codes,
+                    x.finite,
+                ),
+            )
             for x in drawn
         ):
             check_finite(codes, finite, first)

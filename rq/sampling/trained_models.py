@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 
+from rq.config import ConfigError
 from rq.data import DataError, text
 from rq.models import RQVAE, RQTransformer
 from rq.models.build import rqvae_model, transformer_model
@@ -80,6 +81,19 @@ class TrainedModels(abc.ABC):
             )
         return tokenizer
 
+    @property
+    def has_rqvae(self) -> bool:
+        """Whether there is an RQ-VAE; not for the codes of another tokenizer."""
+        return not self.config.transformer.codes_file
+
+    def require_rqvae(self, what: str) -> None:
+        """Raises ConfigError if there is none, which `what` needs."""
+        if not self.has_rqvae:
+            raise ConfigError(
+                f"{self.path} has codes of {self.config.transformer.codes_file} and no "
+                f"RQ-VAE, which {what} needs: rq sample writes codes for your decoder"
+            )
+
     @functools.cached_property
     def codec(self) -> codec.Codec:
         """Encodes and decodes with the trained RQ-VAE."""
@@ -92,7 +106,7 @@ class TrainedModels(abc.ABC):
         return Sampler(
             self.decoder,
             self.transformer_variables,
-            self.rqvae,
+            self.rqvae if self.has_rqvae else None,
             self.rqvae_variables,
             mesh=self.mesh,
             null_cond=conditions.null(self.config, null_text),

@@ -27,7 +27,7 @@ def _starting(config, run) -> tuple[str, ...]:
     if not config.init_from:
         return ()
     wanted = set(config.stages)
-    if wanted & {"codes", "transformer"}:
+    if wanted & {"codes", "transformer"} and not config.transformer.codes_file:
         wanted.add("rqvae")
     return tuple(
         stage

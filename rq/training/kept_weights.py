@@ -160,19 +160,20 @@ def plan(
 
 def _arrays(stage: str, config: ConfigDict) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each array of a stage's model, by name."""
-    rqvae = rqvae_model(config)
-    key, shape = jax.random.key(0), (1, rqvae.resolution, rqvae.resolution)
-    images = jax.ShapeDtypeStruct((*shape, rqvae.image_channels), jnp.float32)
-    found = jax.eval_shape(rqvae.init, key, images)
-    if stage == "transformer":
+    rqvae, key = rqvae_model(config), jax.random.key(0)
+    if stage == "rqvae":
+        shape = (1, rqvae.resolution, rqvae.resolution, rqvae.image_channels)
+        found = jax.eval_shape(rqvae.init, key, jax.ShapeDtypeStruct(shape, "float32"))
+    else:
         module = transformer_model(config)
-        codes = jax.ShapeDtypeStruct((1, *module.code_shape), jnp.int32)
-        embedding = found["codebook"]["state"].embedding
+        codes = jax.ShapeDtypeStruct((1, *module.code_shape), "int32")
+        shape = (max(module.num_codes), module.input_dim)
+        shape = shape if rqvae.shared_codebook else (module.depth, *shape)
         found = jax.eval_shape(
             lambda key, codes, embedding: module.init(key, codes, None, embedding),
             key,
             codes,
-            embedding,
+            jax.ShapeDtypeStruct(shape, "float32"),
         )
     return {name: x.shape for name, x in _named(sharding.unbox(dict(found))).items()}
 
