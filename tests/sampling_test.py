@@ -366,6 +366,70 @@ def test_a_sample_does_not_depend_on_its_batch():
     assert (other != whole).any()
 
 
+def test_drawn_row_by_row_codes_are_the_same_whatever_the_options_beside_them():
+    """Each sample of the batch has a seed, an index and options of its own."""
+    model, params, codebook = tiny()
+    model, params = unroll(model, params)
+    options = [
+        dict(seed=3),
+        dict(seed=3, temperature=0.5, top_k=(3, 0)),
+        dict(seed=4, top_p=0.7, guidance=(2.0, 1.0), guidance_schedule="linear"),
+        dict(seed=4, min_p=0.1, typical_p=0.8, top_p=(0.9, 1.0)),
+    ]
+    configs = [SamplingConfig(**x) for x in options]
+    cond, indices = jnp.array([0, 3, 1, 2]), [0, 7, 1, 4]
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 8, (4, *model.code_shape)).astype(np.int32)
+    keep = rng.random(codes.shape) < 0.3
+
+    def values(config):
+        filters = make_filters(config, model.depth)
+        return filters, make_guidance(config, model.code_shape)
+
+    expected = []
+    for i, config in enumerate(configs):
+        filters, guidance = values(config)
+        alone = program.sample(
+            model,
+            params,
+            codebook,
+            cond[i : i + 1],
+            jax.random.key(config.seed),
+            filters=filters,
+            guidance=guidance,
+            null_cond=4,
+            first_index=indices[i],
+            codes=codes[i : i + 1],
+            keep=keep[i : i + 1],
+        )
+        expected.append(alone[0])
+    filters, guidance = zip(*map(values, configs), strict=True)
+    filters = jax.tree.map(lambda *x: jnp.stack(x, 1)[..., None], *filters)
+    ones = jnp.ones((model.positions, model.depth))
+    guidance = jnp.stack([ones if x is None else x for x in guidance], 2)[..., None]
+    keys = jnp.stack(
+        [
+            jax.random.fold_in(jax.random.key(config.seed), index)
+            for config, index in zip(configs, indices, strict=True)
+        ]
+    )
+    rows = program.sample_rows(
+        model,
+        params,
+        codebook,
+        cond,
+        keys,
+        codes,
+        keep,
+        filters=filters,
+        guidance=guidance,
+        null_cond=4,
+    )
+    before = program._draw_row._cache_size()
+    np.testing.assert_array_equal(jnp.stack(list(rows), 1), jnp.stack(expected))
+    assert program._draw_row._cache_size() == before + 1
+
+
 def test_codes_are_sampled_independently_at_every_position_depth_sample_and_seed():
     model, params, codebook = tiny(scale=0)  # all codes are equally probable
     number, cond = 2000, jnp.zeros(2000, jnp.int32)

@@ -145,8 +145,8 @@ def filter_logits(logits: jax.Array, temperature=1.0, **values) -> jax.Array:
 
     Args:
       logits: `[..., K]`, the largest finite.
-      temperature: scalar above 0.
-      **values: scalars by filter; those that are missing are off.
+      temperature: above 0; a scalar, or `[..., 1]` of each row.
+      **values: by filter, likewise; those that are missing are off.
 
     Returns:
       float32 `[..., K]`.
@@ -156,15 +156,20 @@ def filter_logits(logits: jax.Array, temperature=1.0, **values) -> jax.Array:
         if name in values:
             value = jnp.asarray(values[name])
             logits = jax.lax.cond(
-                value != OFF[name],
-                lambda logits, value, keeps=keeps: jnp.where(
-                    keeps(logits, value), logits, -jnp.inf
-                ),
+                jnp.any(value != OFF[name]),
+                functools.partial(_exclude, keeps, OFF[name]),
                 lambda logits, value: logits,
                 logits,
                 value,
             )
     return logits
+
+
+def _exclude(keeps, off, logits, value):
+    kept = keeps(logits, value)
+    if value.ndim:  # some rows may be without the filter
+        kept |= value == off
+    return jnp.where(kept, logits, -jnp.inf)
 
 
 def _divide(logits: jax.Array, temperature) -> jax.Array:

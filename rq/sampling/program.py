@@ -6,11 +6,15 @@ A scan over positions with the body's caches in its carry, a scan over depth ins
 nothing crosses to the host in between. Filters and guidance are traced values, so that
 another temperature compiles nothing. Every sample has a random key of its own, folded
 from its index, and so does not depend on the batch that it is drawn in.
+
+`sample_rows` returns to the host after each row of positions, for those who show images
+while they are drawn; the codes are the same.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +80,7 @@ def sample(
         codes = jnp.zeros((batches[0], *model.code_shape), jnp.int32)
         keep = False
     if guidance is not None:
-        if cond is None or null_cond is None:
-            raise ValueError("guidance needs `cond` and `null_cond`")
-        null_cond = jnp.broadcast_to(jnp.asarray(null_cond, cond.dtype), cond.shape)
-        cond = jnp.concatenate([cond, null_cond])
+        cond = _with_null(cond, null_cond)
     drawn, logits = _sample(
         model,
         return_logits,
@@ -110,21 +111,79 @@ def _sample(
     codes,
     keep,
 ):
+    indices = first_index + jnp.arange(len(codes), dtype=jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    rows = len(codes) * _copies(guidance)
+    carry = model.apply({"params": params}, cond, rows, method="start")
+    _, drawn, logits = _draw_rows(
+        model,
+        return_logits,
+        params,
+        codebook,
+        keys,
+        filters,
+        guidance,
+        carry,
+        jnp.int32(0),
+        codes,
+        keep,
+    )
+    return drawn, logits
+
+
+def _with_null(cond, null_cond):
+    """Returns conditions `[2 B, ...]`: as given, then none.
+
+    Raises:
+      ValueError: where one of them is missing.
+    """
+    if cond is None or null_cond is None:
+        raise ValueError("guidance needs `cond` and `null_cond`")
+    null_cond = jnp.broadcast_to(jnp.asarray(null_cond, cond.dtype), cond.shape)
+    return jnp.concatenate([cond, null_cond])
+
+
+def _copies(guidance) -> int:
+    """With guidance every sample has two rows: with its condition, then without."""
+    return 1 if guidance is None else 2
+
+
+def _draw_rows(
+    model,
+    return_logits,
+    params,
+    codebook,
+    keys,
+    filters,
+    guidance,
+    carry,
+    first,
+    codes,
+    keep,
+):
+    """Draws rows of positions, from position `first` on.
+
+    Args:
+      model, return_logits, params, codebook: see `sample`; the model is unrolled.
+      keys: of each sample, `[B]`.
+      filters, guidance: see `sample_rows`.
+      carry: the body's next input and caches.
+      first: a position.
+      codes: given codes `[B, h, W, D]` of h rows.
+      keep: broadcast to their shape.
+
+    Returns:
+      the next carry, codes `[B, h, W, D]`, and logits `[B, h, W, D, K]` or None.
+    """
     batch, height, width, depth = codes.shape
     keep = jnp.broadcast_to(keep, codes.shape)
-    by_position = (height * width, batch, depth)
-    # With guidance every sample has two rows: with its condition, then without.
-    copies = 1 if guidance is None else 2
-    sizes = jnp.asarray(model.sizes)
+    copies, sizes = _copies(guidance), jnp.asarray(model.sizes)
 
     def apply(method, *args):
         return model.apply({"params": params}, *args, method=method)
 
     def flat(x):
         return jnp.moveaxis(x.reshape(batch, height * width, depth), 1, 0)
-
-    indices = first_index + jnp.arange(batch, dtype=jnp.int32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
     def one_position(carry, inputs):
         x, caches = carry
@@ -152,10 +211,87 @@ def _sample(
         x = apply("next_input", chosen, position, codebook)
         return (x, caches), (chosen[:batch], logits if return_logits else None)
 
-    inputs = (jnp.arange(by_position[0]), flat(codes), flat(keep))
-    carry = apply("start", cond, copies * batch)
-    _, (drawn, logits) = jax.lax.scan(one_position, carry, inputs)
+    inputs = (first + jnp.arange(height * width), flat(codes), flat(keep))
+    carry, (drawn, logits) = jax.lax.scan(one_position, carry, inputs)
     drawn = jnp.moveaxis(drawn, 0, 1).reshape(codes.shape)
     if return_logits:
         logits = jnp.moveaxis(logits, 0, 1).reshape(*codes.shape, -1)
-    return drawn, logits
+    return carry, drawn, logits
+
+
+def sample_rows(
+    model: RQTransformer,
+    params,
+    codebook: jax.Array | None,
+    cond: jax.Array | None,
+    keys: jax.Array,
+    codes: jax.Array,
+    keep: jax.Array,
+    *,
+    filters: dict[str, jax.Array],
+    guidance: jax.Array | None = None,
+    null_cond: jax.Array | None = None,
+) -> Iterator[jax.Array]:
+    """Yields the codes that `sample` draws, one row of positions after another.
+
+    Each row is one call of a compiled program, the same for all rows; the caches stay
+    on the devices. Samples of a batch may have options of their own.
+
+    Args:
+      model, params, codebook, cond, null_cond: see `sample`.
+      keys: of each sample, `[B]`: `fold_in(key, index)` of its own job and index.
+      codes: given codes int32 `[B, H, W, D]`.
+      keep: bool `[B, H, W, D]`, those that are not drawn.
+      filters: values by name, `[D]`, or `[D, B, 1]` of each sample.
+      guidance: scales `[T, D]`, or `[T, D, B, 1]` of each sample; None: off.
+
+    Yields:
+      int32 `[B, W, D]`, as soon as it is dispatched.
+
+    Raises:
+      ValueError: where guidance lacks one of its two conditions.
+    """
+    model, params = unroll(model, params)
+    if guidance is not None:
+        cond = _with_null(cond, null_cond)
+    carry = _start(model, params, cond, len(codes) * _copies(guidance))
+    _, height, width, _ = codes.shape
+    for row in range(height):
+        carry, drawn = _draw_row(
+            model,
+            params,
+            codebook,
+            keys,
+            filters,
+            guidance,
+            carry,
+            jnp.int32(row * width),
+            codes[:, row : row + 1],
+            keep[:, row : row + 1],
+        )
+        yield drawn
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _start(model, params, cond, rows):
+    return model.apply({"params": params}, cond, rows, method="start")
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnames="carry")
+def _draw_row(
+    model, params, codebook, keys, filters, guidance, carry, first, codes, keep
+):
+    carry, drawn, _ = _draw_rows(
+        model,
+        False,
+        params,
+        codebook,
+        keys,
+        filters,
+        guidance,
+        carry,
+        first,
+        codes,
+        keep,
+    )
+    return carry, drawn[:, 0]
