@@ -115,6 +115,11 @@ class Model:
     def __repr__(self) -> str:
         return f"rq.load({str(self._models.path)!r})"
 
+    @property
+    def models(self) -> TrainedModels:
+        """The modules, weights and sampler behind the methods."""
+        return self._models
+
     def sample(
         self,
         classes=(),

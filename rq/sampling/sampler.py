@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,22 @@ class Samples(NamedTuple):
 
     images: Any
     codes: Any
+
+
+class Wanted(NamedTuple):
+    """One sample of a batch in which each may be of another seed, with other options.
+
+    Attributes:
+      cond: int32, a class or tokens `[S]`; None of an unconditional model.
+      index: of the sample among all of its seed.
+      config: how it is drawn.
+      given: codes of which some are kept; None: all are drawn.
+    """
+
+    cond: np.ndarray | None
+    index: int
+    config: SamplingConfig
+    given: Given | None = None
 
 
 class DeviceBatch(NamedTuple):
@@ -138,6 +154,65 @@ class Sampler:
                     )
             rows = range(start, min(start + size, number))
             yield DeviceBatch(rows, images, drawn, finite)
+
+    def by_row(self, wanted: Sequence[Wanted], size: int) -> Iterator[jax.Array]:
+        """Yields the codes of different samples, one row of positions after another.
+
+        They are those of `sample`. All batches of one size run one compiled program,
+        or, where a sample has guidance, another.
+
+        Args:
+          wanted: the samples, at least one.
+          size: of the compiled batch, at least as many; see `batch_size`.
+
+        Yields:
+          int32 `[size, W, D]`, as soon as it is dispatched; padding comes last.
+
+        Raises:
+          ConfigError: on options or codes that the model does not have.
+        """
+        shape, number = self.model.code_shape, len(wanted)
+        rows = [*wanted, *[wanted[0]] * (size - number)]
+        options = {config: self.options(config) for config in {x.config for x in rows}}
+        filters, guidance = zip(*(options[x.config] for x in rows), strict=True)
+        filters = jax.tree.map(lambda *x: jnp.stack(x, 1)[..., None], *filters)
+        if all(scale is None for scale in guidance):
+            guidance = None
+        else:
+            off = jnp.ones((self.model.positions, self.model.depth))
+            scales = [off if scale is None else scale for scale in guidance]
+            guidance = jnp.stack(scales, 2)[..., None]
+        nothing = Given(np.zeros(shape, np.int32), np.zeros(shape, bool))
+        for given in {id(x.given): x.given for x in wanted if x.given}.values():
+            check_codes(given.codes, shape, self.model.sizes, "given codes")
+        given = [x.given or nothing for x in rows]
+        keys = {seed: jax.random.key(seed) for seed in {x.config.seed for x in rows}}
+        keys = jnp.stack([keys[x.config.seed] for x in rows])
+        keys = jax.vmap(jax.random.fold_in)(keys, np.asarray([x.index for x in rows]))
+        batch = {
+            "codes": np.stack([x.codes for x in given]),
+            "keep": np.stack([x.keep for x in given]),
+        }
+        if rows[0].cond is not None:
+            batch["cond"] = np.stack([x.cond for x in rows])
+        with sharding.context(self.mesh):
+            batch = sharding.shard_batch(batch, self.mesh, whole=True)
+        drawn = program.sample_rows(
+            self.model,
+            self._params,
+            self._codebook,
+            batch.get("cond"),
+            keys,
+            batch["codes"],
+            batch["keep"],
+            filters=filters,
+            guidance=guidance,
+            null_cond=self.null_cond,
+        )
+        for _ in range(shape[0]):
+            with sharding.context(self.mesh):
+                row = next(drawn)
+            yield row
 
     def batches(
         self,

@@ -1,0 +1,56 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of code maps of which only some codes are known, or are to be seen."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rq.data import pixels
+from rq.models.rqvae import RQVAE
+from rq.parallel import sharding
+from rq.sampling.trained_models import TrainedModels
+
+UNKNOWN = 0.8  # grey of what is not yet drawn, in [-1, 1]
+
+
+class Previews:
+    """Decodes each position of code maps up to a depth of its own."""
+
+    def __init__(self, models: TrainedModels):
+        self._models = models
+
+    def decode(self, codes: np.ndarray, depths: np.ndarray) -> np.ndarray:
+        """Returns uint8 `[B, R, R, C]`; positions of depth 0 are light grey.
+
+        Args:
+          codes: int32 `[B, H, W, D]`; B must divide over the devices.
+          depths: int32 `[B, H, W]`, how many depths of each position are decoded.
+        """
+        models, batch = self._models, {"codes": codes, "depths": depths}
+        with sharding.context(models.mesh):
+            batch = sharding.shard_batch(batch, models.mesh, whole=True)
+            images = _decode(
+                models.rqvae, models.rqvae_variables, batch["codes"], batch["depths"]
+            )
+        return sharding.to_host(images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(rqvae: RQVAE, variables, codes: jax.Array, depths: jax.Array) -> jax.Array:
+    vectors_BHWDE = rqvae.apply(variables, codes, method="embed_codes")
+    seen = jnp.arange(codes.shape[-1]) < _enlarge(depths, vectors_BHWDE)[..., None]
+    latents = jnp.sum(jnp.where(seen[..., None], vectors_BHWDE, 0), axis=-2)
+    images = rqvae.apply(variables, latents, method="decode")
+    known = _enlarge(depths, images)[..., None] > 0
+    return pixels.to_uint8(jnp.where(known, images, UNKNOWN))
+
+
+def _enlarge(depths, like):
+    """Repeats `[B, h, w]` to the height and width of `[B, H, W, ...]`."""
+    height, width = (like.shape[i] // depths.shape[i] for i in (1, 2))
+    return depths.repeat(height, axis=1).repeat(width, axis=2)
