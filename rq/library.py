@@ -109,7 +109,7 @@ class Model:
           stages: those of 'rqvae' and 'transformer' that there are.
           info: returns what `saved_folder.write` takes.
         """
-        self._models, self._stages, self._info = models, tuple(stages), info
+        self._models, self.stages, self._info = models, tuple(stages), info
         self.config = models.config
 
     def __repr__(self) -> str:
@@ -274,7 +274,7 @@ class Model:
         info = self._info() | ({"licence": licence} if licence else {})
         with atomic_files.new_folder(folder) as (_, made):
             made.mkdir()
-            has_transformer = "transformer" in self._stages
+            has_transformer = "transformer" in self.stages
             tokenizer = self._models.tokenizer if has_transformer else None
             variables = self._variables()
             saved_folder.write(made, self.config, variables, info, tokenizer, half)
@@ -287,10 +287,10 @@ class Model:
         models = self._models
         found = {"rqvae": lambda: models.rqvae_variables}
         found["transformer"] = lambda: models.transformer_variables
-        return {stage: found[stage]() for stage in self._stages}
+        return {stage: found[stage]() for stage in self.stages}
 
     def _require(self, stage: str) -> None:
-        if stage not in self._stages:
+        if stage not in self.stages:
             raise ConfigError(f"{self._models.path} has no {_NAMES[stage]}")
 
     def _conditions(self, classes, texts) -> conditions.Conditions:

@@ -27,6 +27,7 @@ COMMANDS = {  # the first lines of their modules' docstrings, listed without imp
     "reconstruct": "Shows images and their reconstructions by depth.",
     "evaluate": "Measures a run, images that it generates, or any images.",
     "rank": "Ranks classes or texts by the likelihood of given images.",
+    "demo": "Shows a model on a web page.",
     "check": "Checks all files of a run's checkpoints against their checksums.",
     "convert": "Converts models and weights from PyTorch, and back.",
     "aot": "Compiles a config's program for TPUs or GPUs, without having one.",

@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from rq.config import ConfigError, SamplingConfig
 from rq.library import Model
 from rq.sampling import conditions
