@@ -16,6 +16,7 @@ from rq.config import ConfigError
 from rq.data import pixels
 from rq.demo import inputs, markup
 from rq.demo.batches import Batches, Progress
+from rq.demo.previews import Previews
 from rq.library import Model
 from rq.metrics.image_quality import psnr
 from rq.sampling import inpainting
@@ -50,16 +51,23 @@ class Update(NamedTuple):
 class Actions:
     """Answers the page's events with a model."""
 
-    def __init__(self, model: Model, batches: Batches | None, max_images: int):
+    def __init__(
+        self,
+        model: Model,
+        previews: Previews,
+        batches: Batches | None,
+        max_images: int,
+    ):
         """Takes the model.
 
         Args:
           model: of the page.
+          previews: decodes its codes.
           batches: draws its samples; None of a model without a transformer.
           max_images: that a user may ask for at once.
         """
         self.model, self.max_images = model, max_images
-        self._batches = batches
+        self._previews, self._batches = previews, batches
         self.rqvae = model.models.rqvae
         self.height, self.width, self.depth = self.rqvae.code_shape
 
@@ -144,14 +152,14 @@ class Actions:
 
     def picture(self, codes: np.ndarray) -> str:
         """Returns the image of codes `[H, W, D]` as the `src` of an HTML image."""
-        return markup.source(self.model.decode(codes)[0])
+        return markup.source(self._previews.decode(codes[None], self.depth)[0])
 
     def at_depth(self, shown: Shown | None, depth: Any) -> str:
         """Returns the gallery of images, decoded up to a depth."""
         if shown is None:
             return ""
         depth = inputs.whole_number(depth, "the depth", 1, self.depth)
-        return markup.gallery(self.model.decode(shown.codes, depth), shown.names)
+        return markup.gallery(self._previews.decode(shown.codes, depth), shown.names)
 
     def reconstruct(self, image: np.ndarray) -> tuple[str, Shown]:
         """Returns HTML of an image at every depth, bits and PSNR; and its codes."""
@@ -186,6 +194,8 @@ class Actions:
 
     def _by_depth(self, codes: np.ndarray) -> np.ndarray:
         """Returns images uint8 `[D, R, R, C]` of codes, decoded up to each depth."""
-        return np.concatenate(
-            [self.model.decode(codes, d + 1) for d in range(self.depth)]
+        depths = np.arange(1, self.depth + 1)[:, None, None]
+        return self._previews.decode(
+            np.broadcast_to(codes, (self.depth, *codes.shape)),
+            np.broadcast_to(depths, (self.depth, self.height, self.width)),
         )

@@ -105,17 +105,18 @@ class Request:
 class Batches:
     """Draws what requests want, batch by batch, in a thread of its own."""
 
-    def __init__(self, models: TrainedModels, batch_size: int, max_requests: int = 64):
+    def __init__(
+        self, models: TrainedModels, previews: Previews, max_requests: int = 64
+    ):
         """Starts the thread.
 
         Args:
           models: with a transformer.
-          batch_size: samples at once; rounded up to fill the devices.
+          previews: of these models; as many samples are drawn at once.
           max_requests: that wait or are drawn at any time.
         """
-        self.size = codec.whole_batch(models.mesh, batch_size, batch_size)
-        self.changed = threading.Condition()
-        self._models, self._previews = models, Previews(models)
+        self.size, self.changed = previews.size, threading.Condition()
+        self._models, self._previews = models, previews
         self._max_requests, self._requests = max_requests, []
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)

@@ -80,7 +80,11 @@ def status(progress: Progress, rows: int, depth: int) -> str:
     if progress.others and progress.codes is None:
         plural = "s" if progress.others > 1 else ""
         parts.append(f"{progress.others} other request{plural}")
-    bar = f'<progress max="{number}" value="{done:.3f}"></progress>'
+    percent = 100 * done / number
+    bar = (
+        f'<div class="rq-bar" role="progressbar" aria-valuenow="{percent:.0f}">'
+        f'<i style="width:{percent:.1f}%"></i></div>'
+    )
     text = html.escape(" · ".join(parts))
     is_done = "true" if progress.codes is not None else "false"
     return (

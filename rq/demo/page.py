@@ -303,8 +303,9 @@ def _complete_tab(actions: Actions, shown: gr.State) -> None:
 def _codes_tab(actions: Actions, shown: gr.State) -> None:
     with gr.Row():
         number = gr.Number(1, label="Image", precision=0, minimum=1)
-        row = gr.Slider(1, actions.height, 1, step=1, label="Row")
-        column = gr.Slider(1, actions.width, 1, step=1, label="Column")
+        middle = actions.height // 2 + 1, actions.width // 2 + 1
+        row = gr.Slider(1, actions.height, middle[0], step=1, label="Row")
+        column = gr.Slider(1, actions.width, middle[1], step=1, label="Column")
     table = gr.HTML(actions.codes(None, 1, 1, 1))
     inputs = [shown, number, row, column]
     private = dict(api_visibility="private", show_progress="hidden")
@@ -313,6 +314,6 @@ def _codes_tab(actions: Actions, shown: gr.State) -> None:
         component.input(show, inputs, table, trigger_mode="always_last", **private)
 
     def restart(seen):
-        return 1, actions.codes(seen, 1, 1, 1), 1, 1
+        return 1, actions.codes(seen, 1, *middle), *middle
 
     shown.change(restart, shown, [number, table, row, column], **private)

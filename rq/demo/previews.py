@@ -13,31 +13,50 @@ import numpy as np
 from rq.data import pixels
 from rq.models.rqvae import RQVAE
 from rq.parallel import sharding
+from rq.sampling import codec
 from rq.sampling.trained_models import TrainedModels
 
 UNKNOWN = 0.8  # grey of what is not yet drawn, in [-1, 1]
 
 
 class Previews:
-    """Decodes each position of code maps up to a depth of its own."""
+    """Decodes each position of code maps up to a depth of its own.
 
-    def __init__(self, models: TrainedModels):
-        self._models = models
+    One compiled program does it, whatever the number of code maps and the depths.
+    """
 
-    def decode(self, codes: np.ndarray, depths: np.ndarray) -> np.ndarray:
-        """Returns uint8 `[B, R, R, C]`; positions of depth 0 are light grey.
+    def __init__(self, models: TrainedModels, size: int):
+        """Takes the models, and how many images are decoded at once."""
+        self._models, self.size = models, codec.whole_batch(models.mesh, size, size)
+
+    def decode(self, codes: np.ndarray, depths: np.ndarray | int) -> np.ndarray:
+        """Returns uint8 `[N, R, R, C]`; positions of depth 0 are light grey.
 
         Args:
-          codes: int32 `[B, H, W, D]`; B must divide over the devices.
-          depths: int32 `[B, H, W]`, how many depths of each position are decoded.
+          codes: int32 `[N, H, W, D]`.
+          depths: how many depths are decoded, broadcast to `[N, H, W]`.
         """
-        models, batch = self._models, {"codes": codes, "depths": depths}
+        depths = np.broadcast_to(np.int32(depths), codes.shape[:-1])
+        parts = range(0, len(codes), self.size)
+        return np.concatenate(
+            [
+                self._decode(codes[i:][: self.size], depths[i:][: self.size])
+                for i in parts
+            ]
+        )
+
+    def _decode(self, codes, depths):
+        models, number = self._models, len(codes)
+        batch = {"codes": codes, "depths": depths}
+        batch = {
+            name: np.resize(x, (self.size, *x.shape[1:])) for name, x in batch.items()
+        }
         with sharding.context(models.mesh):
             batch = sharding.shard_batch(batch, models.mesh, whole=True)
             images = _decode(
                 models.rqvae, models.rqvae_variables, batch["codes"], batch["depths"]
             )
-        return sharding.to_host(images)
+        return sharding.to_host(images)[:number]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -13,10 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from rq.config import ConfigError
-from rq.demo import inputs, uploads
+from rq.demo import uploads
 from rq.demo.actions import Actions
 from rq.demo.batches import Batches
+from rq.demo.previews import Previews
 from rq.library import Model
 
 # What the page may load: nothing from elsewhere. Gradio evaluates templates.
@@ -56,12 +59,12 @@ def application(
                 f"rq demo needs Gradio, and {error.name} is missing: pip install "
                 "'rq[demo]'"
             ) from None
-        batches = None
+        previews, batches = Previews(model.models, batch_size), None
         if "transformer" in model.stages:
-            batches = Batches(model.models, batch_size)
+            batches = Batches(model.models, previews)
             stack.callback(batches.close)
-            _compile(model, batches)
-        actions = Actions(model, batches, max_images)
+        actions = Actions(model, previews, batches, max_images)
+        _compile(actions)
         name = pathlib.Path(model.models.path).name
         app = gradio.mount_gradio_app(
             fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
@@ -82,12 +85,16 @@ def application(
         yield _with_policy(uploads.Guard(app, read, max_upload, folder))
 
 
-def _compile(model: Model, batches: Batches) -> None:
-    """Draws an image, so that the first user need not wait for compilation."""
-    texts = ("a",) if "text" in model.config.transformer.condition else ()
-    wanted, _ = inputs.make_wanted(model, (), texts, 1, {})
-    for _ in batches.submit(wanted).progress():
-        pass
+def _compile(actions: Actions) -> None:
+    """Runs every program once, so that the first user need not wait for it."""
+    data, condition = (
+        actions.model.config.data,
+        actions.model.config.transformer.condition,
+    )
+    actions.reconstruct(np.zeros((data.resolution, data.resolution, 3), np.uint8))
+    if "transformer" in actions.model.stages:
+        for _ in actions.sample("", "a" if "text" in condition else "", 1, {}):
+            pass
 
 
 def _with_policy(app):

@@ -85,10 +85,18 @@ class Guard:
 
     async def __call__(self, scope, receive, send):
         """Handles a request as ASGI prescribes."""
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_upload = scope["path"].rstrip("/").endswith("/upload")
+        path = scope["path"].rstrip("/")
+        if path.endswith("/upload_progress"):
+            done = b'data: {"msg": "done"}\n\n'
+            await _respond(send, 200, done, b"text/event-stream")
+            return
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        is_upload = path.endswith("/upload")
         try:
             async with self._places:
                 if is_upload:
@@ -96,7 +104,7 @@ class Guard:
                 else:
                     body = await _read_body(scope, receive, MAX_JSON)
         except Refused as error:
-            await _respond(send, error.status, str(error))
+            await _respond(send, error.status, str(error).encode())
             return
         await self._app(scope, _replayed(body, receive), send)
 
@@ -206,12 +214,14 @@ def _replayed(body: bytes, receive):
     return replay
 
 
-async def _respond(send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+async def _respond(
+    send, status: int, body: bytes, kind: bytes = b"text/plain; charset=utf-8"
+) -> None:
+    headers = [(b"content-type", kind)]
     if status == 413:  # the rest of the body is not read
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _prune(folder: pathlib.Path) -> None:
