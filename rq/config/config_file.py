@@ -33,7 +33,8 @@ def find(text: str) -> str:
 
     Args:
       text: a path, which has a `/` or ends in `.py` or `.json`, or else one of `names`;
-        of a folder, such as a run directory, its config.json is taken.
+        of a folder, such as a run directory, its config.json is taken; NAME/config.json
+        may be that of a model that comes with rq.
 
     Raises:
       ConfigError: if there is no such file or name.
@@ -52,6 +53,8 @@ def find(text: str) -> str:
         )
     if os.path.isfile(text):
         return text
+    if text.endswith(STORED) and (shipped := _PACKAGE / "shipped" / text).is_file():
+        return str(shipped)
     if (name := pathlib.Path(text).stem) in known:
         suggestion = f"; --config={name} is the one that comes with rq"
     raise ConfigError(f'config file "{text}" does not exist{suggestion}')
