@@ -18,7 +18,8 @@ from rq.demo.actions import Actions, Shown
 from rq.demo.batches import Busy
 
 HERE = pathlib.Path(__file__).parent
-CSS = (HERE / "page.css").read_text()
+# In the head: rules of Blocks would hold inside of the page's container alone.
+HEAD = f"<style>{(HERE / 'page.css').read_text()}</style>"
 # Fonts of the reader's system: the page loads nothing from elsewhere.
 THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -101,8 +102,8 @@ class _Sampling:
             }
             gr.Markdown("One value, or one for each depth, separated by commas.")
         with gr.Row():
-            self.run = gr.Button(button, variant="primary")
-            self.stop = gr.Button("Stop")
+            self.run = gr.Button(button, variant="primary", min_width=100)
+            self.stop = gr.Button("Stop", min_width=100)
 
     def results(self) -> None:
         """Makes the places of results, in another column than the inputs."""
@@ -255,8 +256,10 @@ def _complete_tab(actions: Actions, shown: gr.State) -> None:
         with gr.Column(scale=1, min_width=300):
             image = _upload()
             with gr.Row():
-                take = gr.Button("Take a generated image")
-                which = gr.Number(1, label="Number", precision=0, minimum=1)
+                take = gr.Button("Take a generated image", min_width=140)
+                which = gr.Number(
+                    1, label="Number", precision=0, minimum=1, min_width=80
+                )
             gr.Markdown("Draw over what is to be made anew:")
             mask = gr.HTML(
                 empty,

@@ -78,7 +78,7 @@ def application(
             mcp_server=False,
             pwa=False,
             theme=page.THEME,
-            css=page.CSS,
+            head=page.HEAD,
         )
         side, channels = model.config.data.resolution, model.config.data.channels
         read = functools.partial(uploads.read_image, channels=channels, side=side)
