@@ -207,7 +207,8 @@ def files(with_features, tmp_path_factory):
     (folder / "configs").symlink_to(ROOT / "configs")
     noise = np.random.default_rng(0).integers(0, 256, (12, 40, 40, 3), np.uint8)
     for number, image in enumerate(noise):
-        photo = folder / f"photos/{'ab'[number % 2]}/{number}.png"
+        split = "validation" if number < 4 else "train"
+        photo = folder / f"photos/{split}/{'ab'[number % 2]}/{number}.png"
         photo.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(photo)
     shutil.copy(photo, folder / "photo.png")
