@@ -81,6 +81,7 @@ EXTRAS = {
         "build>=1.2",
         "hypothesis>=6.100",
         "import-linter>=2.5",
+        "mypy>=1.18",
         "playwright>=1.50",  # drives the browser of the machine
         "pytest>=8.0",
         "pytest-xdist>=3.6",

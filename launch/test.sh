@@ -22,5 +22,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 use_environment test
 "$VENV/bin/ruff" check .
 "$VENV/bin/lint-imports" --no-logo
+"$VENV/bin/mypy"
 "$VENV/bin/python" -m pytest -m "not slow" --numprocesses="$WORKERS" \
   --maxprocesses="$MAX_WORKERS" --dist=worksteal "$@"

@@ -10,6 +10,7 @@ for batch in draw(experiment.sampler, asked, 20, SamplingConfig(seed=1)):
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -267,7 +268,7 @@ class Experiment(TrainedModels):
             return state
         params = state.model_variables()["params"]
         _, params = unroll(transformer_model(self.config), params, self.dtype)
-        return state.replace(params=params, ema={})
+        return dataclasses.replace(state, params=params, ema={})
 
     @property
     def transformer_variables(self) -> dict:
@@ -316,9 +317,9 @@ class Experiment(TrainedModels):
 
     def tokens(self, dropout: float) -> loader.Tokens | None:
         """Returns the loader's function of captions to tokens; None without text."""
-        if self.tokenizer is None:
+        if (tokenizer := self.tokenizer) is None:
             return None
-        return lambda captions, rng: self.tokenizer.choose(captions, dropout, rng)
+        return lambda captions, rng: tokenizer.choose(captions, dropout, rng)
 
     @functools.cached_property
     def classifier(self) -> classifier.Classifier:

@@ -152,9 +152,11 @@ def from_authors(path: pathlib.Path, **options) -> LoadedModels:
     Raises:
       ValueError: if it has none, or not those of one pair of models.
     """
-    pair = dict(zip(("rqvae", "transformer"), released.find([path]), strict=True))
-    models = {stage: model for stage, model in pair.items() if model is not None}
-    config = released_config.run_config(pair["rqvae"], pair["transformer"])
+    rqvae, transformer = released.find([path])
+    models = {"rqvae": rqvae}
+    if transformer is not None:
+        models["transformer"] = transformer
+    config = released_config.run_config(rqvae, transformer)
     tokenizer_path = None
     if "text" in config.transformer.condition:
         tokenizer_path = released.find_tokenizer([path])

@@ -27,7 +27,7 @@ class Collectives(NamedTuple):
       held: bytes of the device's own shard, before a gather or after a scatter.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's method has this name
     bytes: float
     wire: float
     held: float

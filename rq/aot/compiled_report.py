@@ -256,7 +256,7 @@ def estimate(result: dict, chip: chips.Chip, slices: int = 1) -> dict:
     }
     if slices == 1:
         seconds["communication"] = sent / chip.ici_bandwidth
-    limit = max(seconds, key=seconds.get)
+    limit = max(seconds, key=seconds.__getitem__)
     ideal = result["model_operations"] / devices / chip.flops
     return {
         "seconds": seconds,

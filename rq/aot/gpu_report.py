@@ -34,7 +34,7 @@ def make(
         "step": dataclasses.asdict(kernels.count(steps)),
         "float32_products": hlo.float32_products(text),
     }
-    if code_shape is not None:
+    if code_shape is not None and cache is not None:
         height, width, depth = code_shape
         for name, trips in (("position", height * width), ("head_step", depth)):
             loops = kernels.loops(steps, trips)

@@ -53,7 +53,8 @@ def enable() -> str | None:
     only process 0 writes, and on GPUs a program that some load and others compile would
     wait for ever, since the processes share the search for the fastest kernels.
     """
-    named, wanted = jax.config.values[FOLDER], jax.config.jax_enable_compilation_cache
+    named = jax.config.values[FOLDER]
+    wanted = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update(FOLDER, None)  # until it is known to be usable
     if not wanted or named == "":
         return None

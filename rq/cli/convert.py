@@ -78,8 +78,8 @@ def run(values) -> None:
         is_full = checkpoint.is_disk_full(error)
         if not is_full and not isinstance(error, (ValueError, OSError)):
             raise
-        text = f"{values.out}: no space left on the disk" if is_full else error
-        exits.print_error(one_line(text), values.debug)
+        full = f"{values.out}: no space left on the disk"
+        exits.print_error(full if is_full else one_line(error), values.debug)
         sys.exit(2)
 
 

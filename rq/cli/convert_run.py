@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ from rq.training.checkpoint_manager import write_trained
 
 FORMATS = ("authors", "safetensors")
 _FOLDERS = {"rqvae": "stage1", "transformer": "stage2"}  # of exported models
-_BUILD = {"rqvae": rqvae_model, "transformer": transformer_model}
+_BUILD: dict[str, Callable] = {"rqvae": rqvae_model, "transformer": transformer_model}
 _NAMES = {"rqvae": "RQ-VAE", "transformer": "RQ-Transformer"}
 
 

@@ -84,6 +84,7 @@ def _measure(values, captions: list[str]) -> dict:
     real, source = feature_sets.reference(
         values.reference, extractor, channels, values.cache
     )
+    assert real is not None  # it is only in other processes than 0
     feature_sets.check(images.number, real, extractor)
     batch_size = values.batch_size or feature_sets.BATCH
     made = feature_sets.of_images(images, extractor, batch=batch_size)

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
 # By type: absl's function that defines such a flag, and the value's name in the help.
-_TYPES = {
+_TYPES: dict[type, tuple[Callable, str]] = {
     str: (flags.DEFINE_string, "STRING"),
     int: (flags.DEFINE_integer, "INTEGER"),
     float: (flags.DEFINE_float, "FLOAT"),
@@ -44,13 +45,15 @@ class Flag:
 
     def define(self, values: flags.FlagValues) -> None:
         """Adds the flag to `values`."""
-        arguments, options = [self.name, self.default], {"flag_values": values}
+        options: dict[str, Any] = {"flag_values": values}
         if self.choices:
-            flags.DEFINE_enum(*arguments, self.choices, self.help, **options)
+            flags.DEFINE_enum(
+                self.name, self.default, self.choices, self.help, **options
+            )
             return
         if self.minimum is not None:
             options["lower_bound"] = self.minimum
-        _TYPES[self.type][0](*arguments, self.help, **options)
+        _TYPES[self.type][0](self.name, self.default, self.help, **options)
 
     def usage(self) -> str:
         """Returns the lines of `--help` for this flag."""

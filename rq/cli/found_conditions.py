@@ -40,7 +40,7 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
 def _annotations(config: ConfigDict) -> tuple[int, float]:
     """Returns the number of classes, and the fraction of examples with captions."""
     if not config.transformer.codes_file:
-        return sources.annotations(config.data)
+        return sources.classes_and_captions(config.data)
     given = given_codes.read(config.transformer.codes_file)
     return given.num_classes, given.captioned
 

@@ -21,5 +21,5 @@ def run(values) -> None:
     report = sources.prepare(config.data)
     print(sources.summary(report))
     if config.transformer.condition == "auto":
-        print(found_conditions.describe(*sources.annotations(config.data)))
+        print(found_conditions.describe(*sources.classes_and_captions(config.data)))
     print(json.dumps(report, indent=2))

@@ -90,9 +90,9 @@ def parse(command, args: Sequence[str]) -> flags.FlagValues:
     else:
         alone = config == "directory"
         rest = parse_with_config(values, args, overrides_alone=alone)[1:]
-    name = getattr(command, "POSITIONAL", None)
-    if len(rest) > (name is not None):
-        raise ConfigError(f"unexpected arguments: {' '.join(rest[name is not None :])}")
+    name = getattr(command, "POSITIONAL", "")
+    if len(rest) > bool(name):
+        raise ConfigError(f"unexpected arguments: {' '.join(rest[bool(name) :])}")
     if rest and values[name].present and values[name].value != rest[0]:
         raise ConfigError(f"{rest[0]} is not --{name}={values[name].value}: give one")
     if rest:

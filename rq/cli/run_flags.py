@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jax
 from absl import logging
@@ -192,7 +193,8 @@ def _add_option(name: str, value, overrides: dict) -> None:
     example = OPTIONS[name].default
     if isinstance(example, tuple):
         value = numbers(name, value, type(example[0]))
-    SamplingConfig(**{name: value})
+    option: dict[str, Any] = {name: value}
+    SamplingConfig(**option)  # checks it
     _add(f"sampling.{name}", value, overrides, f"--{name}")
 
 

@@ -9,6 +9,7 @@ import pathlib
 import re
 import traceback
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -51,14 +52,14 @@ def parse_with_config(
     for name in names:
         if name not in FIELDS:
             raise unknown_field(name)
-    is_stored = bool(path) and path.endswith(config_file.STORED)
-    if is_stored and overrides_alone:
+    stored = path if path and path.endswith(config_file.STORED) else None
+    if stored and overrides_alone:
         raise ConfigError(f"--config={path}: this command reads that of its run")
     overrides_alone = overrides_alone and path is None
     base = default() if overrides_alone else None
-    if is_stored:
-        base, args = read(pathlib.Path(path)), _without_config_file(args)
-    options = dict(lock_config=True, sys_argv=args, flag_values=values)
+    if stored:
+        base, args = read(pathlib.Path(stored)), _without_config_file(args)
+    options: dict[str, Any] = dict(lock_config=True, sys_argv=args, flag_values=values)
     try:
         if base is not None:
             config_flags.DEFINE_config_dict("config", base, **options)
@@ -74,8 +75,9 @@ def parse_with_config(
         frames = [(frame.filename, frame.lineno) for frame in trace]
         raise ConfigError(f"{_place(path, frames)}: {one_line(error)}") from None
     if overrides_alone:
+        flag: Any = values["config"]
         for name in names:
-            FIELDS[name].check(name, values["config"].override_values[name])
+            FIELDS[name].check(name, flag.override_values[name])
     if path:
         config = values["config"].value
         if not isinstance(config, ConfigDict):
@@ -135,7 +137,7 @@ def _without_config_file(args: Sequence[str]) -> list[str]:
     return kept
 
 
-def _place(path: str, frames: Iterable[tuple[str, int | str]]) -> str:
+def _place(path: str, frames: Iterable[tuple[str, int | str | None]]) -> str:
     """Returns 'FILE, line N' for the last frame in the config file."""
     here = [n for name, n in frames if os.path.abspath(name) == os.path.abspath(path)]
     return f"{path}, line {here[-1]}" if here else path

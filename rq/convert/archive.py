@@ -14,6 +14,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 from rq import progress
 from rq.convert import stored_zip
@@ -51,7 +52,7 @@ def unpack(archive, folder, is_wanted: Callable[[str], bool]) -> list[pathlib.Pa
             raw.seek(0)
             limit = size * (_MAX_GROWTH if is_gzip else 1) + _ALWAYS
             content = gzip.GzipFile(fileobj=raw) if is_gzip else raw
-            stream = _Stream(
+            stream: Any = _Stream(
                 content, limit, lambda: shown.update(raw.tell() - shown.done)
             )
             with tarfile.open(fileobj=stream, mode="r:") as members:

@@ -9,6 +9,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray]):
             channels, index = width, index + 2
         widths.append(channels)
         index += 1
-    params = {"network": network}
+    params: dict[str, Any] = {"network": network}
     for name, constant in (("shift", lpips.SHIFT), ("scale", lpips.SCALE)):
         if f"scaling_layer.{name}" in arrays:
             constant = arrays.take(f"scaling_layer.{name}", (1, 3, 1, 1)).reshape(3)
@@ -152,7 +153,7 @@ def convert_archive(package, out) -> None:
 
 def _installed_heads() -> pathlib.Path:
     found = importlib.util.find_spec("lpips")
-    if found is None:
+    if found is None or not found.submodule_search_locations:
         raise FileNotFoundError(
             "the heads are in the package lpips (pip install --no-deps lpips; it need "
             "not be imported), or name their file with --heads"

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -100,7 +100,7 @@ class StateDict:
             logging.warning("unused in the state dict: %s", few(sorted(self._left)))
 
 
-def few(names: Collection[str]) -> str:
+def few(names: Iterable) -> str:
     """Returns the number of names and the first few, for messages."""
     names = [str(name)[:80] for name in names]
     more = ", ..." if len(names) > _SHOWN else ""

@@ -162,7 +162,8 @@ def to_yaml(config: ConfigDict, stage: str) -> dict[str, Any]:
     Raises:
       ValueError: if the model has a part that the authors' code does not have.
     """
-    weights, module = rqvae_weights, rqvae_model(config)
+    weights: Any = rqvae_weights
+    module: Any = rqvae_model(config)
     if stage == "transformer":
         weights, module = transformer_weights, transformer_model(config)
     arch = weights.to_arch(module)

@@ -95,7 +95,8 @@ def convert(weights, out) -> None:
     Raises:
       ValueError: as `from_torch` and `save`.
     """
-    save(*from_torch(read_torch_file(weights)), out)
+    module, params = from_torch(read_torch_file(weights))
+    save(module, params, out)
 
 
 def load(path):

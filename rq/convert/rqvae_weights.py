@@ -118,7 +118,7 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _codebook_shapes(sizes, dim: int) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for depth, size in enumerate(sizes):
         prefix = f"quantizer.codebooks.{depth}."
         shapes[prefix + "weight"] = (size + 1, dim)

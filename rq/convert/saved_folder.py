@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from rq.parallel import atomic_files
 
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", released.WEIGHTS[1]
 FORMAT = 1
-_BUILD = {"rqvae": rqvae_model, "transformer": transformer_model}
+_BUILD: dict[str, Callable] = {"rqvae": rqvae_model, "transformer": transformer_model}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SavedFolder:
         """
         path, prefix = self.path / WEIGHTS, f"{stage}."
         with safetensors_file.opened(path, lambda size: None) as found:
-            arrays = {
+            arrays: dict[str, Any] = {
                 name.removeprefix(prefix): array
                 for name, array in found.items()
                 if name.startswith(prefix)

@@ -117,8 +117,10 @@ def _tensor(storage, offset, size, stride, *_):
             f"a tensor of shape {size}, strides {stride} at {offset} does not fit its "
             f"storage of {storage.size} numbers"
         )
-    made = LazyTensor if isinstance(storage, LazyStorage) else _view
-    return made(storage, offset, size, stride if count else None)
+    strides = stride if count else None
+    if isinstance(storage, LazyStorage):
+        return LazyTensor(storage, offset, size, strides)
+    return _view(storage, offset, size, strides)
 
 
 def _dict(items=()) -> dict:

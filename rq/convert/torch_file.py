@@ -10,6 +10,7 @@ against the bytes that are there, and no code in it runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import pathlib
 import zipfile
@@ -168,7 +169,7 @@ def _read_legacy(path, as_wanted):
         start_of_numbers = file.tell() + size.nbytes
         array = _array(data, start_of_numbers, key, dtype, number)
         file.seek(start_of_numbers + array.nbytes)
-        lazy = LazyStorage(dtype, number, lambda array=array: array)
+        lazy = LazyStorage(dtype, number, functools.partial(np.asarray, array))
         storages[key] = as_wanted(lazy)
 
     def storage(key, dtype, number):

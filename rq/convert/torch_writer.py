@@ -41,7 +41,9 @@ def write_torch_file(
                 member = zipfile.ZipInfo(f"{prefix}/data/{key}")
                 member.file_size = array.nbytes  # from which zipfile decides on zip64
                 with archive.open(member, "w") as file:
-                    file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+                    file.write(
+                        np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                    )
                 return _text(name) + _tensor(array, key)
 
             content = b"".join(

@@ -13,7 +13,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 
-class BuiltInBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class BuiltInBuilder(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]  # read by a base class of it
+):
     """A TFDS set built from local files and written as ArrayRecord by `prepare`."""
 
     @classmethod
@@ -42,7 +45,7 @@ def encode_png(image: np.ndarray) -> io.BytesIO:
     """Encodes uint8 `[H, W, 1 or 3]` as PNG; TFDS would load TensorFlow for that."""
     if image.shape[-1] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return io.BytesIO(cv2.imencode(".png", image)[1])
+    return io.BytesIO(cv2.imencode(".png", image)[1].tobytes())
 
 
 def mixed_order(number: int) -> list[int]:

@@ -15,6 +15,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain.python as grain
 import jax
@@ -155,7 +156,8 @@ class _Batches:
         # Each example is copied as soon as it is read, so that its memory, which is
         # still in the cache, is reused for the next one. Stacking them at the end would
         # page in new memory for every batch.
-        batch, first = {}, int(step) * self._batch_size
+        batch: dict[str, Any] = {}
+        first = int(step) * self._batch_size
         for k, row in enumerate(self._rows):
             for name, value in self._example(first + row).items():
                 if isinstance(value, tuple):  # captions

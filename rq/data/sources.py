@@ -58,7 +58,7 @@ def open_split(data, split: str) -> TFDSSource:
     return TFDSSource(records, features, f"{data.name} {split}", data.channels)
 
 
-def annotations(data) -> tuple[int, float]:
+def classes_and_captions(data) -> tuple[int, float]:
     """Returns the number of classes (0: none), and the fraction of captioned images.
 
     Of a set that does not count them, all images have captions or none has.

@@ -72,7 +72,7 @@ class TextTokenizer:
         """Returns the tokens of a random caption; `null` if there are no captions."""
         if not captions:
             return self.null
-        return self(captions[rng.integers(len(captions))], dropout, rng)
+        return self(captions[int(rng.integers(len(captions)))], dropout, rng)
 
     def save(self, path) -> None:
         """Writes the tokenizer to one file, which `load` reads."""

@@ -148,7 +148,9 @@ def _walk(folder, prefix, parents, visits):
         try:
             status = path.stat()
         except OSError as error:
-            broken = "a broken link" if path.is_symlink() else error.strerror
+            broken = (
+                "a broken link" if path.is_symlink() else error.strerror or str(error)
+            )
             yield File(path, name, problem=broken)
             continue
         if stat.S_ISDIR(status.st_mode):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -84,7 +85,8 @@ class Parts:
             atomic_files.atomic_write(path, os.getpid()) as temporary,
             temporary.open("wb") as file,
         ):
-            np.savez(file, about=self._about_rows(rows), **arrays)
+            contents: dict[str, Any] = {"about": self._about_rows(rows), **arrays}
+            np.savez(file, **contents)
 
     def each(self) -> Iterator[dict[str, np.ndarray]]:
         """Yields the arrays of all parts, in order, after `make`."""

@@ -132,6 +132,6 @@ def score(clip: Clip, batches: Iterable[np.ndarray], captions: Sequence[str]) ->
     total, number = 0.0, 0
     for images in batches:
         rows = np.arange(number, number + len(images)) % len(captions)
-        total += float(np.sum(clip(images, [captions[row] for row in rows])))
+        total += float(np.sum(clip(images, [captions[row] for row in rows.tolist()])))
         number += len(images)
     return total / number

@@ -10,7 +10,7 @@ have a label: 'FID (digits features)'.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +111,8 @@ class Extractor:
             rows = sharding.shard_batch(rows, self.mesh)
             found = self._apply(self._params, rows["image"])
             mask, found = sharding.to_host((rows["mask"], found))
-        return Found(*(None if x is None else x[mask] for x in found))
+        own: list[Any] = [None if x is None else x[mask] for x in found]
+        return Found(*own)
 
 
 def clean_resize(images: np.ndarray) -> np.ndarray:
@@ -157,7 +158,7 @@ def inception(path, mesh, resize: str = "tf1") -> Extractor:
             prepared = (images - 128.0) / 128.0
         else:
             prepared = preprocess(images, resize)
-        found = model.apply({"params": params}, prepared)
+        found: Any = model.apply({"params": params}, prepared)
         return found.pool, found.logits, found.spatial
 
     name, prepare = f"inception-{resize}", clean_resize if clean else None
@@ -200,5 +201,5 @@ def of_experiment(experiment) -> Extractor:
     Raises:
       ConfigError: if it has none.
     """
-    network = experiment.feature_classifier()
-    return own(*network, experiment.config, experiment.mesh)
+    module, params = experiment.feature_classifier()
+    return own(module, params, experiment.config, experiment.mesh)

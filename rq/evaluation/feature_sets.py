@@ -8,7 +8,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -79,8 +79,10 @@ def collect(
         rows = slice(seen, seen + len(found.pool))
         pools.append(found.pool if chosen is None else found.pool[chosen[rows]])
         seen = rows.stop
+    of_all = gaussian.moments()
+    assert of_all is not None  # there is one batch or more
     return FeatureSet(
-        gaussian.moments(),
+        of_all,
         spatial.moments(),
         np.concatenate(pools),
         np.concatenate(all_logits) if all_logits else None,
@@ -107,7 +109,9 @@ def check(number: int, real: FeatureSet, extractor: Extractor) -> None:
         )
 
 
-def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, float]:
+def metrics(
+    made: FeatureSet, real: FeatureSet, label: str = ""
+) -> dict[str, float | None]:
     """Returns all metrics that two sets of images allow.
 
     Args:
@@ -121,7 +125,7 @@ def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, fl
       precision, recall, density, coverage, IS.
     """
     named = f" ({label})" if label else ""
-    found = {}
+    found: dict[str, float | None] = {}
     for name, a, b in (
         ("FID", made.gaussian, real.gaussian),
         ("sFID", made.spatial, real.spatial),
@@ -158,7 +162,7 @@ def metrics(made: FeatureSet, real: FeatureSet, label: str = "") -> dict[str, fl
 
 def save(path, found: FeatureSet, **notes: str) -> None:
     """Writes an `.npz` atomically."""
-    arrays = dict(notes)
+    arrays: dict[str, Any] = dict(notes)
     if found.spatial is not None:
         arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
     for name in ("pool", "logits"):

@@ -12,6 +12,7 @@ import hashlib
 import pathlib
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -114,7 +115,8 @@ class ImageSet:
           MeshError: if the size does not divide over the devices.
         """
         if self._files is not None:
-            yield from loader.in_order(_OneSize(self._files), None, size, mesh=mesh)
+            files: Any = _OneSize(self._files)  # a source without captions
+            yield from loader.in_order(files, None, size, mesh=mesh)
             return
         rows = np.arange(size) if mesh is None else sharding.rows(mesh, size)
         for images in self._from_archive(size):

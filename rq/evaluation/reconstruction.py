@@ -183,6 +183,7 @@ class Reconstructor:
             if extractor is not None and number > 1:
                 named = f" ({extractor.label})" if extractor.label else ""
                 real, moments = originals.moments(), made[d].moments()
+                assert real is not None and moments is not None  # of two images or more
                 found[f"rFID{named}/depth_{d + 1}"] = frechet_distance(
                     real.mean, real.covariance, moments.mean, moments.covariance
                 ).value

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
@@ -146,7 +147,8 @@ def pictures(experiment, extractor: Extractor, task: sample_job.Job) -> dict:
     to its own neighbours. All processes must call it; {} if not process 0.
     """
     samples = task.sample()
-    made, training = task.features(extractor), _training(experiment, extractor)
+    made: Any = task.features(extractor)  # `draw` reads them, in process 0 only
+    training: Any = _training(experiment, extractor)
     rqvae = trained_stages.TrainedRQVAE(experiment)
     reconstructions, usage = rqvae.reconstructions(), rqvae.code_usage()
 

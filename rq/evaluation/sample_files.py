@@ -30,8 +30,8 @@ from rq.parallel import atomic_files, processes
 from rq.sampling import conditions, inpainting, rejection
 from rq.sampling.classifier import Classifier
 
-# Function of uint8 images `[B, H, W, C]`, labels `[B]` and codes `[B, h, w, D]`.
-Add = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+# Function of uint8 images `[B, H, W, C]`, labels `[B]` and maybe codes `[B, h, w, D]`.
+Add = Callable[..., None]
 GRID = 400  # images in a grid, at most
 CHUNK = 1 << 18  # bytes copied at once
 SUFFIXES = (".npz", ".png", "")

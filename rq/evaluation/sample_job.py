@@ -20,6 +20,7 @@ import hashlib
 import json
 import pathlib
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -99,13 +100,13 @@ class Job:
         self._asked = conditions.parse(config, tokenizer, classes, texts)
         which = list(self._asked.names) if classes or texts else "all"
         self.texts = tuple(texts)
-        self._among = None
+        self._among: Any = None  # `rejection.Candidates` if samples are ranked
         if keep != 1:
             rows = np.sort(self._rows(range(number)))
             self._among = rejection.make_candidates(self._asked, rows, keep)
             if classifier is None:
                 classifier, classifier_name = experiment.classifier, "own"
-        self._classifier = classifier
+        self._classifier: Any = classifier
         stage = experiment.transformer
         compile_options(options, stage.model, stage.null_cond)  # raises on bad options
         self.settings = json.loads(
@@ -123,7 +124,9 @@ class Job:
                     "dtype": experiment.dtype or "as trained",
                     "keep": keep,
                     "judge": classifier_name,
-                    "judge_weights": "" if keep == 1 else classifier.fingerprint,
+                    "judge_weights": classifier.fingerprint
+                    if keep != 1 and classifier is not None
+                    else "",
                     "sampling": options.settings(),
                 }
             )
@@ -304,7 +307,7 @@ class Job:
     def run(
         self,
         extractor: Extractor,
-        reference: feature_sets.FeatureSet | None,
+        reference: Any,
         name: str,
         source: str,
         network: clip.Clip | None = None,
@@ -315,7 +318,7 @@ class Job:
 
         Args:
           extractor: from `rq.evaluation.extractors`.
-          reference: features of the reference, in process 0.
+          reference: a `feature_sets.FeatureSet`, needed in process 0.
           name: name of the reference.
           source: hash of the reference's images.
           network: for the CLIP score, if the model has texts.
@@ -334,7 +337,7 @@ class Job:
             lambda: feature_sets.check(self._number, reference, extractor)
         )
         samples = self.sample()
-        made = self.features(extractor)
+        made: Any = self.features(extractor)
 
         def finish():
             found = feature_sets.metrics(made, reference, extractor.label)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -131,7 +131,7 @@ def write_pictures(experiment, directory: epath.Path) -> None:
 
     Writes reconstructions.png, code_usage.png, samples.png and evaluation.json.
     """
-    makers = {}
+    makers: dict[str, Callable] = {}
     if experiment.finished("rqvae"):
         rqvae = TrainedRQVAE(experiment)
         makers["reconstructions.png"] = rqvae.reconstructions

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,7 +98,8 @@ class Gaussian(NamedTuple):
 
 def save(path, found: Moments | Gaussian, **about: str) -> None:
     """Writes pytorch-fid's `.npz` ('mu', 'sigma'), 'number' and the strings `about`."""
-    np.savez(path, mu=found.mean, sigma=found.covariance, number=found.number, **about)
+    texts: dict[str, Any] = about
+    np.savez(path, mu=found.mean, sigma=found.covariance, number=found.number, **texts)
 
 
 def load(path) -> Gaussian:

@@ -48,12 +48,12 @@ class _Convolution(nn.Module):
         channels, side = x.shape[-1], self.kernel
         init = uniform_fan_in(side**2 * channels)
         axes = (None, None, "conv_in", "conv_out")
-        kernel = self.param(
+        kernel: Any = self.param(
             "kernel",
             nn.with_logical_partitioning(init, axes),
             (side, side, channels, self.features),
         )
-        bias = self.param(
+        bias: Any = self.param(
             "bias", nn.with_logical_partitioning(init, axes[-1:]), (self.features,)
         )
         y = jax.lax.conv_general_dilated(
@@ -104,9 +104,11 @@ class GroupNorm(nn.Module):
             nn.with_logical_partitioning(init, axes)
             for init in (nn.initializers.ones, nn.initializers.zeros)
         )
-        scale = self.param("scale", ones, shape).astype(wide)
-        bias = self.param("bias", zeros, shape).astype(wide)
-        return channel_sums.group_norm(x.astype(wide), scale, bias, GROUPS, 1e-6)
+        scale: Any = self.param("scale", ones, shape)
+        bias: Any = self.param("bias", zeros, shape)
+        return channel_sums.group_norm(
+            x.astype(wide), scale.astype(wide), bias.astype(wide), GROUPS, 1e-6
+        )
 
 
 class ResidualBlock(nn.Module):

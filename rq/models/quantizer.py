@@ -12,7 +12,7 @@ Legend: N vectors (the flattened batch and positions), C channels, K codes, D de
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -199,11 +199,12 @@ def quantize(
     leading = z.shape[:-1]
     if soft is not None:
         soft = jnp.moveaxis(soft, 0, 1).reshape(*leading, depth, num_codes)
+    updated: Any = carried if shared else scanned
     return Quantized(
         codes=jnp.moveaxis(codes, 0, -1).reshape(*leading, depth),
         sums=sums.reshape(depth, *leading, channels),
         soft=soft,
-        codebook=carried if shared else scanned,
+        codebook=updated,
     )
 
 

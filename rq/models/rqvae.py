@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -112,9 +113,11 @@ class RQVAE(nn.Module):
         codebook = init_codebook(key, shape, self._own_sizes)
         if self._is_grid:
             grids = variants.fsq_grids(self.fsq_levels, self.depth)
-            return codebook.replace(embedding=jnp.asarray(grids).reshape(shape))
+            embedding = jnp.asarray(grids).reshape(shape)
+            return dataclasses.replace(codebook, embedding=embedding)
         if self.cosine:
-            return codebook.replace(embedding=variants.unit(codebook.embedding))
+            embedding = variants.unit(codebook.embedding)
+            return dataclasses.replace(codebook, embedding=embedding)
         return codebook
 
     def __call__(self, images, train: bool = False):

@@ -417,6 +417,7 @@ def unroll(
     if model.precision is not None:
         return model, params
     decoder, params = decoding(model, precision), dict(nn.unbox(params))
+    weights: Any = decoder.precision
 
     def convert(tree):
         """Converts the dense layers of a tree."""
@@ -424,7 +425,7 @@ def unroll(
             return tree
         if "kernel" not in tree:
             return {name: convert(x) for name, x in tree.items()}
-        layer = output_major(tree["kernel"], decoder.precision)
+        layer = output_major(tree["kernel"], weights)
         if "bias" in tree:
             layer["bias"] = tree["bias"].astype(decoder.dtype)
         return layer
@@ -452,6 +453,6 @@ def unroll(
     for name in ("body_input", "head_input"):
         if name in params:
             params[name] = convert(params[name])
-    classifier = output_major(params.pop("classifier_kernel"), decoder.precision)
+    classifier = output_major(params.pop("classifier_kernel"), weights)
     params |= {f"classifier_{name}": x for name, x in classifier.items()}
     return decoder, params

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -74,7 +74,7 @@ def start(
     number, index = _number(num_processes, numbers), _number(process_id, indices)
     given = coordinator, number, index
     if any(value is not None for value in given):
-        if any(value is None for value in given):
+        if coordinator is None or number is None or index is None:
             raise ConfigError(
                 "multi-process runs need all of --coordinator, --num_processes and "
                 f"--process_id, or {COORDINATOR}, {NUMBER} and {INDEX}; found {given}"
@@ -148,7 +148,7 @@ def barrier_within(name: str, seconds: float) -> bool:
     if not jax.distributed.is_initialized():
         return True
     try:
-        client = jax_distributed.global_state.client
+        client: Any = jax_distributed.global_state.client
         client.wait_at_barrier(name, round(1000 * seconds))
     except Exception:  # the service raises several types
         return False

@@ -18,7 +18,7 @@ from rq.parallel import processes
 try:
     import fcntl
 except ImportError:  # not on Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 FILE = ".lock"
 

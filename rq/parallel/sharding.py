@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from flax.core import meta
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -178,7 +178,7 @@ def rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def partition_spec(
-    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh
+    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh
 ) -> PartitionSpec:
     """Returns the sharding of an array by `RULES`, from its logical axis names.
 
@@ -307,7 +307,7 @@ def shard_batch(
     sharding = batch_sharding(mesh)
     parts = batch_parts(mesh)
     held = range(parts) if whole else _parts_by_process(mesh)[jax.process_index()]
-    arrays = {}
+    arrays: dict[str, jax.Array] = {}
     for name, rows in batch.items():
         size = len(rows) * parts // len(held)
         if size % parts:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,8 @@ class Codec:
 @functools.partial(jax.jit, static_argnums=0)
 def encode(rqvae: RQVAE, variables, images: jax.Array) -> jax.Array:
     """Returns codes int32 `[B, H, W, D]` of images, uint8 or floats in [-1, 1]."""
-    return rqvae.apply(variables, pixels.to_float(images), method="codes")
+    codes: Any = rqvae.apply(variables, pixels.to_float(images), method="codes")
+    return codes
 
 
 def decode(rqvae: RQVAE, variables, codes: jax.Array, depth: int | None = None):

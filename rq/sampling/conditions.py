@@ -17,7 +17,7 @@ take a class alone or a text alone.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,11 +64,12 @@ def null(config, null_text=None) -> np.ndarray | None:
         return None
     text = np.zeros(part.text.length, np.int32) if null_text is None else null_text
     number = np.int32(config.data.num_classes)
-    return {
+    nulls: dict[str, Any] = {
         "class": number,
         "text": text,
         "class_text": np.concatenate([[part.text.vocab_size + number], text]),
-    }[part.condition].astype(np.int32)
+    }
+    return nulls[part.condition].astype(np.int32)
 
 
 def leave_out(cond: jax.Array, null_cond, fraction: float, key) -> jax.Array:
@@ -151,7 +152,8 @@ def parse(config, tokenizer=None, classes=(), texts=()) -> Conditions:
     known = config.data.num_classes
     takes_one = kind == "class_text" and config.transformer.condition_dropout > 0
     if takes_one and not texts:
-        batch["text"] = null(config, tokenizer.null)[None, 1:]
+        nothing: Any = null(config, tokenizer.null)
+        batch["text"] = nothing[None, 1:]
     elif "text" in NEEDS[kind]:
         if not texts:
             raise ConfigError("this model is conditioned on text: give --text=...")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -61,7 +61,8 @@ def read_mask(mask: str | np.ndarray, rows: int, columns: int) -> np.ndarray:
         }
         found[part[mask]] = True
         return found
-    image, name = mask, f"--mask={mask}"
+    image: Any = mask
+    name = f"--mask={mask}"
     if not isinstance(mask, str):
         name = "the mask"
     elif pathlib.Path(mask).exists():

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def log_likelihood(
       codes: int32 `[B, H, W, D]`.
       cond: int32 `[B]` classes or `[B, S]` tokens; None: the start token.
     """
-    logits = model.apply({"params": params}, codes, cond, codebook)
+    logits: Any = model.apply({"params": params}, codes, cond, codebook)
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]
 

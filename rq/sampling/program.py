@@ -39,7 +39,7 @@ def sample(
     null_cond: jax.Array | None = None,
     first_index=0,
     codes: jax.Array | None = None,
-    keep: jax.Array | None = None,
+    keep: jax.typing.ArrayLike | None = None,
     return_logits: bool = False,
 ):
     """Draws code maps.

@@ -71,6 +71,7 @@ def make_candidates(asked: Conditions, rows: np.ndarray, keep: float) -> Candida
     if "class" not in asked.names[0]:
         raise ConfigError("--keep ranks by class, but this model has no classes")
     labels, cond = asked.at(rows)
+    assert cond is not None  # there are classes
     new = (cond[1:] != cond[:-1]).reshape(len(cond) - 1, int(np.prod(cond.shape[1:])))
     first = np.flatnonzero(np.append(True, new.any(axis=1)))
     kept = np.diff(np.append(first, len(labels)))
@@ -149,7 +150,7 @@ def draw(
       dtype: of the images: float32 in [-1, 1], or uint8.
 
     Raises:
-      ConfigError: as `Sampler.batches` and `make_candidates`.
+      ConfigError: as `Sampler.batches` and `make_candidates`, or without classifier.
     """
     rows = asked.spread(number)
     if keep == 1:
@@ -161,6 +162,8 @@ def draw(
             labels = labels[len(codes) :]
         return
     among = make_candidates(asked, rows, keep)
+    if classifier is None:
+        raise ConfigError(f"keep={keep} needs a classifier")
     every = range(len(among.labels))
     drawn = scored(sampler, among, every, classifier, config, given)
     waiting = []  # kept, and not yet decoded
@@ -175,8 +178,10 @@ def draw(
 
 def collect(batches: Iterator[Labelled]) -> Labelled:
     """Returns all batches as one."""
-    found = zip(*batches, strict=True)
-    return Labelled(*(None if x[0] is None else np.concatenate(x) for x in found))
+    found: Iterator = (
+        None if x[0] is None else np.concatenate(x) for x in zip(*batches, strict=True)
+    )
+    return Labelled(*found)
 
 
 def _best_by_condition(drawn, among: Candidates):

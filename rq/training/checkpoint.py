@@ -128,7 +128,8 @@ def find_step(directory, step: int | str = "latest") -> int | None:
     All processes must call it; they get process 0's result.
     """
     found = {"latest": latest_step, "best": lambda path: best(path)[0]}
-    return from_process_0(found[step](directory)) if step in found else step
+    number: Any = step
+    return from_process_0(found[step](directory)) if step in found else number
 
 
 def from_process_0(step: int | None) -> int | None:

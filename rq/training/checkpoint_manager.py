@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Mapping
@@ -54,7 +55,7 @@ class Checkpoints:
         """
         self.directory = checkpoint.folder(directory)
         self.stage, self.fallback = stage, fallback
-        self._writing = None  # step of the checkpoint that is being written
+        self._writing: int | None = None  # step of the checkpoint being written
         self._closing = False
         self._checksums = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._manager = Manager(
@@ -67,7 +68,7 @@ class Checkpoints:
         A local checkpoint still has a temporary name. One in a bucket has its final
         name, and is complete once later files are written.
         """
-        if not processes.is_process_0():
+        if self._writing is None or not processes.is_process_0():
             return
         unnamed = self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
         for path in [*unnamed, self.path(self._writing)]:
@@ -227,7 +228,7 @@ class Checkpoints:
         """Renames the newest checkpoints while they are damaged, with `fallback`."""
         while self.fallback and (step := self.latest_step()) is not None:
             renamed = processes.run_on_process_0(
-                lambda step=step: self._rename_if_damaged(step)
+                functools.partial(self._rename_if_damaged, step)
             )
             if not processes.broadcast(bool(renamed)):
                 return

@@ -8,6 +8,7 @@ two configs alone, so that nothing is read or computed before this is known.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -267,4 +268,4 @@ def take(made: Plan, state: TrainState, read: Callable[[str], dict]) -> TrainSta
         )
     if jax.tree.leaves(state.ema):
         changed["ema"] = jax.tree.map(jnp.copy, changed["params"])
-    return state.replace(**changed)
+    return dataclasses.replace(state, **changed)

@@ -286,8 +286,9 @@ class _Metrics:
     def __init__(self, stage, every: int, writer, checkpoints: Checkpoints):
         self.stage, self.every = stage, every
         self.writer, self.checkpoints = writer, checkpoints
-        self.unread = None
-        self.sums, self.count, self.loss = {}, 0, None
+        self.unread: tuple[int, dict[str, jax.Array]] | None = None
+        self.sums, self.count = {}, 0
+        self.loss: float | None = None
 
     def get_state(self) -> dict:
         """Returns the sums since the last write, for JSON."""

@@ -173,7 +173,8 @@ class Progress:
         )
         self._bar.say("compiling")
         self._start = time.monotonic()
-        self._last = None  # step and time of the last report
+        # Step and time of the last report.
+        self._last: tuple[int, float] | None = None
         self._waited = 0.0  # seconds of input wait up to the last report
         self._parts = collections.defaultdict(float)  # seconds by name
 

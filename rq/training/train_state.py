@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax
@@ -54,7 +55,8 @@ class TrainState:
         average = self.ema
         if ema > 0:
             average = ema_update(average, params, ema, self.step)
-        return self.replace(
+        return dataclasses.replace(
+            self,
             step=self.step + 1,
             params=params,
             opt_state=opt_state,

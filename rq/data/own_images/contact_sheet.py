@@ -23,9 +23,8 @@ class ContactSheet:
 
     def __init__(self, names: list[str]):
         """Takes the class names in order of their numbers."""
-        self._rows: dict[str | None, list[np.ndarray]] = {
-            name: [] for name in names[:ROWS] or [None]
-        }
+        shown: list[str | None] = [*names[:ROWS]] or [None]
+        self._rows: dict[str | None, list[np.ndarray]] = {name: [] for name in shown}
         self._names = names
 
     def wants(self, label: str | None) -> bool:

@@ -18,6 +18,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -48,7 +49,8 @@ def scan(data, inventory: Inventory) -> dict[str, list[Found]]:
     path = _path(data)
     if not path.exists():
         raise DataError(f"data.path={data.path!r}: there is no such file or folder")
-    splits, names = collections.defaultdict(list), set()
+    splits: dict[Any, list[Found]] = collections.defaultdict(list)
+    names = set()
     for image in _read(data.name, path, inventory):
         if (image.split, image.name) in names:
             inventory.leave_out(image.name, "listed a second time")
@@ -171,7 +173,7 @@ class FileSet(BuiltInBuilder):
         """Takes the images by split, which are written when the set is prepared."""
         self.name = set_name(data)
         self._data, self._splits, self._inventory = data, splits, inventory
-        labels = {i.label for images in splits.values() for i in images}
+        labels: set[Any] = {i.label for images in splits.values() for i in images}
         if len(labels) > 1 and None in labels:
             without = sum(i.label is None for v in splits.values() for i in v)
             inventory.notes.append(

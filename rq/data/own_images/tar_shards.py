@@ -132,12 +132,12 @@ class _Shard:
                     for ending in (".caption", ".captions", ".text"):
                         key = key.removesuffix(ending)
                     self._beside[suffix][key] = member
-                elif kind_of_file(member.name, lambda m=member: _head(stream, m)) == (
-                    "image"
-                ):
-                    images.append(member)
                 else:
-                    count_other(self._inventory, member.name)
+                    read_head = functools.partial(_head, stream, member)
+                    if kind_of_file(member.name, read_head) == "image":
+                        images.append(member)
+                    else:
+                        count_other(self._inventory, member.name)
                 names.add(member.name)
         return images
 
@@ -146,7 +146,8 @@ class _Shard:
         try:
             with tarfile.open(self._path, "r:") as archive:
                 for member in archive:
-                    archive.members.clear()  # saves memory: it would keep them all
+                    # Saves memory: it would keep them all.
+                    archive.members.clear()  # type: ignore[attr-defined]
                     if member.isfile() and not member.issparse():
                         yield _Member(member.name, member.offset_data, member.size)
                     elif not member.isdir():

@@ -100,7 +100,8 @@ class PerceptualDistance(nn.Module):
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """Returns distances float32 `[B]` of images `[B, R, R, C]` in [-1, 1]."""
-        return sum(self.layers(a, b))
+        first, *others = self.layers(a, b)
+        return sum(others, first)
 
     def layers(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
         """Returns each block's term of the distance, `[B]`."""

@@ -9,6 +9,8 @@ without labels, by how many quarter turns an image is rotated (Gidaris et al. 20
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +63,7 @@ class FeaturesStage(Stage):
         images, classes = self.examples(batch, turns)
 
         def loss(params):
-            logits = self.model.apply({"params": params}, images)
+            logits: Any = self.model.apply({"params": params}, images)
             by_image = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
             return jnp.mean(by_image), jnp.mean(jnp.argmax(logits, -1) == classes)
 
@@ -72,7 +74,8 @@ class FeaturesStage(Stage):
         """Returns sums of cross entropy, hits and images; image k is turned k times."""
         turns = jnp.arange(len(batch["image"])) % ROTATIONS
         images, classes = self.examples(batch, turns)
-        logits = self._measuring_model.apply({"params": variables["params"]}, images)
+        params = {"params": variables["params"]}
+        logits: Any = self._measuring_model.apply(params, images)
         by_image = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
         hits = jnp.argmax(logits, -1) == classes
         mask = batch["mask"]

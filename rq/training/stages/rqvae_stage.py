@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -58,7 +60,7 @@ class RQVAEStage(Stage):
         self.distance, self._distance_params = distance
         options = config.rqvae.adversarial
         self.adversary = Adversary(options, self.steps) if options.weight else None
-        self._evaluator = evaluator
+        self._evaluator: Any = evaluator
 
     def init(self, key) -> TrainState:
         """Returns a new state; traceable, so that it is created sharded."""
@@ -122,13 +124,13 @@ class RQVAEStage(Stage):
             adversarial, opposing, adversary, found = self.adversary.gradients(
                 adversary, state.step, images, outputs
             )
+            fidelity_grads, adversarial_grads = (
+                pull_back((at, *at_others))[0]["decoder"]["conv_out"]["conv"]["kernel"]
+                for at in (at_images, adversarial)
+            )
             weight = losses.adaptive_weight(
-                *(
-                    pull_back((at, *at_others))[0]["decoder"]["conv_out"]["conv"][
-                        "kernel"
-                    ]
-                    for at in (at_images, adversarial)
-                ),
+                fidelity_grads,
+                adversarial_grads,
                 self.config.rqvae.adversarial.max_weight,
             )
             weight *= state.step >= self.config.rqvae.adversarial.start
@@ -144,7 +146,7 @@ class RQVAEStage(Stage):
         for d, size in enumerate(self.model.sizes):
             hit = jnp.zeros(size).at[codes[..., d].reshape(-1)].set(1.0)
             metrics[f"batch_usage/depth_{d + 1}"] = jnp.mean(hit)
-        moved = state.replace(codebook=codebook, adversary=adversary)
+        moved = dataclasses.replace(state, codebook=codebook, adversary=adversary)
         both = {"generator": grads, "discriminator": opposing}
         return both, moved, metrics | {"loss": loss}
 
@@ -179,7 +181,7 @@ class RQVAEStage(Stage):
                 adversary, grads["discriminator"], state.step
             )
         state, metrics = super().update(state, grads["generator"])
-        return state.replace(adversary=adversary), metrics
+        return dataclasses.replace(state, adversary=adversary), metrics
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Returns quality and code statistics by depth on the evaluation split."""

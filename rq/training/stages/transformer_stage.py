@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +194,7 @@ class TransformerStage(Stage):
         """
         target_key, dropout_key = jax.random.split(key)
         codes = self.codes(codebook, batch, target_key)
-        cond = conditions.make(self.config, batch)
+        cond: Any = conditions.make(self.config, batch)
         if self.null_cond is not None:
             fraction = self.config.transformer.condition_dropout
             cond_key = jax.random.fold_in(key, 2)
@@ -220,7 +221,7 @@ class TransformerStage(Stage):
         by_depth = jnp.mean(found["codes"], axis=(0, 1))
         metrics = {f"loss/depth_{d + 1}": by_depth[d] for d in range(self.model.depth)}
         if self.model.condition_length > 1:
-            text_logits = self.model.apply(
+            text_logits: Any = self.model.apply(
                 {"params": params}, text_outputs, method="text_logits"
             )
             text_loss = jnp.mean(losses.cross_entropy(text_logits, cond[:, 1:]))
@@ -266,7 +267,9 @@ class TransformerStage(Stage):
         They are cross entropy in nats and accuracy by depth, and bits per image.
         """
         variables = state.model_variables()
-        total, correct, images = 0.0, 0.0, 0
+        total: Any = 0.0
+        correct: Any = 0.0
+        images = 0
         for batch in self.eval_batches():
             with sharding.context(self.mesh):
                 sharded = sharding.shard_batch(batch, self.mesh)
