@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import pathlib
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -57,9 +57,9 @@ class GivenCodes(NamedTuple):
     @property
     def captioned(self) -> float:
         """Fraction of the codes that have a caption."""
-        return (
-            0.0 if self.captions is None else np.mean([bool(x) for x in self.captions])
-        )
+        if self.captions is None:
+            return 0.0
+        return float(np.mean([bool(x) for x in self.captions]))
 
     def splits(self, data) -> dict[str, np.ndarray]:
         """Returns the indices of each split; `data.holdout` are for evaluation.
@@ -169,7 +169,8 @@ class Captions:
     def __init__(self, given: GivenCodes, data):
         """Takes codes with captions, and the `data` section of the config."""
         chosen = given.splits(data)[data.train_split]
-        self._captions = [given.captions[i] for i in chosen]
+        captions = given.captions or ()
+        self._captions = [captions[i] for i in chosen]
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -243,6 +244,6 @@ def stored_codebook(folder) -> Codebook:
     if not file.exists():
         raise DataError(f"{file} is missing: run rq train with stage 'codes'")
     with np.load(file, allow_pickle=False) as found:
-        embedding = found["codebook"]
-    counts = np.zeros(embedding.shape[:-1], np.float32)
+        embedding: Any = found["codebook"]
+    counts: Any = np.zeros(embedding.shape[:-1], np.float32)
     return Codebook(embedding, counts, embedding)

@@ -103,11 +103,11 @@ class Actions:
             yield self._update(progress, names)
 
     def _update(self, progress: Progress, names: list[str]) -> Update:
-        is_done = progress.codes is not None
+        codes = progress.codes
         return Update(
             markup.status(progress, self.height, self.depth),
-            markup.gallery(progress.images, names, exact=is_done),
-            Shown(progress.codes, names) if is_done else None,
+            markup.gallery(progress.images, names, exact=codes is not None),
+            None if codes is None else Shown(codes, names),
         )
 
     def complete(
@@ -137,7 +137,8 @@ class Actions:
             keep_depth, "depths to keep", 0, self.depth - 1
         )
         keep = inpainting.make_keep(redo, self.depth, keep_depth)
-        yield from self.sample(*asked, given=Given(base, keep))
+        classes, texts, number, options = asked
+        yield from self.sample(classes, texts, number, options, Given(base, keep))
 
     def region(self, name: str) -> str:
         """Returns the cells of a region of `inpainting.REGIONS`; '' for none."""

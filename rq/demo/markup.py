@@ -98,7 +98,7 @@ def message(text: str) -> str:
 
 
 def by_depth(
-    image: np.ndarray, decoded: np.ndarray, bits: Sequence[float], psnr: Sequence[float]
+    image: np.ndarray, decoded: np.ndarray, bits: np.ndarray, psnr: np.ndarray
 ) -> str:
     """Returns an image and its reconstruction at each depth.
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,10 +62,10 @@ class Previews:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(rqvae: RQVAE, variables, codes: jax.Array, depths: jax.Array) -> jax.Array:
-    vectors_BHWDE = rqvae.apply(variables, codes, method="embed_codes")
+    vectors_BHWDE: Any = rqvae.apply(variables, codes, method="embed_codes")
     seen = jnp.arange(codes.shape[-1]) < _enlarge(depths, vectors_BHWDE)[..., None]
     latents = jnp.sum(jnp.where(seen[..., None], vectors_BHWDE, 0), axis=-2)
-    images = rqvae.apply(variables, latents, method="decode")
+    images: Any = rqvae.apply(variables, latents, method="decode")
     known = _enlarge(depths, images)[..., None] > 0
     return pixels.to_uint8(jnp.where(known, images, UNKNOWN))
 

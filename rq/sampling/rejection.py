@@ -10,7 +10,7 @@ codes that are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +102,8 @@ def scored(
         ):
             padded = batch.rows.start + np.arange(len(batch.codes))
             own = labels[padded % len(labels)]
-            scores = jnp.take_along_axis(classifier(batch.images), own[:, None], 1)
+            images: Any = batch.images
+            scores = jnp.take_along_axis(classifier(images), own[:, None], 1)
             yield len(batch.rows), (batch.codes, scores[:, 0], batch.finite)
 
     first = rows.start

@@ -44,7 +44,7 @@ class Wanted(NamedTuple):
     """
 
     cond: np.ndarray | None
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method has this name
     config: SamplingConfig
     given: Given | None = None
 
@@ -194,7 +194,8 @@ class Sampler:
             "keep": np.stack([x.keep for x in given]),
         }
         if rows[0].cond is not None:
-            batch["cond"] = np.stack([x.cond for x in rows])
+            cond: list[Any] = [x.cond for x in rows]
+            batch["cond"] = np.stack(cond)
         with sharding.context(self.mesh):
             batch = sharding.shard_batch(batch, self.mesh, whole=True)
         drawn = program.sample_rows(
@@ -265,7 +266,8 @@ class Sampler:
         self, codes: np.ndarray, config: SamplingConfig, dtype=np.float32
     ) -> Iterator[np.ndarray]:
         """Yields images `[B, R, R, C]` of codes `[N, H, W, D]`, on the host."""
-        decoder = codec.Codec(self._rqvae, self._rqvae_variables, self.mesh)
+        rqvae: Any = self._rqvae
+        decoder = codec.Codec(rqvae, self._rqvae_variables, self.mesh)
         return decoder.decode(codes, config.batch_size, dtype=dtype)
 
 
