@@ -4,12 +4,14 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import yaml
 from program import xla_flags
 
 import rq
@@ -92,3 +94,32 @@ def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
         out = [f"--out={folder.name}.png", "--num_samples=2"]
         run(program, "sample", folder.name, *out, *text_flags(folder))
         assert (tmp_path / "elsewhere" / f"{folder.name}.png").exists()
+
+
+def test_the_citation_has_what_the_format_requires():
+    """The keys that version 1.2.0 of the Citation File Format requires."""
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert found["cff-version"] == "1.2.0" and found["message"]
+    assert found["title"] and found["authors"] == [{"name": "The rq Authors"}]
+    (paper,) = found["references"]
+    assert paper["type"] == "conference-paper" and paper["year"] == 2022
+    assert [author["family-names"] for author in paper["authors"]] == [
+        *("Lee", "Kim", "Kim", "Cho", "Han")
+    ]
+
+
+def test_version_and_its_entries_in_the_changelog_and_citation_are_one():
+    sections = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert sections[:2] == ["Unreleased", rq.__version__]
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert found["version"] == rq.__version__
+
+
+def test_the_hooks_before_a_commit_are_programs_of_the_tests():
+    """Each hook is a program that launch/test.sh runs, or ruff's formatter."""
+    found = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in found["repos"] for hook in repo["hooks"]]
+    script = (ROOT / "launch/test.sh").read_text()
+    for hook in hooks:
+        program = hook["entry"].split()[0]
+        assert hook["language"] == "system" and f'/bin/{program}"' in script
