@@ -162,8 +162,8 @@ def code_table(
         )
     return (
         '<div class="rq-scroll"><table class="rq-codes"><thead><tr><th>depth</th>'
-        f"<th>code at row {row + 1}, column {column + 1}</th><th>picture so far</th>"
-        f"<th>what it adds (× {CHANGE_GAIN})</th><th>all codes of this depth</th></tr>"
+        "<th>code here</th><th>picture so far</th>"
+        f"<th>it adds (× {CHANGE_GAIN})</th><th>all codes</th></tr>"
         f"</thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -305,10 +305,14 @@ def _complete_tab(actions: Actions, shown: gr.State) -> None:
 
 def _codes_tab(actions: Actions, shown: gr.State) -> None:
     with gr.Row():
-        number = gr.Number(1, label="Image", precision=0, minimum=1)
+        number = gr.Number(1, label="Image", precision=0, minimum=1, min_width=100)
         middle = actions.height // 2 + 1, actions.width // 2 + 1
-        row = gr.Slider(1, actions.height, middle[0], step=1, label="Row")
-        column = gr.Slider(1, actions.width, middle[1], step=1, label="Column")
+        row = gr.Slider(
+            1, actions.height, middle[0], step=1, label="Row", min_width=100
+        )
+        column = gr.Slider(
+            1, actions.width, middle[1], step=1, label="Column", min_width=100
+        )
     table = gr.HTML(actions.codes(None, 1, 1, 1))
     inputs = [shown, number, row, column]
     private = dict(api_visibility="private", show_progress="hidden")
