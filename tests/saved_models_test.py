@@ -174,6 +174,10 @@ def _conditions(model):
     return asked | ({"texts": "a red heart"} if "text" in condition else {})
 
 
+def test_two_models_come_with_rq():
+    assert NAMES == ["digits", "emoji"]
+
+
 def test_a_shipped_model_has_a_card_metrics_and_a_few_megabytes(ready):
     name, model = ready
     info, folder = model.info(), loaded_models.shipped()[name]
