@@ -115,7 +115,10 @@ class Actions:
         base: np.ndarray | None,
         cells: str,
         keep_depth: Any,
-        *asked,
+        classes: str,
+        texts: str,
+        number: Any,
+        options: Mapping[str, Any],
     ) -> Iterator[Update]:
         """Yields what changes while marked positions of an image are drawn.
 
@@ -123,7 +126,7 @@ class Actions:
           base: codes int32 `[H, W, D]`; None: there is no image yet.
           cells: '0' or '1' of each position; '1': is drawn.
           keep_depth: first depths that are kept there.
-          *asked: see `sample`.
+          classes, texts, number, options: see `sample`.
         """
         if base is None:
             raise ConfigError("there is no image: upload one, or take a generated one")
@@ -137,7 +140,6 @@ class Actions:
             keep_depth, "depths to keep", 0, self.depth - 1
         )
         keep = inpainting.make_keep(redo, self.depth, keep_depth)
-        classes, texts, number, options = asked
         yield from self.sample(classes, texts, number, options, Given(base, keep))
 
     def region(self, name: str) -> str:

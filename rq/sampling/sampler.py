@@ -38,13 +38,13 @@ class Wanted(NamedTuple):
 
     Attributes:
       cond: int32, a class or tokens `[S]`; None of an unconditional model.
-      index: of the sample among all of its seed.
+      place: index of the sample among all of its seed.
       config: how it is drawn.
       given: codes of which some are kept; None: all are drawn.
     """
 
     cond: np.ndarray | None
-    index: int  # type: ignore[assignment]  # a tuple's method has this name
+    place: int
     config: SamplingConfig
     given: Given | None = None
 
@@ -188,14 +188,14 @@ class Sampler:
         given = [x.given or nothing for x in rows]
         keys = {seed: jax.random.key(seed) for seed in {x.config.seed for x in rows}}
         keys = jnp.stack([keys[x.config.seed] for x in rows])
-        keys = jax.vmap(jax.random.fold_in)(keys, np.asarray([x.index for x in rows]))
+        keys = jax.vmap(jax.random.fold_in)(keys, np.asarray([x.place for x in rows]))
         batch = {
             "codes": np.stack([x.codes for x in given]),
             "keep": np.stack([x.keep for x in given]),
         }
-        if rows[0].cond is not None:
-            cond: list[Any] = [x.cond for x in rows]
-            batch["cond"] = np.stack(cond)
+        conds = [x.cond for x in rows if x.cond is not None]
+        if conds:
+            batch["cond"] = np.stack(conds)
         with sharding.context(self.mesh):
             batch = sharding.shard_batch(batch, self.mesh, whole=True)
         drawn = program.sample_rows(
@@ -266,8 +266,7 @@ class Sampler:
         self, codes: np.ndarray, config: SamplingConfig, dtype=np.float32
     ) -> Iterator[np.ndarray]:
         """Yields images `[B, R, R, C]` of codes `[N, H, W, D]`, on the host."""
-        rqvae: Any = self._rqvae
-        decoder = codec.Codec(rqvae, self._rqvae_variables, self.mesh)
+        decoder = codec.Codec(self._rqvae, self._rqvae_variables, self.mesh)
         return decoder.decode(codes, config.batch_size, dtype=dtype)
 
 
