@@ -119,7 +119,7 @@ def test_without_a_config_file_there_is_none():
         (["--config.rqvae.steps"], "Missing value for flag --config.rqvae.steps"),
         (["--stepss=3"], "Unknown command line flag 'stepss'"),
         (["--config=nowhere.py"], 'config file "nowhere.py" does not exist'),
-        (["--config=conf"], 'unknown config "conf"; rq has cc3m, cifar10, digits,'),
+        (["--config=conf"], 'unknown config "conf"; rq has cc3m, cifar10,'),
         (["--config=digit:x"], 'config "digit"; did you mean "digits"? rq has cc3m'),
         (["--config=digits:big"], "digits.py, line 32: unknown config variant"),
         (["--config=configs/digits.py"], "not exist; --config=digits is the one that"),

@@ -67,8 +67,9 @@ def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     planes = jnp.moveaxis(jnp.stack([a, b, a * a, b * b, a * b]), -1, 2)
     planes = planes.reshape(-1, 1, *a.shape[1:3])
     for shape in ((1, 1, SSIM_WINDOW, 1), (1, 1, 1, SSIM_WINDOW)):
+        kernel = jnp.asarray(window.reshape(shape))
         planes = jax.lax.conv_general_dilated(
-            planes, window.reshape(shape), (1, 1), "VALID", precision="highest"
+            planes, kernel, (1, 1), "VALID", precision="highest"
         )
     planes = planes.reshape(5, batch, channels, *planes.shape[2:])
     mean_a, mean_b, square_a, square_b, product = planes
