@@ -265,7 +265,13 @@ class Sampler:
     def decode(
         self, codes: np.ndarray, config: SamplingConfig, dtype=np.float32
     ) -> Iterator[np.ndarray]:
-        """Yields images `[B, R, R, C]` of codes `[N, H, W, D]`, on the host."""
+        """Yields images `[B, R, R, C]` of codes `[N, H, W, D]`, on the host.
+
+        Raises:
+          ConfigError: if there is no RQ-VAE.
+        """
+        if self._rqvae is None:
+            raise ConfigError("there is no RQ-VAE to decode the codes with")
         decoder = codec.Codec(self._rqvae, self._rqvae_variables, self.mesh)
         return decoder.decode(codes, config.batch_size, dtype=dtype)
 
