@@ -9,12 +9,13 @@
 |---|---|---|---|---|
 | `64` | 64 | two CPU cores, or a laptop's GPU | 2.9 and 3.4 million | 0.2 GiB |
 | `128` | 128 | one GPU | 19 and 52 million | 2.9 and 4.6 GiB |
-| (none) | 256 | eight accelerators | 100 and 355 million | see docs/scale.md |
+| (none) | 256 | eight accelerators | 100 and 355 million | 19.9 and 7.6 GiB on each |
 | `lpips` | 256 | the same, with VGG16 | | |
 
-Memory is that of the train steps as compiled for an A100 (`rq aot --topology=a100:1`);
-on a CPU the whole program took 2.1 GB. None of them has been trained to the end yet:
-times are FLOPs divided by a speed, and what to expect is what we expect.
+Memory is that of the train steps as compiled for one A100, or eight (`rq aot
+--topology=a100:8`); on a CPU the whole program took 2.1 GB. None of them has been
+trained to the end yet: times are FLOPs divided by a speed, and what to expect is what
+we expect.
 
 `64`: an hour and a quarter on two cores at the speed of configs/emoji.py (stage 1: 30
 images per second, 35 minutes; stage 2: 46, half an hour); captions add ten minutes. A
