@@ -8,6 +8,8 @@
 
   shows its lines, with their numbers: from the first that contains `codes =` to the
   next that contains `chosen =`; without a title, all but signature and docstring.
+* Links to notebooks lead to their pages, and links to other files of the repository
+  become their text.
 * Equations, in dollar signs, become MathML, which browsers show without a script.
 * Notebooks become pages, with the outputs that are stored in them.
 """
@@ -23,10 +25,12 @@ import textwrap
 from base64 import b64decode
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parent.parent
+DOCS = pathlib.Path(__file__).resolve().parent
+ROOT = DOCS.parent
 SOURCE = re.compile(
     r'^\[`?(rq\.[\w.]+)`?\]\(\.\./([\w/]+\.py)(?: "(.+) … (.+)")?\)$', re.M
 )
+_LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)")
 _MATHS = re.compile(
     r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL
 )
@@ -96,8 +100,22 @@ def _find(text: str, numbers: range, lines: list[str], name: str) -> int:
     raise LookupError(f"no line of {name} contains {text!r}")
 
 
-def on_page_markdown(markdown: str, **_) -> str:
-    """Shows the lines of functions that are linked on lines of their own."""
+def on_page_markdown(markdown: str, page, **_) -> str:
+    """Shows lines of code, and leads links to what the site has of their targets."""
+    folder = (DOCS / page.file.src_uri).parent
+
+    def lead(match):
+        text, target = match.groups()
+        inside = (folder / target).resolve().is_relative_to(DOCS)
+        if inside or "://" in target:
+            return f"[{text}]({target.replace('.ipynb', '.md')})"
+        return text  # a file of the repository
+
+    return _LINK.sub(lead, with_lines(markdown))
+
+
+def with_lines(markdown: str) -> str:
+    """Returns a page with the lines of the functions linked on lines of their own."""
 
     def show(match):
         name, file = match[1], match[2]

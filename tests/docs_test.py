@@ -5,6 +5,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from shown_commands import NEEDS, OTHERS, ROOT, blocks_of
 
 from rq import loaded_models, main
 from rq.cli import program
+from rq.config.schema import FIELDS
 
 BLOCKS = list(shown_commands.blocks())
 SHELL = [block for block in BLOCKS if block.is_shell]
@@ -69,7 +71,7 @@ def test_the_equations_page_shows_the_lines_that_it_names():
     text = (ROOT / "docs/equations.md").read_text()
     found = hooks.SOURCE.findall(text)
     assert len(found) == text.count("](../rq/") > 20
-    shown = hooks.on_page_markdown(text)
+    shown = hooks.with_lines(text)
     assert shown.count("```python title=") == len(found) and "](../rq/" not in shown
 
 
@@ -109,10 +111,58 @@ def test_links_lead_to_files_and_headings_that_exist(path):
             assert anchor in anchors(other.read_text()), f"{target}: no such heading"
 
 
+@pytest.mark.parametrize(
+    "path", shown_commands.documents(), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_fields_of_the_config_that_are_named_exist(path):
+    sections = {name.split(".")[0] for name in FIELDS if "." in name}
+    pattern = rf"`(?:--(?:no)?config\.)?((?:{'|'.join(sections)})\.[a-z_0-9.]+)[=`\[]"
+    for name in re.findall(pattern, path.read_text()):
+        is_section = any(field.startswith(f"{name}.") for field in FIELDS)
+        assert name in FIELDS or is_section or name.endswith(".py"), name
+
+
+def test_metrics_that_troubleshooting_names_are_logged():
+    source = "".join(path.read_text() for path in (ROOT / "rq").rglob("*.py"))
+    text = (ROOT / "docs/troubleshooting.md").read_text()
+    names = set(re.findall(r"`((?:[a-z_]+/)+[a-zA-Z_0-9]+)`", text))
+    assert len(names) > 10
+    for name in names:
+        name = re.sub(r"/depth_\w$", "", name.removeprefix("eval/"))
+        assert re.search(rf'"{name}["/]', source), name
+
+
+# The notebook.
+
+
+TOUR = ROOT / "docs/tour.ipynb"
+
+
+def test_the_notebook_has_its_pictures_and_is_small():
+    notebook = json.loads(TOUR.read_text())
+    text, pictures = hooks.page_of(notebook, "tour")
+    assert TOUR.stat().st_size < 1.5e6
+    assert len(pictures) >= 5 and all(x[:4] == b"\x89PNG" for x in pictures.values())
+    assert text.startswith("# A tour\n") and "](tour_1.png)" in text
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(reader):
+    nbformat = pytest.importorskip("nbformat", reason="pip install -e '.[docs]'")
+    client = pytest.importorskip("nbclient", reason="pip install -e '.[docs]'")
+    require_models(["digits"])
+    (reader / "runs").unlink()  # others' files: the notebook trains into this folder
+    notebook = nbformat.read(TOUR, 4)
+    resources = {"metadata": {"path": str(reader)}}
+    client.NotebookClient(notebook, timeout=LIMIT, resources=resources).execute()
+
+
 # Commands: that they parse, and that they are executed or say what they need.
 
 
 def check_rq(name, args):
+    # The config of a run that is not there: any other has the same fields.
+    args = [re.sub("^--config=runs/.*", "--config=digits", arg) for arg in args]
     program.parse(importlib.import_module(f"rq.cli.{name}"), args)
 
 
@@ -131,6 +181,8 @@ def check_python(args):
             check_rq(names[args[1]], args[2:])
         else:
             assert args[1:] == ["rq.config"]
+        return
+    if args[:2] == ["-m", "venv"]:
         return
     if args[0] == "-m":
         args = [args[1].replace(".", "/") + ".py", *args[2:]]

@@ -80,7 +80,7 @@ class Block(NamedTuple):
                 while command and _ASSIGNMENT.match(command[0]):
                     command = command[1:]
                 if command:
-                    yield command
+                    yield [command[0].removeprefix(".venv/bin/"), *command[1:]]
 
 
 def documents() -> list[pathlib.Path]:
