@@ -182,7 +182,7 @@ def check_python(args):
         else:
             assert args[1:] == ["rq.config"]
         return
-    if args[:2] == ["-m", "venv"]:
+    if args[0] == "-m" and args[1] in ("build", "venv"):
         return
     if args[0] == "-m":
         args = [args[1].replace(".", "/") + ".py", *args[2:]]
