@@ -43,6 +43,11 @@ _REGIONS = {
 }
 
 
+def _html(value: Any = None, **options: Any) -> gr.HTML:
+    """Returns a place for HTML that our own rules alone style."""
+    return gr.HTML(value, apply_default_css=False, **options)
+
+
 @contextlib.contextmanager
 def _messages():
     """Shows errors that are for the user, without a traceback in the log."""
@@ -110,8 +115,8 @@ class _Sampling:
     def results(self) -> None:
         """Makes the places of results, in another column than the inputs."""
         depth = self._actions.depth
-        self.status = gr.HTML()
-        self.gallery = gr.HTML()
+        self.status = _html()
+        self.gallery = _html()
         self.depth = gr.Slider(1, depth, depth, step=1, label="Decoded up to depth")
 
     def connect(self, extra: list, wanted: Callable) -> None:
@@ -234,7 +239,7 @@ def _reconstruct_tab(actions: Actions, shown: gr.State) -> None:
         with gr.Column(scale=1, min_width=300):
             image = _upload()
         with gr.Column(scale=2, min_width=300):
-            found = gr.HTML()
+            found = _html()
 
     def reconstruct(pixels):
         if pixels is None:
@@ -260,7 +265,7 @@ def _complete_tab(actions: Actions, shown: gr.State) -> None:
                     1, label="Number", precision=0, minimum=1, min_width=80
                 )
             gr.Markdown("Draw over what is to be made anew:")
-            mask = gr.HTML(
+            mask = _html(
                 empty,
                 html_template=_CELLS,
                 js_on_load=(HERE / "mask.js").read_text(),
@@ -306,12 +311,12 @@ def _codes_tab(actions: Actions, shown: gr.State) -> None:
         number = gr.Number(1, label="Image", precision=0, minimum=1, min_width=100)
         middle = actions.height // 2 + 1, actions.width // 2 + 1
         row = gr.Slider(
-            1, actions.height, middle[0], step=1, label="Row", min_width=100
+            1, actions.height, middle[0], step=1, label="Row", min_width=140
         )
         column = gr.Slider(
-            1, actions.width, middle[1], step=1, label="Column", min_width=100
+            1, actions.width, middle[1], step=1, label="Column", min_width=140
         )
-    table = gr.HTML(actions.codes(None, 1, 1, 1))
+    table = _html(actions.codes(None, 1, 1, 1))
     inputs = [shown, number, row, column]
     show = _shown(actions.codes)
     for component in (number, row, column):
