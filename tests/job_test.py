@@ -147,7 +147,7 @@ def test_a_killed_job_resumes_and_ends_the_same(
     assert not left_over(interrupted)
 
 
-@pytest.mark.parametrize("keep", [1.0, 0.3])
+@pytest.mark.parametrize("keep", [1.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_parts_and_devices_do_not_change_the_samples(
     experiment, with_features, tmp_path, small_parts, monkeypatch, keep
 ):

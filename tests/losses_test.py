@@ -231,6 +231,7 @@ assert worst < 1e-5, worst
 """
 
 
+@pytest.mark.slow
 def test_generator_gradient_is_that_of_finite_differences_in_float64():
     """Checks the sum of reconstruction, commitment, perceptual, adversarial losses."""
     result = subprocess.run(

@@ -183,6 +183,7 @@ def test_imagenets_step_on_eight_devices_is_that_on_one(
 # The discriminator
 
 
+@pytest.mark.slow
 def test_before_its_start_the_discriminator_changes_nothing():
     waiting = reduced_imagenet(**SMALL, **{"rqvae.adversarial.start": 2})
     without = reduced_imagenet(**SMALL, **{"rqvae.adversarial.weight": 0.0})
@@ -208,7 +209,9 @@ def test_the_discriminator_learns_to_tell_and_its_losses_are_weighed():
     assert history[-1]["loss/discriminator"] < history[0]["loss/discriminator"]
 
 
-@pytest.mark.parametrize("name", ["r1_weight", "lecam_weight"])
+@pytest.mark.parametrize(
+    "name", ["r1_weight", pytest.param("lecam_weight", marks=pytest.mark.slow)]
+)
 def test_regularisation_calms_the_discriminator(name):
     regular = QUICK_ADVERSARY | {f"rqvae.adversarial.{name}": 1.0}
     _, history = plain_adversary()
