@@ -70,7 +70,8 @@ class Parts:
             rows for rows, is_done in zip(self._rows, done, strict=True) if not is_done
         ]
         before = self.number - sum(map(len, missing))
-        with progress.Bar(self._name, self.number, done=before) as shown:
+        # A log has a line for each part.
+        with progress.Bar(self._name, self.number, done=before, every=1) as shown:
             for rows in missing:
                 arrays = function(rows)
                 if processes.is_process_0():
