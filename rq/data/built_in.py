@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import io
-import random
 
 import cv2
 import numpy as np
@@ -46,14 +45,3 @@ def encode_png(image: np.ndarray) -> io.BytesIO:
     if image.shape[-1] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return io.BytesIO(cv2.imencode(".png", image)[1].tobytes())
-
-
-def mixed_order(number: int) -> list[int]:
-    """Returns a fixed random permutation of `range(number)`.
-
-    It uses Python's `random()`, which gives the same numbers in every version. NumPy
-    does not guarantee that for its permutations.
-    """
-    generator = random.Random(0)
-    keys = [generator.random() for _ in range(number)]
-    return sorted(range(number), key=keys.__getitem__)

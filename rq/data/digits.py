@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rq.data import DataError
-from rq.data.built_in import BuiltInBuilder, encode_png, mixed_order
+from rq.data.built_in import BuiltInBuilder, encode_png
+from rq.data.permutation import mixed_order
 
 SIDE = 32
 VALIDATION_PER_CLASS = 50

@@ -18,7 +18,8 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont, features
 
 from rq.data import DataError
-from rq.data.built_in import BuiltInBuilder, encode_png, mixed_order
+from rq.data.built_in import BuiltInBuilder, encode_png
+from rq.data.permutation import mixed_order
 
 SIDE = 64
 VALIDATION = 355

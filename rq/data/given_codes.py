@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 
 from rq.data import DataError
-from rq.data.built_in import mixed_order
+from rq.data.permutation import mixed_order
 from rq.data.stored_codes import LARGEST, CodeWriter
 from rq.models.codebook import Codebook
 from rq.models.digest import digest

@@ -26,11 +26,12 @@ from absl import logging
 
 from rq import progress
 from rq.data import DataError, walk
-from rq.data.built_in import BuiltInBuilder, mixed_order
+from rq.data.built_in import BuiltInBuilder
 from rq.data.decode import DecodeError, decode, examine
 from rq.data.own_images.contact_sheet import ContactSheet
 from rq.data.own_images.inventory import Inventory, summary
 from rq.data.own_images.readers import READERS, Found
+from rq.data.permutation import mixed_order
 
 SUMMARY, PICTURE = "summary.txt", "first_images.png"
 MAX_BYTES = 1 << 28  # per image file
