@@ -54,7 +54,8 @@ def failing(capsys, *args) -> str:
     """Returns the line with which a command ends, and checks that it wrote nothing."""
     with pytest.raises(SystemExit) as info:
         run(*args)
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    *log, line = capsys.readouterr().err.strip().splitlines()
+    assert not [text for text in log if text.startswith("error: ")]
     assert info.value.code == 2 and line.startswith("error: ") and len(line) < 800
     return line
 
