@@ -273,7 +273,7 @@ def test_classes_without_their_texts_are_refused():
     config = config_lib.default()
     config.transformer.condition = "class_text"
     with pytest.raises(ConfigError, match="classes go with texts"):
-        sample_job.Job(SimpleNamespace(path="x", config=config), 4, classes=(7,))
+        sample_job.Job(SimpleNamespace(output_path="x", config=config), 4, classes=(7,))
 
 
 def test_every_setting_makes_a_job_of_its_own(experiment, with_features, monkeypatch):
