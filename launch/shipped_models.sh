@@ -2,8 +2,8 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Trains the models that come with rq and writes them to rq/shipped. Takes about an hour
-# and a half on two CPU cores, and needs the Debian packages of configs/emoji.py.
+# Trains the models that come with rq and writes them to rq/shipped. Took two hours on two
+# CPU cores that did other work too; needs the Debian packages of configs/emoji.py.
 #
 #   ./launch/shipped_models.sh [digits|emoji ...]
 #

@@ -19,8 +19,9 @@ from program import ROOT, xla_flags
 
 import rq
 
-playwright = pytest.importorskip("playwright.sync_api")
-pytest.importorskip("gradio")
+WHY = "pip install -e '.[demo-test]'"
+playwright = pytest.importorskip("playwright.sync_api", reason=WHY)
+pytest.importorskip("gradio", reason=WHY)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,

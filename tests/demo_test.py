@@ -22,14 +22,11 @@ from PIL import Image
 import rq
 from rq.config import ConfigError
 from rq.data import DataError
+from rq.demo import inputs, markup, server, uploads
+from rq.demo.actions import Actions
+from rq.demo.batches import Batches, Busy
+from rq.demo.previews import Previews
 from rq.sampling import inpainting
-
-pytest.importorskip("gradio")  # the extra `demo`
-
-from rq.demo import inputs, markup, server, uploads  # noqa: E402
-from rq.demo.actions import Actions  # noqa: E402
-from rq.demo.batches import Batches, Busy  # noqa: E402
-from rq.demo.previews import Previews  # noqa: E402
 
 SIZE = 8  # of a batch: one for each simulated device
 MEGABYTE = 1 << 20
@@ -351,7 +348,7 @@ def serving(model, **limits):
 
 @pytest.fixture(scope="module")
 def served(model):
-    pytest.importorskip("gradio")
+    pytest.importorskip("gradio", reason="pip install -e '.[demo-test]'")
     with serving(model) as found:
         yield found
 

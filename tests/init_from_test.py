@@ -427,7 +427,7 @@ def test_names_of_models_are_no_paths(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_stage_2_is_trained_on_a_given_rqvae(places, data_dir, tmp_path):
-    """Of another number of classes; every command works on the run."""
+    """The run has another number of classes; every command works on it."""
     changes = {
         "init_from": str(places["saved"]),
         "stages": ("codes", "transformer"),

@@ -113,8 +113,7 @@ def _sample(
 ):
     indices = first_index + jnp.arange(len(codes), dtype=jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    rows = len(codes) * _copies(guidance)
-    carry = model.apply({"params": params}, cond, rows, method="start")
+    carry = _start(model, params, cond, len(codes) * _copies(guidance))
     _, drawn, logits = _draw_rows(
         model,
         return_logits,
@@ -257,8 +256,9 @@ def sample_rows(
     carry = _start(model, params, cond, len(codes) * _copies(guidance))
     _, height, width, _ = codes.shape
     for row in range(height):
-        carry, drawn = _draw_row(
+        carry, drawn, _ = _draw_row(
             model,
+            False,
             params,
             codebook,
             keys,
@@ -269,7 +269,7 @@ def sample_rows(
             codes[:, row : row + 1],
             keep[:, row : row + 1],
         )
-        yield drawn
+        yield drawn[:, 0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -277,21 +277,4 @@ def _start(model, params, cond, rows):
     return model.apply({"params": params}, cond, rows, method="start")
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnames="carry")
-def _draw_row(
-    model, params, codebook, keys, filters, guidance, carry, first, codes, keep
-):
-    carry, drawn, _ = _draw_rows(
-        model,
-        False,
-        params,
-        codebook,
-        keys,
-        filters,
-        guidance,
-        carry,
-        first,
-        codes,
-        keep,
-    )
-    return carry, drawn[:, 0]
+_draw_row = jax.jit(_draw_rows, static_argnums=(0, 1), donate_argnames="carry")
