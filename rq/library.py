@@ -52,8 +52,7 @@ def load(path, *, step: str | int = "latest", dtype: str | None = None) -> Model
     path = loaded_models.find_folder(path)
     if loaded_models.is_run(path):
         return load_run(path, step=step, dtype=dtype)
-    if step != "latest":
-        raise ConfigError(f"step {step!r}: {path} is no run directory, it has no steps")
+    loaded_models.require_no_step(path, step)
     models = loaded_models.from_folder(path, dtype=dtype)
     return Model(models, models.stages, lambda: models.info)
 

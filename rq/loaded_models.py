@@ -102,6 +102,12 @@ class LoadedModels(TrainedModels):
         return jax.device_put(variables, sharding.replicated(self.mesh))
 
 
+def require_no_step(path, step: str | int) -> None:
+    """Raises ConfigError on a `step` of a folder that is no run directory."""
+    if step != "latest":
+        raise ConfigError(f"step {step!r}: {path} is no run directory, it has no steps")
+
+
 def find_folder(path) -> pathlib.Path:
     """Returns the folder with models that a user names; see `place`.
 

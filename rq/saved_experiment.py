@@ -12,7 +12,6 @@ import numpy as np
 from etils import epath
 
 from rq import loaded_models
-from rq.config import ConfigError
 from rq.convert import saved_folder
 from rq.experiment import Experiment, stored_config
 
@@ -98,8 +97,7 @@ def open_experiment(
     path = loaded_models.place(path)
     if not saved_folder.is_saved(path):
         return Experiment(path, mesh, step, dtype, config)
-    if step != "latest":
-        raise ConfigError(f"step {step!r}: {path} is no run directory, it has no steps")
+    loaded_models.require_no_step(path, step)
     return SavedExperiment(path, mesh, dtype, config)
 
 
