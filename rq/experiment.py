@@ -26,7 +26,7 @@ from rq.data.file_source import FileSource
 from rq.models.build import feature_classifier, transformer_model
 from rq.models.digest import digest
 from rq.models.networks.feature_classifier import FeatureClassifier
-from rq.models.transformer import unroll
+from rq.models.unroll import unroll
 from rq.parallel import processes, sharding
 from rq.sampling import classifier, codec
 from rq.sampling.trained_models import TrainedModels
@@ -98,7 +98,7 @@ class Experiment(TrainedModels):
           step: checkpoint of the last stage: 'latest', 'best' (if `checkpoint.best` was
             set in training) or a number.
           dtype: precision of the transformer's weights and products, see
-            `rq.models.transformer.unroll`; as in training if None.
+            `rq.models.unroll.unroll`; as in training if None.
           config: the stored config with overrides; the stored one if None.
 
         Raises:

@@ -20,7 +20,7 @@ from rq.config import ConfigError
 from rq.convert import authors, released, released_config, saved_folder
 from rq.convert.model_card import UNKNOWN
 from rq.models.build import transformer_model
-from rq.models.transformer import unroll
+from rq.models.unroll import unroll
 from rq.parallel import sharding
 from rq.sampling.trained_models import TrainedModels
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rq.config import ConfigError, SamplingConfig
 from rq.config.sampling import SCHEDULES
 from rq.models import RQTransformer, StackConfig
-from rq.models.transformer import unroll
+from rq.models.unroll import unroll
 from rq.sampling import make_filters, make_guidance, program
 from rq.sampling.filters import _search, filter_logits
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rq.models import RQTransformer, StackConfig
-from rq.models.transformer import unroll
+from rq.models.unroll import unroll
 from rq.sampling import program
 
 

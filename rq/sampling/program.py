@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from rq.models import row_sums
-from rq.models.transformer import RQTransformer, unroll
+from rq.models.transformer import RQTransformer
+from rq.models.unroll import unroll
 from rq.sampling.draw import draw
 from rq.sampling.filters import filter_logits
 from rq.sampling.guidance import combine

@@ -13,7 +13,8 @@ import numpy as np
 
 from rq.config import ConfigError, SamplingConfig
 from rq.models.rqvae import RQVAE
-from rq.models.transformer import RQTransformer, unroll
+from rq.models.transformer import RQTransformer
+from rq.models.unroll import unroll
 from rq.parallel import sharding
 from rq.sampling import codec, program
 from rq.sampling.filters import make_filters

@@ -13,7 +13,7 @@ from rq.config import ConfigError
 from rq.data import DataError, text
 from rq.models import RQVAE, RQTransformer
 from rq.models.build import rqvae_model, transformer_model
-from rq.models.transformer import decoding
+from rq.models.unroll import decoding
 from rq.parallel import sharding
 from rq.sampling import codec, conditions, likelihood
 from rq.sampling.sampler import Sampler
