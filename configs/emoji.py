@@ -6,6 +6,7 @@
     rq train --config=configs/emoji.py:class --workdir=runs/emoji_class
     rq train --config=configs/emoji.py:text --workdir=runs/emoji_text
     rq train --config=configs/emoji.py:class_text --workdir=runs/emoji_class_text
+    rq train --config=configs/emoji.py:anyorder --workdir=runs/emoji_anyorder
 
 Needs the Debian packages fonts-noto-color-emoji and unicode-data. First a small network
 learns to classify the nine groups of emoji. Then stage 1 trains with the paper's
@@ -21,7 +22,8 @@ in batches of 8, for 12 to 20 epochs. So that it trains in an hour on two cores,
 models are small (width 192, 6 body layers, 1 head layer) and have no dropout. At
 temperature 0.02 the nearest code has 0.97 of the probability at depth 1 and a tenth at
 depth 4. Most captions occur once and contain words that no other caption has, so those
-with text use Muon and whole words as tokens.
+with text use Muon and whole words as tokens. `anyorder` is `class_text` with the
+positions of each image in a random order.
 """
 
 from rq.config import choose_variant, default
@@ -34,6 +36,7 @@ VARIANTS = {  # weight of the adversarial loss, condition and epochs of stage 2
     "class": (0.0, "class", 15),
     "text": (0.0, "text", 20),
     "class_text": (0.0, "class_text", 12),
+    "anyorder": (0.0, "class_text", 12),
 }
 
 
@@ -85,6 +88,7 @@ def get_config(variant=""):
     transformer.batch_size = 8
     transformer.steps = max(epochs, 1) * NUM_EXAMPLES // transformer.batch_size
     transformer.condition = condition
+    transformer.order = "random" if variant == "anyorder" else "raster"
     transformer.model.width = 192
     for stack, layers in ((transformer.model.body, 6), (transformer.model.head, 1)):
         stack.layers = layers

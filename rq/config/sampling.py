@@ -78,6 +78,13 @@ class SamplingConfig:
         "how guidance grows from 1 at the first position to its scale at the last",
         one_of(*SCHEDULES),
     )
+    parallel_steps: int = _option(
+        0,
+        "body steps in which all positions are drawn, several at once; needs "
+        "transformer.order; 0: one by one",
+        NOT_NEGATIVE,
+        since="0.2",
+    )
     batch_size: int = _option(100, "samples generated at once", POSITIVE, ("rank",))
     seed: int = _option(
         0,

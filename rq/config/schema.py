@@ -344,6 +344,24 @@ SCHEMA: dict[str, Any] = dict(
             "without class and as many without text",
             BELOW_ONE,
         ),
+        order=Field(
+            "raster",
+            "order of positions in training: row by row; 'random', another for each "
+            "image; or 'annealed', from random to raster. With the last two any part "
+            "of an image can be completed from all the rest, and "
+            "sampling.parallel_steps draws several positions at once",
+            one_of("raster", "random", "annealed"),
+            since="0.2",
+            before="raster",
+        ),
+        order_anneal=Field(
+            (0.5, 0.75),
+            "'annealed': fractions of the steps between which the probability of a "
+            "random order falls from 1 to 0",
+            Range(lambda x: 0 <= x <= 1, "within [0, 1]"),
+            since="0.2",
+            before=(0.5, 0.75),
+        ),
         online=Field(False, "encode images in each step, without stored codes"),
         codes_file=Field(
             "",

@@ -224,6 +224,14 @@ def _transformer(config: ConfigDict) -> Iterator[Rule]:
     divides = number % transformer.loss.microbatches == 0
     yield divides, name + "loss.microbatches", problem
 
+    anneal = transformer.order_anneal
+    problem = "is not two fractions, the first at most the second"
+    valid = len(anneal) == 2 and anneal[0] <= anneal[1]
+    yield valid, name + "order_anneal", problem
+    problem = "needs transformer.order='random' or 'annealed'"
+    possible = not config.sampling.parallel_steps or transformer.order != "raster"
+    yield possible, "sampling.parallel_steps", problem
+
     condition, dropout = transformer.condition, transformer.condition_dropout
     labelled = "class" not in condition or config.data.num_classes > 0
     problem = "needs labels, but data.num_classes is 0"

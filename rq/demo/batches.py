@@ -208,12 +208,17 @@ class Batches:
         for request, _ in places:
             request.begun = request.begun or now
         drawing = showing = 0.0
-        rows = self._models.sampler.by_row(wanted, self.size)
+        sampler = self._models.sampler
+        order = np.resize(sampler.row_order(wanted), (self.size, height * width))
+        order = order.reshape(self.size, height, width)
+        rows = sampler.by_row(wanted, self.size)
         for y, row in enumerate(codec.read_behind((self.size, row) for row in rows)):
             drawing, now = drawing + time.monotonic() - now, time.monotonic()
-            codes[:, y] = row
+            # The same for all where the model draws row by row.
+            places = (np.arange(self.size)[:, None], *divmod(order[:, y], width))
+            codes[places] = row
             for d in range(1, depth + 1):
-                depths[:, y] = np.maximum(depths[:, y], d)
+                depths[places] = np.maximum(depths[places], d)
                 if showing <= drawing:
                     images = self._previews.decode(codes, depths)
                     self._publish(places, images, y + 1, d)

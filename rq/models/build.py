@@ -78,5 +78,6 @@ def transformer_model(config: ConfigDict) -> RQTransformer:
         input_dim=code_dim(config),
         num_conditions=num_conditions,
         condition_length=condition_length,
+        any_order=config.transformer.order != "raster",
         **settings,
     )

@@ -15,7 +15,7 @@ Dtypes: parameters float32; matrix products in `dtype`; layer norms and softmax 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -65,6 +65,38 @@ class StackConfig:
 
 
 QKV = ("query", "key", "value")
+
+
+class Group(NamedTuple):
+    """Places in a cache of tokens that are read at once: a chain, then queries.
+
+    There are G - 1 tokens in the chain, each of which sees those before it, and G
+    queries, which see all that is before the first of them, and themselves.
+
+    Attributes:
+      chain: place of the first token of the chain.
+      queries: place of the first query, which may be inside the chain: what follows
+        there is overwritten.
+    """
+
+    chain: jax.Array
+    queries: jax.Array
+
+    def write(self, cache, new):
+        """Returns the cache `[2, B, N, S, F]` with new `[2, B, N, 2 G - 1, F]`."""
+        size = new.shape[3] // 2
+        chain, queries = new[:, :, :, :size], new[:, :, :, size:]
+        for tokens, place in ((chain, self.chain), (queries, self.queries)):
+            cache = jax.lax.dynamic_update_slice(cache, tokens, (0, 0, 0, place, 0))
+        return cache
+
+    def seen(self, number: int, length: int):
+        """Returns what each token sees, bool `[number, length]`; number = 2 G - 1."""
+        size, places = number // 2, jnp.arange(length)
+        chain = self.chain + jnp.arange(size)[:, None]
+        queries = self.queries + jnp.arange(size + 1)[:, None]
+        own = (places < self.queries) | (places == queries)
+        return jnp.concatenate([places <= chain, own])
 
 
 def linear(
@@ -153,22 +185,30 @@ class Attention(nn.Module):
         """Returns outputs `[B, T, M]` and the cache.
 
         Args:
-          x_BTM: inputs; with a cache T = 1, except at index 0.
+          x_BTM: inputs; with a cache T = 1, except at index 0 and in a `Group`.
           cache: keys and values `[2, B, N, S, F]`, updated from `index` on.
-          index: position of the first input in the cache.
+          index: position of the first input in the cache, or a `Group`.
         """
         batch, length, width = x_BTM.shape
         q_BTNF, k_BTNF, v_BTNF = self._project(x_BTM)
         if cache is not None:
             new = jnp.stack([k_BTNF, v_BTNF]).swapaxes(2, 3)
-            cache = jax.lax.dynamic_update_slice(cache, new, (0, 0, 0, index, 0))
+            if isinstance(index, Group):
+                cache = index.write(cache, new)
+            else:
+                cache = jax.lax.dynamic_update_slice(cache, new, (0, 0, 0, index, 0))
             # Otherwise XLA repeats the update in every kernel that reads the cache, and
             # GPUs need several for the attention.
             cache = jax.lax.optimization_barrier(cache)
-        if cache is not None and length == 1:
+        if isinstance(index, Group):
+            keys_BSNF, values_BSNF = cache.swapaxes(2, 3)
+            seen_TS = index.seen(length, cache.shape[3])
+            x_BTNF = self._of_a_sequence(q_BTNF, keys_BSNF, values_BSNF, seen_TS)
+        elif cache is not None and length == 1:
             x_BTNF = self._of_one_token(q_BTNF, cache, index)
         else:
-            x_BTNF = self._of_a_sequence(q_BTNF, k_BTNF, v_BTNF)
+            seen_TS = jnp.arange(length) <= jnp.arange(length)[:, None]
+            x_BTNF = self._of_a_sequence(q_BTNF, k_BTNF, v_BTNF, seen_TS)
         x_BTM = x_BTNF.reshape(batch, length, width)
         axes, bias = ("heads", "embed"), self.config.attention_bias
         scale = self.config.output_scale
@@ -198,13 +238,11 @@ class Attention(nn.Module):
             k = norm("rms", None, "key_norm")(k).astype(self.dtype)
         return q, k, v
 
-    def _of_a_sequence(self, q_BTNF, k_BSNF, v_BSNF):
+    def _of_a_sequence(self, q_BTNF, k_BSNF, v_BSNF, seen_TS):
         scores_BNTS = jnp.einsum(
             "btnf,bsnf->bnts", q_BTNF, k_BSNF, preferred_element_type=jnp.float32
         )
         scores_BNTS *= q_BTNF.shape[-1] ** -0.5
-        length = q_BTNF.shape[1]
-        seen_TS = jnp.arange(length) <= jnp.arange(length)[:, None]
         weights_BNTS = nn.softmax(jnp.where(seen_TS, scores_BNTS, -jnp.inf), axis=-1)
         weights_BNTS = nn.Dropout(self.config.attention_dropout)(
             weights_BNTS.astype(self.dtype), deterministic=self.deterministic

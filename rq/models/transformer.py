@@ -7,6 +7,9 @@
     v_1 = PE_D(1) + h_t,  v_d = PE_D(d) + sum_{i<d} e(S_{t,i})
     p(S_{t,d} | ..) = softmax(classifier(head(v_1 .. v_D)))   causal over depth
 
+With `any_order`, beyond the paper, t counts positions in an order that is given, and
+each u_t also says which position comes next, as in RAR (Yu et al. 2024).
+
 Legend: B batch, H W code grid, T = H W positions, D depth, K codes, C code vector,
 M width, N heads, F head dimension, L layers, S condition length.
 
@@ -21,11 +24,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rq.models import quantizer
 from rq.models.autoencoder import uniform_fan_in
 from rq.models.projection import product
-from rq.models.stack import Stack, StackConfig, linear, norm
+from rq.models.stack import Group, Stack, StackConfig, linear, norm
 from rq.parallel import sharding
 
 MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
@@ -51,6 +55,7 @@ class RQTransformer(nn.Module):
       body_from_codebook, head_from_codebook: embeddings from the codebook.
       cumulative_head: the head sees sums of code vectors over depth.
       embedding_dropout: on the body's inputs.
+      any_order: whether positions may come in any order, not only row by row.
       remat: 'none', 'full', or 'dots' (keeps matrix products), for training.
       dtype: of matrix products.
       precision: None: for training; otherwise for decoding with weights of that
@@ -71,6 +76,7 @@ class RQTransformer(nn.Module):
     head_from_codebook: bool = True
     cumulative_head: bool = True
     embedding_dropout: float = 0.0
+    any_order: bool = False
     remat: str = "none"
     dtype: Any = "float32"
     precision: str | None = None
@@ -111,6 +117,13 @@ class RQTransformer(nn.Module):
         self.head_positions = parameter(
             "head_positions", small, (depth, width), ("depth", "embed")
         )
+        if self.any_order:  # zeros: raster order starts as a model without them
+            self.target_positions = parameter(
+                "target_positions",
+                nn.initializers.zeros,
+                (self.positions, width),
+                ("positions", "embed"),
+            )
         self.condition_embedding = parameter(
             "condition_embedding",
             unit,
@@ -174,6 +187,7 @@ class RQTransformer(nn.Module):
         *,
         deterministic: bool = True,
         condition_logits: bool = False,
+        order: jax.Array | None = None,
     ):
         """Returns teacher-forced logits.
 
@@ -184,15 +198,18 @@ class RQTransformer(nn.Module):
           deterministic: no dropout; otherwise `rngs={"dropout": key}`.
           condition_logits: also returns the text's next-token logits
             `[B, S - 1, num_conditions]`.
+          order: int32 `[B, T]`, in which order the body reads the positions of each
+            image; None: row by row.
 
         Returns:
-          float32 logits `[B, h, W, D, K]`.
+          float32 logits `[B, h, W, D, K]`, in their places whatever the order.
 
         Raises:
-          ValueError: on codes that do not fit `code_shape`, or a missing codebook.
+          ValueError: on codes that do not fit `code_shape`, a missing codebook, or an
+            order for a model without `any_order`.
         """
         x_BTDM, text_BSM = self.outputs(
-            codes, cond, codebook, deterministic=deterministic
+            codes, cond, codebook, deterministic=deterministic, order=order
         )
         logits = self.logits(x_BTDM).reshape(*codes.shape, -1)
         has_text = self.condition_length > 1
@@ -204,11 +221,20 @@ class RQTransformer(nn.Module):
             raise ValueError("no text, no next-token logits of it")
         return logits, text_logits
 
-    def outputs(self, codes, cond=None, codebook=None, *, deterministic=True, at=None):
+    def outputs(
+        self,
+        codes,
+        cond=None,
+        codebook=None,
+        *,
+        deterministic=True,
+        at=None,
+        order=None,
+    ):
         """Returns the head's outputs `[B, T, D, M]` and the text's `[B, S - 1, M]`.
 
         Args:
-          codes, cond, codebook, deterministic: see `__call__`.
+          codes, cond, codebook, deterministic, order: see `__call__`.
           at: int32 `[B, T']`, positions of each image at which alone the head runs;
             its outputs are then `[B, T', D, M]`. None: all.
         """
@@ -218,17 +244,16 @@ class RQTransformer(nn.Module):
         codes_BTD = codes.reshape(batch, rows * columns, depth)
         positions = codes_BTD.shape[1]
 
-        tokens_BTM = self.body_tokens(codes_BTD, codebook)
-        tokens_BTM += self.body_positions[:positions]
-        x_BSM = jnp.concatenate(
-            [self.condition_tokens(cond, batch), tokens_BTM[:, :-1]], axis=1
-        )
+        x_BSM = self.body_inputs(codes_BTD, cond, codebook, order)
         x_BSM = self.input_dropout(x_BSM, deterministic=deterministic)
         x_BSM = sharding.constrain(x_BSM, "batch", None, None)
         x_BSM, _ = self.body_stack(
             x_BSM.astype(self.dtype), deterministic=deterministic
         )
         context_BTM = x_BSM[:, self.condition_length - 1 :]
+        if order is not None:
+            back_BT = jnp.argsort(order, axis=1)
+            context_BTM = jnp.take_along_axis(context_BTM, back_BT[..., None], axis=1)
 
         if at is not None:
             context_BTM, codes_BTD = (
@@ -263,6 +288,35 @@ class RQTransformer(nn.Module):
 
     # Embeddings. The body's tokens sum over depth after the linear map, so that its
     # bias counts D times; the head's are summed (where they are) before it.
+
+    def body_inputs(self, codes_BTD, cond, codebook, order=None):
+        """Returns the body's inputs `[B, S - 1 + T, M]`, float32.
+
+        Args:
+          codes_BTD: row by row; of the last position in the order they are not read.
+          cond, codebook, order: see `__call__`.
+
+        Raises:
+          ValueError: on an order for a model without `any_order`.
+        """
+        batch, positions, _ = codes_BTD.shape
+        if order is None:
+            places: Any = np.s_[:positions]
+        else:
+            self._check_any_order()
+            places = order
+            codes_BTD = jnp.take_along_axis(codes_BTD, order[..., None], axis=1)
+        tokens_BTM = self.body_tokens(codes_BTD, codebook)
+        tokens_BTM += self.body_positions[places]
+        condition_BSM = self.condition_tokens(cond, batch)
+        x_BSM = jnp.concatenate([condition_BSM, tokens_BTM[:, :-1]], axis=1)
+        if not self.any_order:
+            return x_BSM
+        return x_BSM.at[:, -positions:].add(self.target_positions[places])
+
+    def _check_any_order(self):
+        if not self.any_order:
+            raise ValueError("the model reads positions row by row: no other order")
 
     def condition_tokens(self, cond, batch: int):
         """Returns input tokens `[B, S, M]` of a condition `[B]`, `[B, S]` or None."""
@@ -324,11 +378,15 @@ class RQTransformer(nn.Module):
 
     # Decoding. Explicit caches in, caches out; layers must be unrolled.
 
-    def init_caches(self, batch: int) -> tuple:
-        """Returns empty caches of the body, `[2, B, N, S + T - 1, F]` by layer."""
-        return self._caches(
-            self.body, batch, self.condition_length + self.positions - 1
-        )
+    def init_caches(self, batch: int, extra: int = 0) -> tuple:
+        """Returns empty caches of the body, `[2, B, N, S + T - 1 + extra, F]` by layer.
+
+        Args:
+          batch: B.
+          extra: places more than there are tokens, see `group_step`.
+        """
+        length = self.condition_length + self.positions - 1
+        return self._caches(self.body, batch, length + extra)
 
     def _caches(self, config, batch, length):
         shape = (2, batch, config.heads, length, self.width // config.heads)
@@ -336,25 +394,87 @@ class RQTransformer(nn.Module):
         zeros = sharding.constrain(zeros, None, "batch", "heads", None, None)
         return (zeros,) * config.layers
 
-    def start(self, cond, batch: int):
-        """Reads the condition; returns the body's input `[B, M]` and caches."""
+    def start(self, cond, batch: int, first=None, extra: int = 0):
+        """Reads the condition.
+
+        Args:
+          cond: see `__call__`.
+          batch: B.
+          first: int32 `[B]`, the first position, with `any_order`.
+          extra: see `init_caches`.
+
+        Returns:
+          the body's next input, float32 `[B, M]`, and its caches.
+        """
         tokens_BSM = self.condition_tokens(cond, batch)
-        caches = self.init_caches(batch)
+        caches = self.init_caches(batch, extra)
         if self.condition_length > 1:
             prefix_BSM = tokens_BSM[:, :-1].astype(self.dtype)
             _, caches = self.body_stack(prefix_BSM, caches, 0)
-        return tokens_BSM[:, -1].astype(jnp.float32), caches
+        x_BM = tokens_BSM[:, -1]
+        if first is not None:
+            x_BM += self.target_positions[first]
+        return x_BM.astype(jnp.float32), caches
 
-    def position_step(self, x_BM, caches, position):
-        """Returns the body's output `[B, M]` at `position`, and its caches."""
-        index = self.condition_length - 1 + position
+    def start_from(self, codes_BTD, cond, codebook, order, extra: int = 0):
+        """Returns caches as if all codes had been read in an order, with `any_order`.
+
+        Places from some position on may be overwritten, to read others from there on.
+
+        Args:
+          codes_BTD, cond, codebook, order: see `body_inputs`.
+          extra: see `init_caches`.
+        """
+        x_BSM = self.body_inputs(codes_BTD, cond, codebook, order)
+        caches = self.init_caches(len(codes_BTD), extra)
+        return self.body_stack(x_BSM.astype(self.dtype), caches, 0)[1]
+
+    def position_step(self, x_BM, caches, step):
+        """Returns the body's output `[B, M]` of position number `step`, and caches."""
+        index = self.condition_length - 1 + step
         x_B1M, caches = self.body_stack(x_BM[:, None].astype(self.dtype), caches, index)
         return x_B1M[:, 0], caches
 
-    def next_input(self, codes_BD, position, codebook):
-        """Returns the body's next input `[B, M]`, from the codes at `position`."""
-        x_BM = self.body_tokens(codes_BD, codebook) + self.body_positions[position]
-        return x_BM.astype(jnp.float32)
+    def group_step(self, chain_BNM, queries_BNM, caches, before, step):
+        """Returns the body's outputs of several positions at once, and its caches.
+
+        Each sees what was read before, but not the others. What the body would have
+        read between the positions of the group before, had they come one by one, is
+        read now, as a chain. Tokens may be more than are needed (padding): their places
+        are overwritten by the next group's, and no other token sees them.
+
+        Args:
+          chain_BNM: inputs `[B, G - 1, M]` of positions number `before` + 1 and on.
+          queries_BNM: inputs `[B, G, M]` of positions number `step` and on.
+          caches: with `extra` of G or more.
+          before, step: numbers of the first position of the group before, and of this.
+
+        Returns:
+          `[B, G, M]` and caches.
+        """
+        first = self.condition_length - 1
+        group = Group(first + before + 1, first + step)
+        x_BNM = jnp.concatenate([chain_BNM, queries_BNM], axis=1)
+        x_BNM, caches = self.body_stack(x_BNM.astype(self.dtype), caches, group)
+        return x_BNM[:, chain_BNM.shape[1] :], caches
+
+    def next_input(self, codes, position, codebook, following=None):
+        """Returns the body's next inputs `[..., M]`, float32.
+
+        Args:
+          codes: int32 `[..., D]`, at `position`.
+          position: int32, a scalar or `[...]`.
+          codebook: see `__call__`.
+          following: int32 `[...]`, the position that comes next, with `any_order`.
+        """
+        x = self.body_tokens(codes, codebook) + self.body_positions[position]
+        if following is not None:
+            x += self.target_positions[following]
+        return x.astype(jnp.float32)
+
+    def queries(self, x_BM, asked_BG):
+        """Returns inputs `[B, G, M]` that ask for positions `[B, G]`, after `x_BM`."""
+        return x_BM[:, None] + self.target_positions[asked_BG]
 
     def depth_codes(self, context_BM, codebook, choose):
         """Chooses the D codes of one position, depth by depth.

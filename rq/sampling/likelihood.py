@@ -15,18 +15,20 @@ from rq.models.transformer import RQTransformer
 
 @functools.partial(jax.jit, static_argnums=0)
 def log_likelihood(
-    model: RQTransformer, params, codebook, codes: jax.Array, cond=None
+    model: RQTransformer, params, codebook, codes: jax.Array, cond=None, order=None
 ) -> jax.Array:
     """Returns log p of every code given those before it, nats, float32 `[B, H, W, D]`.
 
     The sum over an image is its log-likelihood (the chain rule of paper section 3.2).
+    A model of any order has one for each order; they differ.
 
     Args:
       model, params, codebook: as `rq.sampling.sample` takes them.
       codes: int32 `[B, H, W, D]`.
       cond: int32 `[B]` classes or `[B, S]` tokens; None: the start token.
+      order: int32 `[B, T]`, of a model of any order; None: row by row.
     """
-    logits: Any = model.apply({"params": params}, codes, cond, codebook)
+    logits: Any = model.apply({"params": params}, codes, cond, codebook, order=order)
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     return jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]
 

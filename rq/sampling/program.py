@@ -7,6 +7,9 @@ nothing crosses to the host in between. Filters and guidance are traced values, 
 another temperature compiles nothing. Every sample has a random key of its own, folded
 from its index, and so does not depend on the batch that it is drawn in.
 
+Models of any order draw positions in the order that is given, and several at once where
+`group_starts` are (`rq.sampling.groups`).
+
 `sample_rows` returns to the host after each row of positions, for those who show images
 while they are drawn; the codes are the same.
 """
@@ -19,12 +22,11 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from rq.models import row_sums
 from rq.models.transformer import RQTransformer
 from rq.models.unroll import unroll
-from rq.sampling.draw import draw
-from rq.sampling.filters import filter_logits
-from rq.sampling.guidance import combine
+from rq.sampling.choice import copies_of, make_choice, sample_keys, with_null
+from rq.sampling.groups import draw_groups
+from rq.sampling.order import closed, in_order
 
 
 def sample(
@@ -42,6 +44,9 @@ def sample(
     codes: jax.Array | None = None,
     keep: jax.typing.ArrayLike | None = None,
     return_logits: bool = False,
+    order: jax.typing.ArrayLike | None = None,
+    group_starts: jax.typing.ArrayLike | None = None,
+    largest_group: int = 0,
 ):
     """Draws code maps.
 
@@ -64,6 +69,12 @@ def sample(
       keep: bool, broadcast to `[B, H, W, D]`.
       return_logits: also returns the logits of every step, guided but not filtered,
         `[B, H, W, D, K]`; with all codes kept this is a teacher-forced decode.
+      order: int32 `[T]` or `[B, T]`, in which order a model of any order draws
+        positions; None: row by row.
+      group_starts: int32 `[S + 1]`: positions number `group_starts[s]` to
+        `group_starts[s + 1]` - 1 in the order are drawn at once, in step s; all before
+        `group_starts[0]` must be kept. None: one at a time.
+      largest_group: a bound of their sizes, to which all are padded.
 
     Returns:
       codes int32 `[B, H, W, D]`; -1 where the model's logits were not finite, so that
@@ -71,7 +82,8 @@ def sample(
 
     Raises:
       ValueError: where neither `cond` nor `batch` nor `codes` gives the batch size, or
-        guidance lacks one of its two conditions.
+        guidance lacks one of its two conditions, or a model of raster order is given
+        another, or groups.
     """
     batches = [x.shape[0] for x in (cond, codes) if x is not None] + [batch]
     if batches[0] is None:
@@ -81,7 +93,26 @@ def sample(
         codes = jnp.zeros((batches[0], *model.code_shape), jnp.int32)
         keep = False
     if guidance is not None:
-        cond = _with_null(cond, null_cond)
+        cond = with_null(cond, null_cond)
+    order = _check_order(model, order, group_starts)
+    if group_starts is not None:
+        if return_logits:
+            raise ValueError("logits are not returned of positions drawn in groups")
+        return draw_groups(
+            model,
+            largest_group,
+            params,
+            codebook,
+            cond,
+            key,
+            filters or {},
+            guidance,
+            jnp.asarray(first_index, jnp.int32),
+            codes,
+            jnp.asarray(keep, bool),
+            order,
+            jnp.asarray(group_starts, jnp.int32),
+        )
     drawn, logits = _sample(
         model,
         return_logits,
@@ -94,8 +125,18 @@ def sample(
         jnp.asarray(first_index, jnp.int32),
         codes,
         jnp.asarray(keep, bool),
+        order,
     )
     return (drawn, logits) if return_logits else drawn
+
+
+def _check_order(model, order, group_starts):
+    """Returns the order, int32 `[T]` or `[B, T]`; None of a model of raster order."""
+    if model.any_order:
+        return jnp.asarray(range(model.positions) if order is None else order)
+    if order is not None or group_starts is not None:
+        raise ValueError("the model reads positions row by row: no other order")
+    return None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -111,10 +152,14 @@ def _sample(
     first_index,
     codes,
     keep,
+    order,
 ):
-    indices = first_index + jnp.arange(len(codes), dtype=jnp.int32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-    carry = _start(model, params, cond, len(codes) * _copies(guidance))
+    keys = sample_keys(key, first_index, len(codes))
+    keep = jnp.broadcast_to(keep, codes.shape)
+    if order is not None:
+        order = jnp.broadcast_to(order, (len(codes), model.positions))
+        codes, keep = (in_order(x, order) for x in (codes, keep))
+    carry = _start(model, params, cond, len(codes) * copies_of(guidance), order)
     _, drawn, logits = _draw_rows(
         model,
         return_logits,
@@ -127,25 +172,13 @@ def _sample(
         jnp.int32(0),
         codes,
         keep,
+        None if order is None else closed(order),
     )
+    if order is not None:
+        drawn = in_order(drawn, jnp.argsort(order, axis=1))
+        if return_logits:
+            logits = in_order(logits, jnp.argsort(order, axis=1))
     return drawn, logits
-
-
-def _with_null(cond, null_cond):
-    """Returns conditions `[2 B, ...]`: as given, then none.
-
-    Raises:
-      ValueError: where one of them is missing.
-    """
-    if cond is None or null_cond is None:
-        raise ValueError("guidance needs `cond` and `null_cond`")
-    null_cond = jnp.broadcast_to(jnp.asarray(null_cond, cond.dtype), cond.shape)
-    return jnp.concatenate([cond, null_cond])
-
-
-def _copies(guidance) -> int:
-    """With guidance every sample has two rows: with its condition, then without."""
-    return 1 if guidance is None else 2
 
 
 def _draw_rows(
@@ -160,24 +193,25 @@ def _draw_rows(
     first,
     codes,
     keep,
+    order=None,
 ):
-    """Draws rows of positions, from position `first` on.
+    """Draws rows of positions, from position number `first` on.
 
     Args:
       model, return_logits, params, codebook: see `sample`; the model is unrolled.
       keys: of each sample, `[B]`.
       filters, guidance: see `sample_rows`.
       carry: the body's next input and caches.
-      first: a position.
-      codes: given codes `[B, h, W, D]` of h rows.
-      keep: broadcast to their shape.
+      first: number of a position.
+      codes: given codes `[B, h, W, D]` of h rows, or of h W positions in an order.
+      keep: of their shape.
+      order: these positions and the one after them `[B, h W + 1]`; None: row by row.
 
     Returns:
       the next carry, codes `[B, h, W, D]`, and logits `[B, h, W, D, K]` or None.
     """
     batch, height, width, depth = codes.shape
-    keep = jnp.broadcast_to(keep, codes.shape)
-    copies, sizes = _copies(guidance), jnp.asarray(model.sizes)
+    copies = copies_of(guidance)
 
     def apply(method, *args):
         return model.apply({"params": params}, *args, method=method)
@@ -187,31 +221,22 @@ def _draw_rows(
 
     def one_position(carry, inputs):
         x, caches = carry
-        position, given, kept = inputs
-        context, caches = apply("position_step", x, caches, position)
-        position_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
-
-        def choose(logits, d):
-            if guidance is not None:
-                logits = combine(logits, guidance[position, d])
-            # Codes that a smaller codebook lacks, at no temperature.
-            exists = jnp.arange(logits.shape[-1]) < sizes[d]
-            possible = jnp.where(exists, logits, -jnp.inf)
-            values = {name: value[d] for name, value in filters.items()}
-            filtered = filter_logits(possible, **values)
-            depth_keys = jax.vmap(jax.random.fold_in, (0, None))(position_keys, d)
-            drawn = draw(depth_keys, filtered)
-            # The largest is NaN where any is.
-            finite = jnp.isfinite(row_sums.largest(possible)[:, 0])
-            drawn = jnp.where(finite, drawn, -1)
-            chosen = jnp.where(kept[:, d], given[:, d], drawn)
-            return jnp.tile(chosen, copies), logits
-
+        step, given, kept, places = inputs
+        context, caches = apply("position_step", x, caches, step)
+        position, following = (step, None) if places is None else places
+        axis = None if places is None else 0
+        position_keys = jax.vmap(jax.random.fold_in, (0, axis))(keys, position)
+        scale = None if guidance is None else guidance[step]
+        choose = make_choice(model.sizes, filters, scale, position_keys, given, kept)
         chosen, logits = apply("depth_codes", context, codebook, choose)
-        x = apply("next_input", chosen, position, codebook)
+        if places is not None:
+            position, following = (jnp.tile(x, copies) for x in places)
+        x = apply("next_input", chosen, position, codebook, following)
         return (x, caches), (chosen[:batch], logits if return_logits else None)
 
-    inputs = (first + jnp.arange(height * width), flat(codes), flat(keep))
+    steps = first + jnp.arange(height * width)
+    places = None if order is None else (order[:, :-1].T, order[:, 1:].T)
+    inputs = (steps, flat(codes), flat(keep), places)
     carry, (drawn, logits) = jax.lax.scan(one_position, carry, inputs)
     drawn = jnp.moveaxis(drawn, 0, 1).reshape(codes.shape)
     if return_logits:
@@ -231,11 +256,13 @@ def sample_rows(
     filters: dict[str, jax.Array],
     guidance: jax.Array | None = None,
     null_cond: jax.Array | None = None,
+    order: jax.Array | None = None,
 ) -> Iterator[jax.Array]:
     """Yields the codes that `sample` draws, one row of positions after another.
 
-    Each row is one call of a compiled program, the same for all rows; the caches stay
-    on the devices. Samples of a batch may have options of their own.
+    Models of any order draw W positions at a time, the next in the order. Each row is
+    one call of a compiled program, the same for all rows; the caches stay on the
+    devices. Samples of a batch may have options of their own.
 
     Args:
       model, params, codebook, cond, null_cond: see `sample`.
@@ -244,6 +271,7 @@ def sample_rows(
       keep: bool `[B, H, W, D]`, those that are not drawn.
       filters: values by name, `[D]`, or `[D, B, 1]` of each sample.
       guidance: scales `[T, D]`, or `[T, D, B, 1]` of each sample; None: off.
+      order: int32 `[B, T]`, of a model of any order.
 
     Yields:
       int32 `[B, W, D]`, as soon as it is dispatched.
@@ -253,9 +281,12 @@ def sample_rows(
     """
     model, params = unroll(model, params)
     if guidance is not None:
-        cond = _with_null(cond, null_cond)
-    carry = _start(model, params, cond, len(codes) * _copies(guidance))
+        cond = with_null(cond, null_cond)
+    carry = _start(model, params, cond, len(codes) * copies_of(guidance), order)
     _, height, width, _ = codes.shape
+    if order is not None:
+        codes, keep = (in_order(x, order) for x in (codes, keep))
+        order = closed(order)
     for row in range(height):
         carry, drawn, _ = _draw_row(
             model,
@@ -269,13 +300,16 @@ def sample_rows(
             jnp.int32(row * width),
             codes[:, row : row + 1],
             keep[:, row : row + 1],
+            order if order is None else order[:, row * width : (row + 1) * width + 1],
         )
         yield drawn[:, 0]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _start(model, params, cond, rows):
-    return model.apply({"params": params}, cond, rows, method="start")
+def _start(model, params, cond, rows, order=None):
+    if order is not None:
+        order = jnp.tile(order[:, 0], rows // len(order))
+    return model.apply({"params": params}, cond, rows, order, method="start")
 
 
 _draw_row = jax.jit(_draw_rows, static_argnums=(0, 1), donate_argnames="carry")

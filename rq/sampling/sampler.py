@@ -20,6 +20,7 @@ from rq.sampling import codec, program
 from rq.sampling.filters import make_filters
 from rq.sampling.guidance import make_guidance
 from rq.sampling.inpainting import Given, check_codes
+from rq.sampling.order import group_starts, largest_group, make_order
 
 
 class Samples(NamedTuple):
@@ -124,10 +125,11 @@ class Sampler:
         """Yields batches as soon as they are dispatched; see `batches`."""
         filters, guidance = self.options(config)
         size, shape = self.batch_size(config, number), self.model.code_shape
-        codes, keep = np.zeros(shape, np.int32), False
+        codes, keep = np.zeros(shape, np.int32), np.zeros(shape, bool)
         if given is not None:
             check_codes(given.codes, shape, self.model.sizes, "given codes")
             codes, keep = given
+        order = self._order(keep, config)
         key = jax.random.key(config.seed)
         for start in range(0, number, size):
             batch = {"codes": np.broadcast_to(codes, (size, *shape))}
@@ -147,6 +149,7 @@ class Sampler:
                     first_index=first + start,
                     codes=batch["codes"],
                     keep=keep,
+                    **order,
                 )
                 images, finite = None, jnp.ones(size, bool)
                 if self._rqvae is not None:
@@ -156,11 +159,46 @@ class Sampler:
             rows = range(start, min(start + size, number))
             yield DeviceBatch(rows, images, drawn, finite)
 
+    def _order(self, keep: np.ndarray, config: SamplingConfig) -> dict:
+        """Returns how `program.sample` orders and groups the positions.
+
+        Raises:
+          ConfigError: on groups for a model of raster order.
+        """
+        steps, positions = config.parallel_steps, self.model.positions
+        if not self.model.any_order:
+            if steps:
+                raise ConfigError(
+                    f"sampling.parallel_steps = {steps} needs a model that was trained "
+                    "with transformer.order='random' or 'annealed'"
+                )
+            return {}
+        order = {"order": make_order(keep, spread=steps > 0)}
+        if not steps:
+            return order
+        steps, known = min(steps, positions), int(keep.all(axis=-1).sum())
+        return order | {
+            "group_starts": group_starts(positions, known, steps),
+            "largest_group": largest_group(positions, steps),
+        }
+
+    def row_order(self, wanted: Sequence[Wanted]) -> np.ndarray:
+        """Returns the order in which `by_row` draws positions, int32 `[N, T]`."""
+        height, width, _ = self.model.code_shape
+        raster = np.arange(height * width, dtype=np.int32)
+        return np.stack(
+            [
+                make_order(x.given.keep) if self.model.any_order and x.given else raster
+                for x in wanted
+            ]
+        )
+
     def by_row(self, wanted: Sequence[Wanted], size: int) -> Iterator[jax.Array]:
         """Yields the codes of different samples, one row of positions after another.
 
-        They are those of `sample`. All batches of one size run one compiled program,
-        or, where a sample has guidance, another.
+        They are those of `sample`, and their positions those of `row_order`. All
+        batches of one size run one compiled program, or, where a sample has guidance,
+        another.
 
         Args:
           wanted: the samples, at least one.
@@ -170,8 +208,11 @@ class Sampler:
           int32 `[size, W, D]`, as soon as it is dispatched; padding comes last.
 
         Raises:
-          ConfigError: on options or codes that the model does not have.
+          ConfigError: on options or codes that the model does not have, and where
+            several positions are to be drawn at once.
         """
+        if any(x.config.parallel_steps for x in wanted):
+            raise ConfigError("sampling.parallel_steps: not row by row")
         shape, number = self.model.code_shape, len(wanted)
         rows = [*wanted, *[wanted[0]] * (size - number)]
         options = {config: self.options(config) for config in {x.config for x in rows}}
@@ -194,6 +235,8 @@ class Sampler:
             "codes": np.stack([x.codes for x in given]),
             "keep": np.stack([x.keep for x in given]),
         }
+        if self.model.any_order:
+            batch["order"] = self.row_order(rows)
         conds = [x.cond for x in rows if x.cond is not None]
         if conds:
             batch["cond"] = np.stack(conds)
@@ -210,6 +253,7 @@ class Sampler:
             filters=filters,
             guidance=guidance,
             null_cond=self.null_cond,
+            order=batch.get("order"),
         )
         for _ in range(shape[0]):
             with sharding.context(self.mesh):

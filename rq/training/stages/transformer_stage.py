@@ -139,6 +139,28 @@ class TransformerStage(Stage):
         order = sharding.constrain(order, "batch", None)
         return jnp.argsort(order, axis=1)[:, :number]
 
+    def drawn_order(self, batch: int, step, key) -> jax.Array | None:
+        """Returns the order int32 `[B, T]` in which each image is read; None: raster.
+
+        Args:
+          batch: B.
+          step: of the training, on which the fraction of random orders may depend.
+          key: random key.
+        """
+        part = self.config.transformer
+        if part.order == "raster":
+            return None
+        order_key, choice_key = jax.random.split(key)
+        # By sorting, which does not mix images: each device sorts those that it holds.
+        order = jax.random.uniform(order_key, (batch, self.model.positions))
+        order = jnp.argsort(sharding.constrain(order, "batch", None), axis=1)
+        if part.order == "random":
+            return order
+        start, end = (fraction * self.steps for fraction in part.order_anneal)
+        probability = jnp.clip((end - step) / max(end - start, 1.0), 0, 1)
+        is_random = jax.random.bernoulli(choice_key, probability, (batch, 1))
+        return jnp.where(is_random, order, jnp.arange(self.model.positions))
+
     def by_position(self, params, compute, outputs, *arrays, at=None):
         """Returns `compute(logits, *arrays)` at every position.
 
@@ -182,11 +204,11 @@ class TransformerStage(Stage):
         """Returns the gradients of a batch, the unchanged state, and metrics."""
         batch = self.encoded(state.frozen, batch)
         grads, metrics = jax.grad(self.loss, has_aux=True)(
-            state.params, state.codebook, batch, key
+            state.params, state.codebook, batch, key, state.step
         )
         return grads, state, metrics
 
-    def loss(self, params, codebook, batch, key):
+    def loss(self, params, codebook, batch, key, step=0):
         """Returns the loss of a batch in nats per code, and metrics.
 
         With `loss.head_fraction` it is the mean over the drawn positions: its
@@ -202,6 +224,7 @@ class TransformerStage(Stage):
             leave_out = conditions.leave_out_parts if both else conditions.leave_out
             cond = leave_out(cond, self.null_cond, fraction, cond_key)
         at = self.drawn_positions(len(codes), jax.random.fold_in(key, 3))
+        order = self.drawn_order(len(codes), step, jax.random.fold_in(key, 4))
         outputs, text_outputs = self.model.apply(
             {"params": params},
             codes,
@@ -209,6 +232,7 @@ class TransformerStage(Stage):
             codebook["state"].embedding,
             deterministic=False,
             at=at,
+            order=order,
             rngs={"dropout": dropout_key},
             method="outputs",
         )
