@@ -4,7 +4,8 @@
 
 Codes are drawn in raster order, each given all that come before it. So rows below are
 continued from those above; a region in the middle follows what is above it and to its
-left, and meets the rest without having seen it.
+left, and meets the rest without having seen it. Models of any order draw what is kept
+first (`rq.sampling.order`), so that the rest sees all of it.
 """
 
 from __future__ import annotations
