@@ -214,11 +214,10 @@ class Batches:
         rows = sampler.by_row(wanted, self.size)
         for y, row in enumerate(codec.read_behind((self.size, row) for row in rows)):
             drawing, now = drawing + time.monotonic() - now, time.monotonic()
-            # The same for all where the model draws row by row.
-            places = (np.arange(self.size)[:, None], *divmod(order[:, y], width))
-            codes[places] = row
+            drawn = (np.arange(self.size)[:, None], *divmod(order[:, y], width))
+            codes[drawn] = row
             for d in range(1, depth + 1):
-                depths[places] = np.maximum(depths[places], d)
+                depths[drawn] = np.maximum(depths[drawn], d)
                 if showing <= drawing:
                     images = self._previews.decode(codes, depths)
                     self._publish(places, images, y + 1, d)
