@@ -200,7 +200,7 @@ class Attention(nn.Module):
             # Otherwise XLA repeats the update in every kernel that reads the cache, and
             # GPUs need several for the attention.
             cache = jax.lax.optimization_barrier(cache)
-        if isinstance(index, Group):
+        if cache is not None and isinstance(index, Group):
             keys_BSNF, values_BSNF = cache.swapaxes(2, 3)
             seen_TS = index.seen(length, cache.shape[3])
             x_BTNF = self._of_a_sequence(q_BTNF, keys_BSNF, values_BSNF, seen_TS)

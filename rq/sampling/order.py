@@ -25,7 +25,7 @@ def make_order(keep: np.ndarray, spread: bool = False) -> np.ndarray:
       spread: the others are spread out, each as far as possible from all before it;
         otherwise row by row.
     """
-    known = keep.all(axis=-1)
+    known = np.asarray(keep.all(axis=-1))
     first = np.flatnonzero(known)
     rest = _spread(known) if spread else np.flatnonzero(~known)
     return np.concatenate([first, rest]).astype(np.int32)
