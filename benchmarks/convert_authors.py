@@ -50,7 +50,7 @@ def random_arrays(module, *inputs):
 def write_pair(config, folder: pathlib.Path) -> None:
     """Writes both models as the authors distribute theirs."""
     rqvae, transformer = rqvae_model(config), transformer_model(config)
-    images = jnp.zeros((1, rqvae.resolution, rqvae.resolution, rqvae.image_channels))
+    images = jnp.zeros((1, *rqvae.image_shape))
     codes = jnp.zeros((1, *rqvae.code_shape), jnp.int32)
     codebook = jnp.zeros((1, rqvae.code_dim))
     models = {

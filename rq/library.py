@@ -87,9 +87,10 @@ class Model:
     """A trained RQ-VAE and, if there is one, the RQ-Transformer of its codes.
 
     Images are given as paths, images of Pillow or arrays `[H, W]` or `[H, W, C]`, of
-    any size and mode; several as a list, or as an array `[N, H, W, C]`. Their short
-    side is resized and the centre cropped. Integers are 0..255 (16 bits: 0..65535),
-    floats are in [0, 1]. Images are returned as uint8 `[N, H, W, C]`.
+    any size and mode; several as a list, or as an array `[N, H, W, C]`. They are
+    resized to cover the model's resolution, and the centre is cropped. Integers are
+    0..255 (16 bits: 0..65535), floats are in [0, 1]. Images are returned as uint8
+    `[N, H, W, C]`.
 
     Methods raise `ConfigError` on arguments that the model does not have, and
     `DataError` on images that cannot be read: both are `ValueError`s of one line.

@@ -225,7 +225,7 @@ def test_models_follow_packing_condition_and_depth():
         ({"rqvae.model.ch": 48}, "ch = 48: width 48 = 48 x 1 is no multiple of 32"),
         (
             {"rqvae.model.attn_resolutions": (32,)},
-            "attn_resolutions = (32,): no level has resolution 32; they are (16, 8)",
+            "attn_resolutions = (32,): no level has height 32; they are (16, 8)",
         ),
         ({"rqvae.model.code_shape": (4, 4)}, "must be three numbers: rows, columns,"),
         (

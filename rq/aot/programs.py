@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rq import flops
-from rq.config import ConfigError, SamplingConfig
+from rq.config import ConfigError, SamplingConfig, image_shape
 from rq.models.build import code_dim, rqvae_model
 from rq.models.networks.lpips import PerceptualDistance, own_distance
 from rq.parallel import sharding
@@ -32,7 +32,7 @@ def _perceptual(config):
     kind, data = config.rqvae.loss.perceptual, config.data
     if kind == "none":
         return None
-    images = jnp.zeros((1, data.resolution, data.resolution, data.channels))
+    images = jnp.zeros((1, *image_shape(data)))
     if kind == "lpips":
         module = PerceptualDistance()
         boxed = jax.eval_shape(module.init, jax.random.key(0), images, images)
@@ -55,8 +55,7 @@ def make_stage(config, name: str, mesh):
     if name == "rqvae":
         return RQVAEStage(config, mesh, nothing, _perceptual(config))
     rqvae = rqvae_model(config)
-    shape = (1, rqvae.resolution, rqvae.resolution, rqvae.image_channels)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *rqvae.image_shape), jnp.float32)
     abstract = sharding.unbox(jax.eval_shape(rqvae.init, jax.random.key(0), images))
     params = _zeros(abstract["params"]) if config.transformer.online else {}
     variables = {"params": params, "codebook": _zeros(abstract["codebook"])}
@@ -65,8 +64,7 @@ def make_stage(config, name: str, mesh):
 
 def example(config, stage) -> dict:
     """Returns shape and dtype of all fields of one example of a batch, by name."""
-    data = config.data
-    image = ((data.resolution, data.resolution, data.channels), jnp.uint8)
+    image = (image_shape(config.data), jnp.uint8)
     label = ((), jnp.int32)
     if stage.name != "transformer":
         return {"image": image, "label": label}

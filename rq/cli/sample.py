@@ -5,7 +5,7 @@
     rq sample digits --num_samples=64 --classes=3,7 --top_p=0.95
 
 Writes a grid of the first images as PNG, and an .npz next to it: arr_0 uint8
-[N, R, R, C], labels, codes. --out=FILE.npz writes only that, --out=FOLDER one PNG per
+[N, Y, X, C], labels, codes. --out=FILE.npz writes only that, --out=FOLDER one PNG per
 image. Sample i of a seed does not depend on the batch size. With --complete=IMAGE, only
 the codes in the region of --mask are generated; the others are those of the image.
 """

@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 
 from rq.cli import found_conditions, own_codes, run_checks, run_flags
-from rq.config import ConfigError, to_json
+from rq.config import ConfigError, size_text, to_json
 from rq.data import given_codes, loader, sources, text
 from rq.evaluation import trained_stages, training_pictures
 from rq.evaluation.reconstruction import make_reconstructor
@@ -85,8 +85,8 @@ def _describe(config, path, images: Mapping[str, int], done: Sequence[str]) -> N
     """Logs the number of images by split, and the stages with their steps."""
     data, stages = config.data, []
     counts = (f"{number:,} images of {split}" for split, number in images.items())
-    side = f"{data.resolution} x {data.resolution}"
-    logging.info("data: %s", ", ".join((data.name, *counts, side)))
+    size = size_text(data.resolution)
+    logging.info("data: %s", ", ".join((data.name, *counts, size)))
     for name in config.stages:
         if name in done:
             stages.append(f"{name} (done)")

@@ -9,6 +9,7 @@ docs/config.md.
 
 from rq.config.command_line import parse_with_config
 from rq.config.errors import ConfigError
+from rq.config.image_shape import height_and_width, image_shape, size_text
 from rq.config.sampling import SamplingConfig
 from rq.config.schema import STAGES, choose_variant, default
 from rq.config.stored import (
@@ -28,7 +29,10 @@ __all__ = [
     "default",
     "differences",
     "from_json",
+    "height_and_width",
+    "image_shape",
     "parse_with_config",
+    "size_text",
     "to_json",
     "trained_positions",
     "validate",

@@ -69,6 +69,8 @@ class Field:
       before: value that runs from before the field were trained with. None if there are
         no such runs, or if `train` may change the field: then they get the default.
       was: name of the field in the same section in version 0.1, if it differed.
+      or_tuple: a tuple of the default's type is allowed as well; which lengths are is
+        for the rules of `rq.config.validation`.
     """
 
     default: Any
@@ -78,6 +80,7 @@ class Field:
     changed_by: tuple[str, ...] = ()
     before: Any = None
     was: str = ""
+    or_tuple: bool = False
 
     @property
     def changeable(self) -> bool:
@@ -90,11 +93,14 @@ class Field:
         if isinstance(self.default, tuple):
             return f"a tuple of {type(self.default[0]).__name__}"
         names = {bool: "true or false", str: "a string", float: "a finite number"}
-        return names.get(type(self.default), "an integer")
+        name = names.get(type(self.default), "an integer")
+        kind = type(self.default).__name__
+        return f"{name} or a tuple of {kind}" if self.or_tuple else name
 
     def check_type(self, name: str, value) -> None:
         """Raises ConfigError if a value does not have the field's type."""
-        if not _has_type(value, self.default):
+        examples = [self.default, (self.default,)] if self.or_tuple else [self.default]
+        if not any(_has_type(value, example) for example in examples):
             raise ConfigError(f"{name} = {value!r}: must be {self.type}")
 
     def check(self, name: str, value) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from rq.config import sampling
 from rq.config.declaration import (
@@ -47,8 +47,8 @@ _MESH = changed_by(
 _AUGMENT = """\
 'none': images have this resolution; 'flip': flipped half of the time; 'crop_flip': \
 short side resized, random crop, flip; 'resized_crop_flip': random crop of scale 0.75 \
-to 1 and ratio 1, flip; 'center': short side resized, centre crop; 'dalle': square \
-crop about the centre, resized to 1 to 9/8, random crop"""
+to 1 and the resolution's ratio, flip; 'center': short side resized, centre crop; \
+'dalle': crop about the centre, resized to 1 to 9/8, random crop"""
 _DATA = dict(
     name=Field(
         "imagenet2012",
@@ -64,7 +64,12 @@ _DATA = dict(
     train_split=Field("train", "name of the training split", NOT_EMPTY),
     eval_split=Field("validation", "name of the evaluation split", NOT_EMPTY),
     holdout=Field(1000, "validation images, if `path` has no such split", POSITIVE),
-    resolution=Field(256, "side of the square images, in pixels", POSITIVE),
+    resolution=Field(
+        256,
+        "side of square images, or their height and width (64,96), in pixels",
+        POSITIVE,
+        or_tuple=True,
+    ),
     channels=Field(3, "3: colour, 1: grey", one_of(1, 3)),
     num_classes=Field(0, "labels are 0 .. num_classes - 1; 0: none", NOT_NEGATIVE),
     augment=Field(
@@ -150,7 +155,7 @@ _RQVAE_MODEL = dict(
     ch=Field(128, "channels of the first level", POSITIVE),
     ch_mult=Field((1, 1, 2, 2, 4, 4), "multiples of ch, level by level", POSITIVE),
     num_res_blocks=Field(2, "residual blocks of a level; decoder: + 1", POSITIVE),
-    attn_resolutions=Field((8,), "sides of the levels with attention", POSITIVE),
+    attn_resolutions=Field((8,), "heights of the levels with attention", POSITIVE),
     z_channels=Field(256, "channels of the encoder's output", POSITIVE),
     embed_dim=Field(256, "channels of the quantized feature map", POSITIVE),
     code_shape=Field((8, 8, 4), "rows, columns, depth D of the codes", POSITIVE),
@@ -450,13 +455,14 @@ RENAMED = {  # dotted names in version 0.1, and the names that replaced them
 def default() -> ConfigDict:
     """Returns the default config (paper section 4, released configs), locked."""
 
-    def values(section):
-        return {
-            name: part.default if isinstance(part, Field) else values(part)
-            for name, part in section.items()
-        }
+    def value(part):
+        if not isinstance(part, Field):
+            return {name: value(child) for name, child in part.items()}
+        if part.or_tuple:  # of two types, which `validate` checks
+            return FieldReference(part.default, field_type=object)
+        return part.default
 
-    return ConfigDict(values(SCHEMA)).lock()
+    return ConfigDict(value(SCHEMA)).lock()
 
 
 def choose_variant(variant: str, known: Mapping[str, Any]) -> Any:

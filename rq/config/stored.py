@@ -56,8 +56,9 @@ def from_json(text: str) -> ConfigDict:
                 given[name] = field.before
             elif field.changeable:
                 given[name] = field.default
-        elif isinstance(field.default, tuple) and isinstance(given[name], list):
-            given[name] = tuple(given[name])
+        elif isinstance(given[name], list):
+            if isinstance(field.default, tuple) or field.or_tuple:
+                given[name] = tuple(given[name])
     check_types(given)
     config = default()
     config.update_from_flattened_dict(given)

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rq.config.errors import ConfigError
+from rq.config.image_shape import height_and_width
 from rq.config.sampling import SamplingConfig
 from rq.config.schema import FIELDS, FROM_PATH, RENAMED, SECTIONS, STAGES, fields
 
@@ -121,6 +122,12 @@ def _autoencoder(config: ConfigDict) -> Iterator[Rule]:
     model, resolution = config.rqvae.model, config.data.resolution
     name = "rqvae.model."
 
+    if isinstance(resolution, tuple):
+        field, problem = "data.resolution", "must be a side, or height and width"
+        yield len(resolution) == 2, field, problem
+        problem = f"square images have one number: {resolution[0]}"
+        yield resolution[0] != resolution[1], field, problem
+
     yield model.ch_mult, name + "ch_mult", "must not be empty"
     for mult in model.ch_mult:
         width = model.ch * mult
@@ -131,19 +138,22 @@ def _autoencoder(config: ConfigDict) -> Iterator[Rule]:
     levels = len(model.ch_mult)
     factor = 2 ** (levels - 1)
     problem = f"is not divisible by {factor}, from {levels} levels in {name}ch_mult"
-    yield resolution % factor == 0, "data.resolution", problem
+    sides = height_and_width(resolution)
+    yield all(side % factor == 0 for side in sides), "data.resolution", problem
 
-    sides = tuple(resolution // 2**level for level in range(levels))
-    for side in model.attn_resolutions:
-        problem = f"no level has resolution {side}; they are {sides}"
-        yield side in sides, name + "attn_resolutions", problem
+    heights = tuple(sides[0] // 2**level for level in range(levels))
+    for height in model.attn_resolutions:
+        problem = f"no level has height {height}; they are {heights}"
+        yield height in heights, name + "attn_resolutions", problem
 
-    field, side = name + "code_shape", sides[-1]
+    field = name + "code_shape"
     problem = "must be three numbers: rows, columns, depth"
     yield len(model.code_shape) == 3, field, problem
-    for what, size in zip(("rows", "columns"), model.code_shape, strict=False):
-        problem = f"{size} {what} do not divide the feature map's side {side}"
-        yield side % size == 0, field, f"{problem} = {resolution} / {factor}"
+    names = (("rows", "height"), ("columns", "width"))
+    for (what, of), size, side in zip(names, model.code_shape, sides, strict=False):
+        left = side // factor
+        problem = f"{size} {what} do not divide the feature map's {of} {left}"
+        yield left % size == 0, field, f"{problem} = {side} / {factor}"
 
 
 def _codebooks(config: ConfigDict) -> Iterator[Rule]:
@@ -168,11 +178,12 @@ def _codebooks(config: ConfigDict) -> Iterator[Rule]:
     if (levels := model.fsq_levels) != (0,):
         field = name + "fsq_levels"
         yield 0 not in levels, field, "0 (off) must be the only value"
-        grid, side = math.prod(levels), config.data.resolution
+        grid = math.prod(levels)
         problem = f"is a grid of {grid}, not of {name}num_codes {sizes}"
         yield set(sizes) == {grid}, field, problem
-        side //= 2 ** (len(model.ch_mult) - 1)
-        channels = model.embed_dim * side**2 // math.prod(model.code_shape[:2])
+        positions = math.prod(height_and_width(config.data.resolution))
+        positions //= 4 ** (len(model.ch_mult) - 1)
+        channels = model.embed_dim * positions // math.prod(model.code_shape[:2])
         problem = f"code vectors have {channels} channels, from {name}embed_dim"
         yield len(levels) == channels, field, problem
         problem = "each depth has a finer grid: shared_codebook must be False"

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from rq.config import size_text
+
 UNKNOWN = "not stated"  # a licence
 _NAMES = {"rqvae": "RQ-VAE", "transformer": "RQ-Transformer"}
 _CARD = """\
@@ -59,10 +61,10 @@ def text(
       variables: of each stage.
       half: parameters are stored as float16.
     """
-    side, channels = config.data.resolution, config.data.channels
+    size, channels = size_text(config.data.resolution), config.data.channels
     model, condition = config.rqvae.model, config.transformer.condition
     rows = {
-        "images": f"{side} x {side}, {'grey' if channels == 1 else 'colour'}",
+        "images": f"{size}, {'grey' if channels == 1 else 'colour'}",
         "codes": f"{' x '.join(map(str, model.code_shape))} of "
         + ", ".join(f"{size:,}" for size in model.num_codes),
     }
@@ -80,7 +82,7 @@ def text(
     licence = info["licence"]
     return _CARD.format(
         license="unknown" if licence == UNKNOWN else licence.lower(),
-        title=f"{config.data.name}, {side} x {side}",
+        title=f"{config.data.name}, {size}",
         model=" and ".join(_NAMES[stage] for stage in variables),
         data=config.data.name,
         table="\n".join(f"| {name} | {value} |" for name, value in rows.items()),

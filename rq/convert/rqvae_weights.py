@@ -57,15 +57,23 @@ def make_module(arch) -> RQVAE:
         restart_codes=quantizer.get("restart_unused_codes", False),
     )
     latent = tuple(quantizer["latent_shape"][:2])
-    if latent != (module.latent_side,) * 2:
-        raise ValueError(f"latent_shape {latent}, the encoder's {module.latent_side}")
+    if latent != module.latent_shape:
+        raise ValueError(f"latent_shape {latent}, the encoder's {module.latent_shape}")
     return module
 
 
 def to_arch(module: RQVAE) -> dict:
-    """Returns the `arch` section of config.yaml: inverts `make_module`."""
+    """Returns the `arch` section of config.yaml: inverts `make_module`.
 
-    side = module.latent_side
+    Raises:
+      ValueError: if the images are not square.
+    """
+    height, width, _ = module.image_shape
+    if height != width:
+        raise ValueError(
+            f"the authors' code has square images, not {height} x {width}; "
+            "rq.Model.save writes any model"
+        )
     return {
         "type": "rq-vae",
         "code_hier": 1,
@@ -73,7 +81,7 @@ def to_arch(module: RQVAE) -> dict:
             "bottleneck_type": "rq",
             "embed_dim": module.embed_dim,
             "n_embed": plain(module.num_codes),
-            "latent_shape": [side, side, module.embed_dim],
+            "latent_shape": [*module.latent_shape, module.embed_dim],
             "code_shape": list(module.code_shape),
             "shared_codebook": module.shared_codebook,
             "decay": plain(module.decay),
@@ -84,7 +92,7 @@ def to_arch(module: RQVAE) -> dict:
         "ddconfig": {
             "double_z": False,
             "z_channels": module.z_channels,
-            "resolution": module.resolution,
+            "resolution": height,
             "in_channels": module.image_channels,
             "out_ch": module.image_channels,
             "ch": module.ch,
@@ -175,8 +183,8 @@ def from_torch(arch, arrays):
 
 def variables(module: RQVAE, arrays) -> dict:
     """Returns the variables of a module from a state dict: inverts `tensors`."""
-    state_dict, side = StateDict(arrays), module.resolution
-    images = jax.ShapeDtypeStruct((1, side, side, module.image_channels), jnp.float32)
+    state_dict = StateDict(arrays)
+    images = jax.ShapeDtypeStruct((1, *module.image_shape), jnp.float32)
     abstract = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), images))
     leaves, params = flax.traverse_util.flatten_dict(abstract["params"]), {}
     shapes = {_torch_name(k): _torch_shape(leaf.shape) for k, leaf in leaves.items()}

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resizes, crops and flips images for training and evaluation.
 
-A transform is a pure function of an image (uint8 `[H, W, C]`), the side of the square
-to return, and a NumPy generator.
+A transform is a pure function of an image (uint8 `[H, W, C]`), the size to return (the
+side of a square, or a height and a width), and a NumPy generator.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from rq.config import height_and_width, size_text
 from rq.data import DataError
 
-Transform = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+Transform = Callable[..., np.ndarray]
 
-MAX_ASPECT = 8  # images with a larger aspect ratio are cropped before resizing
+MAX_ASPECT = 8  # what is longer than so many times its crop is cut before resizing
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -31,34 +32,47 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized.reshape(height, width, image.shape[-1])
 
 
-def _short_side_crop(image, side, place):
-    """Resizes the short side to `side` and crops a square of that side.
+def _covering_crop(image, size, place):
+    """Resizes an image until it just covers the size, and crops what is beyond.
+
+    Of a square that is: the short side is resized, the long one is cropped.
 
     Args:
       image: uint8 `[H, W, C]`.
-      side: side of the square.
+      size: see the module.
       place: maps the number of surplus rows, or columns, to the first one kept.
     """
-    scale = side / min(image.shape[:2])
-    height, width = (max(side, round(n * scale)) for n in image.shape[:2])
-    top, left = place(height - side), place(width - side)
-    if max(height, width) > MAX_ASPECT * side:  # resize only what the square needs
-        image, top, height = _strip(image, 0, top, side, scale, height)
-        image, left, width = _strip(image, 1, left, side, scale, width)
-    return _crop(resize(image, height, width), top, left, side, side)
+    rows, columns = size = height_and_width(size)
+    given = image.shape[:2]
+    # The side that limits: it is resized exactly.
+    target, source = max(zip(size, given, strict=True), key=lambda x: x[0] / x[1])
+    scale = target / source
+    height, width = (
+        max(wanted, round(n * scale)) for wanted, n in zip(size, given, strict=True)
+    )
+    top, left = place(height - rows), place(width - columns)
+    # Cut where pixels before and after resizing align, so that nothing is shifted.
+    step = source // math.gcd(source, target)
+    image, top, height = _strip(image, 0, top, rows, scale, height, step)
+    image, left, width = _strip(image, 1, left, columns, scale, width, step)
+    return _crop(resize(image, height, width), top, left, rows, columns)
 
 
-def _strip(image, axis, start, side, scale, length):
-    """Cuts an image along one axis to the pixels that the square is resized from.
+def _strip(image, axis, start, side, scale, length, step):
+    """Cuts an image along one axis, if it is long, to what the crop is resized from.
+
+    Args:
+      image: uint8 `[H, W, C]`.
+      axis: 0 or 1.
+      start, side: the crop's first pixel and length, after resizing.
+      scale, length: of resizing, and the axis' length after it.
+      step: cuts are at multiples of it.
 
     Returns:
       The image, and the `start` and `length` to use after it is resized by `scale`.
     """
     if length <= MAX_ASPECT * side:
         return image, start, length
-    # Cut where pixels before and after resizing align, so that nothing is shifted.
-    short = min(image.shape[:2])
-    step = short // math.gcd(short, side)
     first = max(int(start / scale) - 1, 0) // step * step
     last = math.ceil((start + side) / scale) + 1  # interpolation needs a neighbour
     last = min(-(-last // step) * step, image.shape[axis])
@@ -77,78 +91,84 @@ def _crop(image, top, left, height, width):
     return image[top : top + height, left : left + width]
 
 
-def _random_crop(image, side, rng):
-    top = rng.integers(image.shape[0] - side + 1)
-    left = rng.integers(image.shape[1] - side + 1)
-    return _crop(image, top, left, side, side)
+def _random_crop(image, height, width, rng):
+    top = rng.integers(image.shape[0] - height + 1)
+    left = rng.integers(image.shape[1] - width + 1)
+    return _crop(image, top, left, height, width)
 
 
-def check_size(image, side, rng):
+def check_size(image, size, rng):
     """Returns the image unchanged.
 
     Raises:
-      DataError: if it is not `side` x `side`.
+      DataError: if it is not of that size.
     """
     del rng
-    if image.shape[:2] != (side, side):
+    if image.shape[:2] != height_and_width(size):
         raise DataError(
             "data.augment='none' and 'flip' need images of "
-            f"data.resolution={side}, but one is {image.shape[0]} x {image.shape[1]}: "
+            f"data.resolution={size}, but one is {size_text(image.shape[:2])}: "
             "set data.augment='center' or 'crop_flip' to resize and crop"
         )
     return image
 
 
-def flip(image, side, rng):
+def flip(image, size, rng):
     """Flips the image with probability 0.5 (CIFAR-10, CelebA-HQ).
 
     Raises:
-      DataError: if it is not `side` x `side`.
+      DataError: if it is not of that size.
     """
-    return _flip(check_size(image, side, rng), rng)
+    return _flip(check_size(image, size, rng), rng)
 
 
-def center(image, side, rng):
+def center(image, size, rng):
     """Resizes the short side and crops the centre (LSUN)."""
     del rng
-    return _short_side_crop(image, side, lambda room: room // 2)
+    return _covering_crop(image, size, lambda room: room // 2)
 
 
-def crop_flip(image, side, rng):
+def crop_flip(image, size, rng):
     """Resizes the short side, crops at random, flips half the time (ImageNet)."""
-    cropped = _short_side_crop(image, side, lambda room: rng.integers(room + 1))
+    cropped = _covering_crop(image, size, lambda room: rng.integers(room + 1))
     return _flip(cropped, rng)
 
 
-def resized_crop_flip(image, side, rng):
-    """Crops a random square of 75 to 100% of the area, resizes and flips it (FFHQ).
+def resized_crop_flip(image, size, rng):
+    """Crops 75 to 100% of the area at random, resizes and flips it (FFHQ).
 
-    The square is limited by the short side. It is flipped with probability 0.5.
+    The crop has the ratio of the size, and is as large as fits into the image, at most.
+    It is flipped with probability 0.5.
     """
-    height, width = image.shape[:2]
-    edge = round((rng.uniform(0.75, 1.0) * height * width) ** 0.5)
-    edge = min(edge, height, width)
-    return _flip(resize(_random_crop(image, edge, rng), side, side), rng)
+    (height, width), (rows, columns) = image.shape[:2], height_and_width(size)
+    area, ratio = rng.uniform(0.75, 1.0) * height * width, columns / rows
+    tall = min((area / ratio) ** 0.5, height, width / ratio)
+    wide = min((area * ratio) ** 0.5, width, height * ratio)
+    tall, wide = (max(round(length), 1) for length in (tall, wide))
+    return _flip(resize(_random_crop(image, tall, wide, rng), rows, columns), rng)
 
 
-def dalle(image, side, rng):
-    """Crops a square near the centre, resizes it to 1 to 9/8 of `side`, crops again.
+def dalle(image, size, rng):
+    """Crops near the centre, resizes to 1 to 9/8 of the size, crops again.
 
     The augmentation of DALL-E (Ramesh et al. 2021) for images with captions. It never
-    flips, since captions say left and right.
+    flips, since captions say left and right. The first crop is the largest one with the
+    ratio of the size.
     """
-    height, width = image.shape[:2]
-    edge = min(height, width)
+    (height, width), (rows, columns) = image.shape[:2], height_and_width(size)
+    tall = min(height, max(round(width * rows / columns), 1))
+    wide = min(width, max(round(height * columns / rows), 1))
 
     def near_the_middle(room):  # within the middle quarter of the possible places
         low, high = 3 * room // 8, 5 * room // 8
         return rng.integers(low, max(low + 1, high))
 
-    top, left = near_the_middle(height - edge), near_the_middle(width - edge)
-    square = _crop(image, top, left, edge, edge)
-    largest = max(side, min(edge, round(9 / 8 * side)))
-    resized = rng.integers(side, largest + 1)
-    return _random_crop(resize(square, resized, resized), side, rng)
+    top, left = near_the_middle(height - tall), near_the_middle(width - wide)
+    cropped = _crop(image, top, left, tall, wide)
+    largest = max(rows, min(tall, round(9 / 8 * rows)))
+    tall = int(rng.integers(rows, largest + 1))
+    wide = max(columns, round(tall * columns / rows))
+    return _random_crop(resize(cropped, tall, wide), rows, columns, rng)
 
 
 AUGMENTATIONS: dict[str, Transform] = {

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from rq.config.image_shape import Resolution
 from rq.data import DataError
 from rq.data.augment import center
 from rq.data.damage import DecodeError, check_intact
@@ -18,20 +19,21 @@ from rq.data.decode import decode, from_array, from_pillow
 _SHAPES = "[H, W], [H, W, C] or [N, H, W, C] with C = 1, 3 or 4"
 
 
-def read(images, channels: int, side: int) -> np.ndarray:
+def read(images, channels: int, resolution: Resolution) -> np.ndarray:
     """Returns images of any size and kind as the models take them.
 
-    The short side is resized to `side` and the centre is cropped. Pixels become uint8
-    by the rules of `rq.data.decode`: floats are in [0, 1] or [0, 255].
+    Each is resized until it just covers the resolution, and the centre is cropped.
+    Pixels become uint8 by the rules of `rq.data.decode`: floats are in [0, 1] or
+    [0, 255].
 
     Args:
       images: a path, an image of Pillow, an array `[H, W]` or `[H, W, C]`; a list of
         them; or an array `[N, H, W, C]`.
       channels: 1 or 3.
-      side: of the square to return.
+      resolution: side of the squares to return, or their (height, width).
 
     Returns:
-      uint8 `[N, side, side, channels]`; N = 1 for one image.
+      uint8 `[N, height, width, channels]`; N = 1 for one image.
 
     Raises:
       DataError: if there is none, or one cannot be read; with its number.
@@ -53,7 +55,7 @@ def read(images, channels: int, side: int) -> np.ndarray:
         except (DecodeError, OSError) as error:
             name = image if isinstance(image, str | os.PathLike) else f"image {number}"
             raise DataError(f"{name}: {error}") from None
-        found.append(center(pixels, side, None))
+        found.append(center(pixels, resolution, None))
     return np.stack(found)
 
 

@@ -150,7 +150,7 @@ class Actions:
         return "".join("01"[int(x)] for x in redo.ravel())
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """Returns the codes int32 `[H, W, D]` of an image uint8 `[R, R, C]`."""
+        """Returns the codes int32 `[H, W, D]` of an image uint8 `[Y, X, C]`."""
         return self.model.encode(image)[0]
 
     def picture(self, codes: np.ndarray) -> str:
@@ -168,9 +168,9 @@ class Actions:
         """Returns HTML of an image at every depth, bits and PSNR; and its codes."""
         codes = self.encode(image)
         decoded = self._by_depth(codes)
-        side, channels = decoded.shape[1], decoded.shape[-1]
-        original = image if channels == 3 else image[..., :1]
-        original = original.reshape(side, side, channels)
+        shape = decoded.shape[1:]
+        original = image if shape[-1] == 3 else image[..., :1]
+        original = original.reshape(shape)
         positions = self.height * self.width
         bits = positions * np.cumsum(np.log2(self.rqvae.sizes))
         scores = psnr(
@@ -196,7 +196,7 @@ class Actions:
         return markup.code_table(codes, self.rqvae.sizes, self._by_depth(codes), y, x)
 
     def _by_depth(self, codes: np.ndarray) -> np.ndarray:
-        """Returns images uint8 `[D, R, R, C]` of codes, decoded up to each depth."""
+        """Returns images uint8 `[D, Y, X, C]` of codes, decoded up to each depth."""
         depths = np.arange(1, self.depth + 1)[:, None, None]
         return self._previews.decode(
             np.broadcast_to(codes, (self.depth, *codes.shape)),

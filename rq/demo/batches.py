@@ -32,7 +32,7 @@ class Progress(NamedTuple):
     """How far a request is.
 
     Attributes:
-      images: of each sample uint8 `[R, R, C]`, finished or not; None: not begun.
+      images: of each sample uint8 `[Y, X, C]`, finished or not; None: not begun.
       finished: number of finished images.
       rows: rows of positions that are drawn of those in work; 0: none is in work.
       depth: of the last of these rows in the images.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -14,8 +15,22 @@ from PIL import Image
 
 from rq.demo.batches import Progress
 
+CSS = pathlib.Path(__file__).parent / "page.css"
 LARGE = 64  # pixels of a side from which images in between are sent as JPEG
 CHANGE_GAIN = 4  # by which changes from depth to depth are enlarged
+
+
+def style_sheet(image_shape: tuple[int, int, int]) -> str:
+    """Returns the page's style sheet, as HTML for its head.
+
+    There: rules of Gradio's Blocks would hold inside of the page's container alone.
+
+    Args:
+      image_shape: (height, width, channels) of the model's images.
+    """
+    height, width, _ = image_shape
+    ratio = f":root {{ --rq-ratio: {width} / {height}; }}"
+    return f"<style>{ratio}\n{CSS.read_text()}</style>"
 
 
 def source(image: np.ndarray, exact: bool = True) -> str:
@@ -25,7 +40,7 @@ def source(image: np.ndarray, exact: bool = True) -> str:
       image: C = 1 or 3.
       exact: as PNG; otherwise large ones as JPEG.
     """
-    kind = "PNG" if exact or len(image) <= LARGE else "JPEG"
+    kind = "PNG" if exact or max(image.shape[:2]) <= LARGE else "JPEG"
     file = io.BytesIO()
     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
         file, format=kind, quality=85
@@ -103,8 +118,8 @@ def by_depth(
     """Returns an image and its reconstruction at each depth.
 
     Args:
-      image: uint8 `[R, R, C]`.
-      decoded: uint8 `[D, R, R, C]`.
+      image: uint8 `[Y, X, C]`.
+      decoded: uint8 `[D, Y, X, C]`.
       bits: of the codes up to each depth.
       psnr: of the reconstructions, in decibels.
     """
@@ -128,7 +143,7 @@ def code_table(
     Args:
       codes: int32 `[H, W, D]`.
       sizes: number of codes at each depth.
-      decoded: uint8 `[D, R, R, C]`, decoded up to each depth.
+      decoded: uint8 `[D, Y, X, C]`, decoded up to each depth.
       row, column: of the position.
     """
     height, width, depth = codes.shape

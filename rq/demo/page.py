@@ -19,8 +19,6 @@ from rq.demo.actions import Actions, Shown
 from rq.demo.batches import Busy
 
 HERE = pathlib.Path(__file__).parent
-# In the head: rules of Blocks would hold inside of the page's container alone.
-HEAD = f"<style>{(HERE / 'page.css').read_text()}</style>"
 # Fonts of the reader's system: the page loads nothing from elsewhere.
 THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -203,13 +201,13 @@ def build(actions: Actions, name: str) -> gr.Blocks:
 
 
 def _summary(actions: Actions) -> str:
-    data, sizes = actions.model.config.data, actions.rqvae.sizes
-    colour = "grey" if data.channels == 1 else "colour"
+    sizes, (height, width, channels) = actions.rqvae.sizes, actions.rqvae.image_shape
+    colour = "grey" if channels == 1 else "colour"
     rows, columns, depth = actions.rqvae.code_shape
     bits = rows * columns * sum(map(math.log2, sizes))
     return (
-        f"{data.resolution} × {data.resolution} {colour} images as {rows} × {columns} "
-        f"× {depth} codes of {' or '.join(map(str, sorted(set(sizes))))}: {bits:,.0f} "
+        f"{height} × {width} {colour} images as {rows} × {columns} × {depth} "
+        f"codes of {' or '.join(map(str, sorted(set(sizes))))}: {bits:,.0f} "
         "bits an image."
     )
 

@@ -31,7 +31,7 @@ class Previews:
         self._models, self.size = models, codec.whole_batch(models.mesh, size, size)
 
     def decode(self, codes: np.ndarray, depths: np.ndarray | int) -> np.ndarray:
-        """Returns uint8 `[N, R, R, C]`; positions of depth 0 are light grey.
+        """Returns uint8 `[N, Y, X, C]`; positions of depth 0 are light grey.
 
         Args:
           codes: int32 `[N, H, W, D]`.

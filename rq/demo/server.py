@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rq.config import ConfigError
-from rq.demo import uploads
+from rq.demo import markup, uploads
 from rq.demo.actions import Actions
 from rq.demo.batches import Batches
 from rq.demo.previews import Previews
@@ -78,20 +78,19 @@ def application(
             mcp_server=False,
             pwa=False,
             theme=page.THEME,
-            head=page.HEAD,
+            head=markup.style_sheet(actions.rqvae.image_shape),
         )
-        side, channels = model.config.data.resolution, model.config.data.channels
-        read = functools.partial(uploads.read_image, channels=channels, side=side)
+        data = model.config.data
+        read = functools.partial(
+            uploads.read_image, channels=data.channels, resolution=data.resolution
+        )
         yield _with_policy(uploads.Guard(app, read, max_upload, folder))
 
 
 def _compile(actions: Actions) -> None:
     """Runs every program once, so that the first user need not wait for it."""
-    data, condition = (
-        actions.model.config.data,
-        actions.model.config.transformer.condition,
-    )
-    actions.reconstruct(np.zeros((data.resolution, data.resolution, 3), np.uint8))
+    condition = actions.model.config.transformer.condition
+    actions.reconstruct(np.zeros((*actions.rqvae.image_shape[:2], 3), np.uint8))
     if "transformer" in actions.model.stages:
         for _ in actions.sample("", "a" if "text" in condition else "", 1, {}):
             pass

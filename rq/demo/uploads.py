@@ -18,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from rq.config.image_shape import Resolution
 from rq.data import DataError, augment
 from rq.data.damage import DecodeError, check_intact
 from rq.data.decode import decode
@@ -30,13 +31,14 @@ PARALLEL = 4  # uploads in memory at once
 PATIENCE = 60.0  # seconds for one body to arrive
 
 
-def read_image(data: bytes, channels: int, side: int) -> np.ndarray:
-    """Returns an uploaded image as the model sees it, uint8 `[side, side, C]`.
+def read_image(data: bytes, channels: int, resolution: Resolution) -> np.ndarray:
+    """Returns an uploaded image as the model sees it, uint8 `[H, W, C]`.
 
     Args:
       data: a file's bytes.
       channels: C, 1 or 3.
-      side: the short side is resized to it, and the centre is cropped.
+      resolution: side or (height, width), that the image is resized to cover; the
+        centre is cropped.
 
     Raises:
       DataError: on anything that is not a whole image of `FORMATS` and of at most
@@ -56,7 +58,7 @@ def read_image(data: bytes, channels: int, side: int) -> np.ndarray:
         check_intact(data)
     except DecodeError as error:
         raise DataError(f"a damaged image: {error}") from None
-    return augment.center(pixels, side, None)
+    return augment.center(pixels, resolution, None)
 
 
 class Refused(Exception):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from rq.config import ConfigError
+from rq.config import ConfigError, image_shape
 from rq.convert import inception_weights as weights
 from rq.data.pixels import to_float
 from rq.models.digest import digest
@@ -176,14 +176,13 @@ def own(module, params, config, mesh) -> Extractor:
       config: config that it was trained with.
       mesh: the devices.
     """
-    side, channels = config.data.resolution, config.data.channels
+    shape = image_shape(config.data)
     knows_classes = config.features.objective == "class"
 
     def apply(params, images):
-        if images.shape[1:] != (side, side, channels):
+        if images.shape[1:] != shape:
             raise ConfigError(
-                f"images of {images.shape[1:]}; the feature network takes "
-                f"{side, side, channels}"
+                f"images of {images.shape[1:]}; the feature network takes {shape}"
             )
         pool, logits = module.apply(
             {"params": params}, to_float(images), method="pool_and_logits"

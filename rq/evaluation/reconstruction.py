@@ -27,7 +27,7 @@ STATISTICS = ("usage", "perplexity", "entropy_bits")
 
 
 def by_depth(model, variables, images):
-    """Returns codes `[B, h, w, D]` and reconstructions by depth `[D, B, R, R, C]`.
+    """Returns codes `[B, h, w, D]` and reconstructions by depth `[D, B, H, W, C]`.
 
     Each depth decodes the sum of the code vectors so far (paper section 3.1).
     """
@@ -81,7 +81,7 @@ class Reconstructor:
         images = to_float(images)
         codes, outputs = by_depth(self.model, variables, images)
         scores = {"mse": jnp.mean((outputs - images) ** 2, axis=(-3, -2, -1))}
-        if self.model.resolution >= SSIM_WINDOW:
+        if min(self.model.image_shape[:2]) >= SSIM_WINDOW:
             scores["ssim"] = jnp.stack([ssim(images, one) for one in outputs])
         if self._distance is not None and frozen:  # a given RQ-VAE comes without it
             params = {"params": frozen["distance"]}
@@ -194,7 +194,7 @@ class Reconstructor:
     def outputs(self, variables, batches: Iterable[dict], number: int):
         """Returns the first images, `number` at most, and their reconstructions.
 
-        They are `[N, R, R, C]` and, by depth, `[D, N, R, R, C]`, in [-1, 1].
+        They are `[N, Y, X, C]` and, by depth, `[D, N, Y, X, C]`, in [-1, 1].
         """
         originals, reconstructed = [], []
         for images, _, values in self._over(self._outputs_step, variables, {}, batches):

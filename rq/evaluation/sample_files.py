@@ -25,7 +25,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from rq import visualize
-from rq.config import ConfigError, SamplingConfig
+from rq.config import ConfigError, SamplingConfig, image_shape
 from rq.parallel import atomic_files, processes
 from rq.sampling import conditions, inpainting, rejection
 from rq.sampling.classifier import Classifier
@@ -224,10 +224,10 @@ def write_samples(
         conditions or codes.
       DataError: if the image cannot be read.
     """
-    data, rqvae = experiment.config.data, experiment.rqvae
+    rqvae = experiment.rqvae
     if not experiment.has_rqvae and epath.Path(out).suffix != ".npz":
         experiment.require_rqvae(f"--out={out}")
-    shape = (data.resolution, data.resolution, data.channels)
+    shape = image_shape(experiment.config.data)
     num_bytes = number * (math.prod(shape) + 8 * math.prod(rqvae.code_shape))
     processes.run_on_process_0(lambda: check_writable(out, num_bytes))
     asked = conditions.parse(experiment.config, experiment.tokenizer, classes, texts)

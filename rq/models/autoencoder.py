@@ -170,10 +170,10 @@ def _to_output(x, features: int, dtype):
 
 
 class Encoder(nn.Module):
-    """Maps images `[B, R, R, channels]` to latents `[B, R/f, R/f, z_channels]`.
+    """Maps images `[B, H, W, channels]` to latents `[B, H/f, W/f, z_channels]`.
 
-    f = 2 ** (len(ch_mult) - 1). Attention follows each block of a level whose
-    resolution (before its downsampling) is in `attn_resolutions`.
+    f = 2 ** (len(ch_mult) - 1). Attention follows each block of a level whose height
+    (before its downsampling) is in `attn_resolutions`.
     """
 
     ch: int
@@ -205,7 +205,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Maps latents `[B, R/f, R/f, z_channels]` to images `[B, R, R, out_channels]`.
+    """Maps latents `[B, H/f, W/f, z_channels]` to images `[B, H, W, out_channels]`.
 
     The mirror image of the encoder, with one more block per level. Levels keep the
     encoder's numbers, so the last one comes first. The output is not squashed.

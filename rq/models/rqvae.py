@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rq.config.image_shape import Resolution, height_and_width
 from rq.models import quantizer, variants
 from rq.models.autoencoder import Conv, Decoder, Encoder, at_least_float32
 from rq.models.codebook import Update, init_codebook
@@ -24,7 +26,7 @@ class RQVAE(nn.Module):
     `mutable=["codebook"]` and `rngs={"codebook": key}`.
 
     Attributes:
-      resolution: side R of the square images.
+      resolution: side of square images, or (height, width).
       image_channels: 3 for colour, 1 for grey.
       ch, ch_mult, num_res_blocks, attn_resolutions, z_channels: of the autoencoder.
       embed_dim: channels of the feature map that is quantized.
@@ -42,7 +44,7 @@ class RQVAE(nn.Module):
       dtype: of the convolutions.
     """
 
-    resolution: int
+    resolution: Resolution
     image_channels: int
     ch: int
     ch_mult: tuple[int, ...]
@@ -68,15 +70,22 @@ class RQVAE(nn.Module):
         return self.code_shape[2]
 
     @property
-    def latent_side(self) -> int:
-        """Side of the encoder's output."""
-        return self.resolution // 2 ** (len(self.ch_mult) - 1)
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the images."""
+        return *height_and_width(self.resolution), self.image_channels
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """(height, width) of the encoder's output."""
+        factor = 2 ** (len(self.ch_mult) - 1)
+        height, width, _ = self.image_shape
+        return height // factor, width // factor
 
     @property
     def code_dim(self) -> int:
         """Length C of a code vector, packing included."""
-        height, width, _ = self.code_shape
-        return self.embed_dim * self.latent_side**2 // (height * width)
+        positions = math.prod(self.code_shape[:2])
+        return self.embed_dim * math.prod(self.latent_shape) // positions
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -258,4 +267,4 @@ class RQVAE(nn.Module):
 
     def unpack(self, z: jax.Array) -> jax.Array:
         """Inverts `pack`."""
-        return quantizer.unpack(z, self.latent_side, self.latent_side)
+        return quantizer.unpack(z, *self.latent_shape)

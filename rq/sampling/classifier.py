@@ -15,7 +15,7 @@ from rq.models.networks.resnet import preprocess
 
 
 class Classifier:
-    """Images `[B, R, R, C]` in [-1, 1] to log-probabilities `[B, num_classes]`."""
+    """Images `[B, Y, X, C]` in [-1, 1] to log-probabilities `[B, num_classes]`."""
 
     def __init__(self, model, params, prepare=lambda images: images):
         """Takes a network to logits, and what it wants done to images before."""

@@ -30,7 +30,7 @@ class Codec:
         self._rqvae, self._variables, self._mesh = rqvae, variables, mesh
 
     def encode(self, images: np.ndarray, batch_size: int) -> np.ndarray:
-        """Returns codes int32 `[N, H, W, D]` of images `[N, R, R, C]`, on the host.
+        """Returns codes int32 `[N, H, W, D]` of images `[N, Y, X, C]`, on the host.
 
         Args:
           images: uint8, or floats in [-1, 1].
@@ -50,7 +50,7 @@ class Codec:
         depth: int | None = None,
         dtype=np.float32,
     ) -> Iterator[np.ndarray]:
-        """Yields images `[B, R, R, C]` of codes `[N, H, W, D]`, on the host.
+        """Yields images `[B, Y, X, C]` of codes `[N, H, W, D]`, on the host.
 
         Args:
           codes: int32.

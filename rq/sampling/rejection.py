@@ -43,7 +43,7 @@ class Labelled(NamedTuple):
     """A batch of samples of conditions.
 
     Attributes:
-      images: `[B, R, R, C]`, float32 in [-1, 1], or uint8.
+      images: `[B, Y, X, C]`, float32 in [-1, 1], or uint8.
       codes: int32 `[B, H, W, D]`.
       labels: int32 `[B]`.
       probabilities: float32 `[B]`, of their classes; None where none were ranked.

@@ -27,7 +27,7 @@ class Samples(NamedTuple):
     """A batch of samples.
 
     Attributes:
-      images: `[B, R, R, C]`, float32 in [-1, 1], or uint8; None without an RQ-VAE.
+      images: `[B, Y, X, C]`, float32 in [-1, 1], or uint8; None without an RQ-VAE.
       codes: int32 `[B, H, W, D]`.
     """
 
@@ -56,7 +56,7 @@ class DeviceBatch(NamedTuple):
 
     Attributes:
       rows: which of all samples asked for they are; what follows them is padding.
-      images: float32 `[B, R, R, C]` in [-1, 1]; None without an RQ-VAE.
+      images: float32 `[B, Y, X, C]` in [-1, 1]; None without an RQ-VAE.
       codes: int32 `[B, H, W, D]`.
       finite: bool `[B]`, whether the RQ-VAE's output was.
     """
@@ -310,7 +310,7 @@ class Sampler:
     def decode(
         self, codes: np.ndarray, config: SamplingConfig, dtype=np.float32
     ) -> Iterator[np.ndarray]:
-        """Yields images `[B, R, R, C]` of codes `[N, H, W, D]`, on the host.
+        """Yields images `[B, Y, X, C]` of codes `[N, H, W, D]`, on the host.
 
         Raises:
           ConfigError: if there is no RQ-VAE.

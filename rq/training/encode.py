@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 
 from rq import progress
+from rq.config import image_shape
 from rq.data import loader, sources
 from rq.data.pixels import to_float
 from rq.data.stored_codes import CodeWriter
@@ -35,8 +36,7 @@ class Encoder:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of one example's 'codes' and 'features'."""
-        side, channels = self._data.resolution, self._data.channels
-        images = jax.ShapeDtypeStruct((1, side, side, channels), np.uint8)
+        images = jax.ShapeDtypeStruct((1, *image_shape(self._data)), np.uint8)
         codes, features = jax.eval_shape(self._step, self._variables, images)
         return {"codes": codes.shape[1:], "features": features.shape[1:]}
 

@@ -163,7 +163,7 @@ def _arrays(stage: str, config: ConfigDict) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each array of a stage's model, by name."""
     rqvae, key = rqvae_model(config), jax.random.key(0)
     if stage == "rqvae":
-        shape = (1, rqvae.resolution, rqvae.resolution, rqvae.image_channels)
+        shape = (1, *rqvae.image_shape)
         found = jax.eval_shape(rqvae.init, key, jax.ShapeDtypeStruct(shape, "float32"))
     else:
         module = transformer_model(config)

@@ -21,7 +21,7 @@ class Inventory:
       kept: number of images kept, by split.
       classes: number of images kept, by class and split.
       converted: number of images kept that are not plain RGB, by kind.
-      small: number of images kept whose short side is below the config's resolution.
+      small: number of images kept of which a side is below the config's resolution.
       captioned: number of images kept that have captions.
       left_out: number of images left out.
       reasons: number of images left out, by the general part of the reason.

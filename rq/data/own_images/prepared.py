@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from rq import progress
+from rq.config import height_and_width
 from rq.data import DataError, walk
 from rq.data.built_in import BuiltInBuilder
 from rq.data.decode import DecodeError, decode, examine
@@ -219,7 +220,8 @@ class FileSet(BuiltInBuilder):
                 continue
             label = image.label if self._classes else None
             inventory.keep(split, label, bool(image.captions))
-            inventory.small += min(shape) < self._data.resolution
+            sizes = zip(shape, height_and_width(self._data.resolution), strict=True)
+            inventory.small += any(length < wanted for length, wanted in sizes)
             if kind:
                 inventory.converted[kind] += 1
             digest = int.from_bytes(_digest(encoded)[:8], "little")

@@ -73,10 +73,10 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Returns logits `[B, r, r]` of images `[B, R, R, channels]` in [-1, 1].
+        """Returns logits `[B, h, w]` of images `[B, H, W, channels]` in [-1, 1].
 
-        r = R / 2**layers - 2. In training it normalises by batch statistics and updates
-        the running statistics (`mutable=["batch_stats"]`).
+        h = H / 2**layers - 2, w likewise. In training it normalises by batch statistics
+        and updates the running statistics (`mutable=["batch_stats"]`).
 
         Raises:
           ValueError: if the images are too small for one logit.

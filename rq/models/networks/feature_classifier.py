@@ -25,7 +25,7 @@ class FeatureClassifier(nn.Module):
     precision: str | None = None
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits `[B, num_classes]` of images `[B, R, R, C]` in [-1, 1]."""
+        """Returns logits `[B, num_classes]` of images `[B, H, W, C]` in [-1, 1]."""
         return self.pool_and_logits(images)[1]
 
     @nn.compact

@@ -41,9 +41,9 @@ class FeatureNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
-        """Returns each block's last feature map of images `[B, R, R, channels]`.
+        """Returns each block's last feature map of images `[B, H, W, channels]`.
 
-        That of block k is `[B, R / 2**k, R / 2**k, widths[k]]`, non-negative.
+        That of block k is `[B, H / 2**k, W / 2**k, widths[k]]`, non-negative.
         """
         x, features = images, []
         for block, (width, convs) in enumerate(
@@ -99,7 +99,7 @@ class PerceptualDistance(nn.Module):
         ]
 
     def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """Returns distances float32 `[B]` of images `[B, R, R, C]` in [-1, 1]."""
+        """Returns distances float32 `[B]` of images `[B, H, W, C]` in [-1, 1]."""
         first, *others = self.layers(a, b)
         return sum(others, first)
 

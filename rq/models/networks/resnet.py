@@ -75,7 +75,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits `[B, num_classes]` of normalised images `[B, R, R, 3]`."""
+        """Returns logits `[B, num_classes]` of normalised images `[B, H, W, 3]`."""
         x = nn.relu(_conv(images, WIDTHS[0], 7, (2, 2), "conv1"))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for group, (width, number) in enumerate(zip(WIDTHS, self.blocks, strict=True)):
@@ -88,15 +88,17 @@ class ResNet(nn.Module):
 
 
 def preprocess(images: jax.Array) -> jax.Array:
-    """Normalises `[B, R, R, C]` in [-1, 1] to `[B, 224, 224, 3]` as torchvision does.
+    """Normalises `[B, H, W, C]` in [-1, 1] to `[B, 224, 224, 3]` as torchvision does.
 
-    Images are resized to 256 x 256 if needed (bilinear with antialiasing) and cropped.
-    Grey images are repeated to three channels.
+    The short side is resized to 256 if needed (bilinear with antialiasing), and the
+    centre cropped. Grey images are repeated to three channels.
     """
-    number, side, _, _ = images.shape
-    images = jnp.broadcast_to(images, (number, side, side, 3))
-    if side != SIDE:
-        images = jax.image.resize(images, (number, SIDE, SIDE, 3), "bilinear")
-    low = (SIDE - CROP) // 2
-    images = images[:, low : low + CROP, low : low + CROP]
+    number, *sides, _ = images.shape
+    images = jnp.broadcast_to(images, (number, *sides, 3))
+    short = min(sides)
+    if short != SIDE:
+        sides = [SIDE * side // short for side in sides]
+        images = jax.image.resize(images, (number, *sides, 3), "bilinear")
+    top, left = (round((side - CROP) / 2) for side in sides)
+    images = images[:, top : top + CROP, left : left + CROP]
     return ((images + 1) / 2 - jnp.asarray(MEAN)) / jnp.asarray(STD)

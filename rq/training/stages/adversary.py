@@ -38,7 +38,7 @@ class Adversary:
         )
 
     def init(self, key, images) -> dict:
-        """Returns the state before the first step, for images `[B, R, R, C]`."""
+        """Returns the state before the first step, for images `[B, H, W, C]`."""
         variables = self.module.init(key, images)
         return {
             "params": variables["params"],
@@ -56,7 +56,7 @@ class Adversary:
         Args:
           adversary: state of the adversary.
           step: before `start` all gradients are zero, and the state stays the same.
-          real, fake: images `[B, R, R, C]`.
+          real, fake: images `[B, H, W, C]`.
 
         Returns:
           The gradient of the generator's loss (without a weight) with respect to

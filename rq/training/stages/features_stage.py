@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rq.config import image_shape
 from rq.data.pixels import to_float
 from rq.models.build import ROTATIONS, feature_classifier
 from rq.parallel import sharding
@@ -41,16 +42,21 @@ class FeaturesStage(Stage):
     def init(self, key) -> TrainState:
         """Returns a new state; traceable, so that it is created sharded."""
         init_key, state_key = jax.random.split(key)
-        data = self.config.data
-        images = jnp.zeros((1, data.resolution, data.resolution, data.channels))
+        images = jnp.zeros((1, *image_shape(self.config.data)))
         params = self.model.init(init_key, images)["params"]
         return self.new_state(params, {}, state_key)
 
     def examples(self, batch, turns):
-        """Returns images and their classes; 'rotation' turns them by `turns` `[B]`."""
+        """Returns images and their classes; 'rotation' turns them by `turns` `[B]`.
+
+        Of images that are not square, it turns the square in the middle.
+        """
         images = to_float(batch["image"])
         if not self._rotates:
             return images, batch["label"]
+        side = min(images.shape[1:3])
+        top, left = ((length - side) // 2 for length in images.shape[1:3])
+        images = images[:, top : top + side, left : left + side]
         turned = jnp.stack(
             [jnp.rot90(images, k, axes=(1, 2)) for k in range(ROTATIONS)]
         )

@@ -65,8 +65,7 @@ class RQVAEStage(Stage):
     def init(self, key) -> TrainState:
         """Returns a new state; traceable, so that it is created sharded."""
         init_key, state_key, adversary_key, frozen_key = jax.random.split(key, 4)
-        side, channels = self.model.resolution, self.model.image_channels
-        images = jnp.zeros((1, side, side, channels))
+        images = jnp.zeros((1, *self.model.image_shape))
         variables = self.model.init(init_key, images)
         adversary, frozen = {}, {}
         if self.adversary is not None:
