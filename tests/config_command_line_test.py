@@ -126,7 +126,7 @@ def test_without_a_config_file_there_is_none():
         (["--config=conf.py:big"], "conf.py, line 5: unknown config variant 'big'"),
         (["--config=conf.py:typo"], 'conf.py, line 8: Key "stepss" does not exist'),
         (["--config=conf.py:type"], "conf.py, line 10: Could not override"),
-        (["--config=conf.py:shape"], "3 rows do not divide the feature map's side 8"),
+        (["--config=conf.py:shape"], "3 rows do not divide the feature map's height 8"),
         (["--config=conf.py:none"], "returned NoneType, no ConfigDict"),
     ],
 )

@@ -230,7 +230,7 @@ def test_models_follow_packing_condition_and_depth():
         ({"rqvae.model.code_shape": (4, 4)}, "must be three numbers: rows, columns,"),
         (
             {"rqvae.model.code_shape": (3, 4, 2)},
-            "code_shape = (3, 4, 2): 3 rows do not divide the feature map's side 8",
+            "code_shape = (3, 4, 2): 3 rows do not divide the feature map's height 8",
         ),
         ({"rqvae.model.code_shape": (4, 32, 2)}, "32 columns do not divide the"),
         # Codebooks.

@@ -401,5 +401,5 @@ def test_usual_images_are_resized_whole_and_then_cropped(shape):
     scale = 32 / min(shape)
     whole = augment.resize(image, *(max(32, round(n * scale)) for n in shape))
     a, b = np.random.default_rng(5), np.random.default_rng(5)
-    expected = augment._flip(augment._random_crop(whole, 32, b), b)
+    expected = augment._flip(augment._random_crop(whole, 32, 32, b), b)
     np.testing.assert_array_equal(augment.crop_flip(image, 32, a), expected)
