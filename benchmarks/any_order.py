@@ -71,7 +71,7 @@ class Measured:
         """Returns the Fréchet distance, and how often the class is as requested."""
         found = self._moments(images)
         distance = distances.frechet_distance(
-            found.mean, found.covariance(), self._real.mean, self._real.covariance()
+            found.mean, found.covariance, self._real.mean, self._real.covariance
         )
         return {
             "frechet": float(distance.value),
@@ -208,7 +208,9 @@ def measure(runs, number: int, steps, out: pathlib.Path) -> dict:
     rng = np.random.default_rng(0)
     positions = first.sampler.model.positions
     random = [
-        rng.permuted(np.tile(np.arange(positions, dtype=np.int32), (len(codes), 1)), 1)
+        rng.permuted(
+            np.tile(np.arange(positions, dtype=np.int32), (len(codes), 1)), axis=1
+        )
         for _ in range(3)
     ]
     of_bits = {}
