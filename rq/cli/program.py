@@ -26,6 +26,9 @@ COMMANDS = {  # the first lines of their modules' docstrings, listed without imp
     "sample": "Generates images.",
     "reconstruct": "Shows images and their reconstructions by depth.",
     "evaluate": "Measures a run, images that it generates, or any images.",
+    "compress": "Writes small files of images' codes, entropy-coded by a model's "
+    "predictions.",
+    "decompress": "Makes images of the files of `rq compress`.",
     "rank": "Ranks classes or texts by the likelihood of given images.",
     "demo": "Shows a model on a web page.",
     "check": "Checks all files of a run's checkpoints against their checksums.",
@@ -91,6 +94,10 @@ def parse(command, args: Sequence[str]) -> flags.FlagValues:
         alone = config == "directory"
         rest = parse_with_config(values, args, overrides_alone=alone)[1:]
     name = getattr(command, "POSITIONAL", "")
+    if any(flag.name == name and flag.type is tuple for flag in command.FLAGS):
+        if rest:
+            values[name].parse(rest)
+        return values
     if len(rest) > bool(name):
         raise ConfigError(f"unexpected arguments: {' '.join(rest[bool(name) :])}")
     if rest and values[name].present and values[name].value != rest[0]:

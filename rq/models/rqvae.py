@@ -238,6 +238,8 @@ class RQVAE(nn.Module):
     def decode_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
         """Returns images of codes `[B, h, w, D]`, or of their first `depth` depths.
 
+        The codes may also have fewer than the model's D depths, the first ones.
+
         Raises:
           ValueError: where the codes are of another shape or `depth` is out of range.
         """
@@ -245,10 +247,11 @@ class RQVAE(nn.Module):
 
     def embed_codes(self, codes: jax.Array, depth: int | None = None) -> jax.Array:
         """Returns code vectors `[B, H, W, depth, embed_dim]`, unpacked, not summed."""
-        if codes.shape[1:] != self.code_shape:
+        fits = codes.shape[1:3] == self.code_shape[:2]
+        if not (fits and 1 <= codes.shape[3] <= self.depth):
             raise ValueError(f"codes {codes.shape[1:]}, the model's {self.code_shape}")
-        if depth is not None and not 1 <= depth <= self.depth:
-            raise ValueError(f"depth {depth} is not within 1..{self.depth}")
+        if depth is not None and not 1 <= depth <= codes.shape[3]:
+            raise ValueError(f"depth {depth} is not within 1..{codes.shape[3]}")
         vectors = quantizer.embed(codes[..., :depth], self._codebook.value.embedding)
         return jnp.moveaxis(self.unpack(jnp.moveaxis(vectors, -2, 0)), 0, -2)
 

@@ -488,25 +488,39 @@ class RQTransformer(nn.Module):
         Returns:
           codes int32 `[B, D]` and the logits that `choose` returned, `[.., D, K]`.
         """
-        batch, table = context_BM.shape[0], self._head_table(codebook)
-        summed = self.head_from_codebook and self.cumulative_head
 
         def one_depth(carry, depth):
-            x_BM, total_BC, caches = carry
-            x_B1M = (x_BM + self.head_positions[depth])[:, None].astype(self.dtype)
-            x_B1M, caches = self.head_stack(x_B1M, caches, depth)
-            logits = self.classify(x_B1M[:, 0], depth)
+            logits, carry = self.depth_step(carry, depth)
             codes, logits = choose(logits, depth)
-            vectors = table[codes] if table.ndim == 2 else table[depth, codes]
-            vectors = vectors.astype(jnp.float32)
-            total_BC = total_BC + vectors if summed else vectors
-            x_BM = self.head_tokens(total_BC).astype(jnp.float32)
-            return (x_BM, total_BC, caches), (codes, logits)
+            return self.next_depth(carry, codes, depth, codebook), (codes, logits)
 
-        carry = (
-            context_BM.astype(jnp.float32),
-            jnp.zeros((batch, table.shape[-1]), jnp.float32),
-            self._caches(self.head, batch, self.depth),
-        )
+        carry = self.start_depths(context_BM, codebook)
         _, (codes, logits) = jax.lax.scan(one_depth, carry, jnp.arange(self.depth))
         return jnp.moveaxis(codes, 0, 1), jnp.moveaxis(logits, 0, 1)
+
+    def start_depths(self, context_BM, codebook):
+        """Returns the head's carry at a position: its input, code vectors, caches."""
+        batch, channels = context_BM.shape[0], self._head_table(codebook).shape[-1]
+        return (
+            context_BM.astype(jnp.float32),
+            jnp.zeros((batch, channels), jnp.float32),
+            self._caches(self.head, batch, self.depth),
+        )
+
+    def depth_step(self, carry, depth):
+        """Returns float32 logits `[B, K]` of the codes at a depth, and the carry."""
+        x_BM, total_BC, caches = carry
+        x_B1M = (x_BM + self.head_positions[depth])[:, None].astype(self.dtype)
+        x_B1M, caches = self.head_stack(x_B1M, caches, depth)
+        return self.classify(x_B1M[:, 0], depth), (x_BM, total_BC, caches)
+
+    def next_depth(self, carry, codes_B, depth, codebook):
+        """Returns the carry after the codes `[B]` at a depth."""
+        _, total_BC, caches = carry
+        table = self._head_table(codebook)
+        vectors = table[codes_B] if table.ndim == 2 else table[depth, codes_B]
+        vectors = vectors.astype(jnp.float32)
+        summed = self.head_from_codebook and self.cumulative_head
+        total_BC = total_BC + vectors if summed else vectors
+        x_BM = self.head_tokens(total_BC).astype(jnp.float32)
+        return x_BM, total_BC, caches

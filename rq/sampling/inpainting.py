@@ -148,7 +148,7 @@ def check_codes(codes: np.ndarray, code_shape, sizes, name: str) -> None:
         raise ConfigError(
             f"{name} has {codes.dtype} {codes.shape}, not codes {tuple(code_shape)}"
         )
-    for d, size in enumerate(sizes):
+    for d, size in enumerate(sizes[: codes.shape[-1]]):
         lowest, highest = codes[..., d].min(), codes[..., d].max()
         if lowest < 0 or highest >= size:
             raise ConfigError(
