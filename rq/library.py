@@ -252,11 +252,10 @@ class Model:
         depth = known if depth is None else depth
         if depth not in range(1, known + 1):
             raise ConfigError(f"depth {depth!r} is not within 1..{known}")
-        cond = self._compressor.null_cond()
         if np.size(classes) or texts:
             cond = self._conditions(classes, texts).cond
-        else:
-            cond = None if cond is None else cond[None]
+        elif (cond := self._compressor.null_cond()) is not None:
+            cond = cond[None]
         codes = self.encode(images)
         if cond is not None and len(cond) not in (1, len(codes)):
             raise ConfigError(

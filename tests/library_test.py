@@ -62,6 +62,8 @@ def test_a_saved_model_gives_the_same_pictures_codes_and_likelihoods(
     equal(again.encode(images), model.encode(images))
     equal(again.reconstruct(images), model.reconstruct(images))
     equal(again.log_likelihood(images, [1]), model.log_likelihood(images, [1]))
+    files = model.compress(images, classes=1)
+    equal(again.decompress(files), model.reconstruct(images))
 
 
 def test_samples_are_those_of_the_run(model, trained):
