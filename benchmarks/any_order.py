@@ -12,7 +12,8 @@ may be of any order (`transformer.order`).
 2. Samples: the Fréchet distance to real images, on the first principal components of
    their pixels; and whether a support vector machine, trained on real images, sees the
    requested class.
-3. Several positions at once: the same, and images per second, by number of steps.
+3. Several positions at once: the same by number of steps, images per second in batches
+   of 100, and the time of a single image.
 4. Completion of validation images without their class: of the drawn part, PSNR against
    the truth; and whether the support vector machine sees the true class. Beside it,
    the images as the RQ-VAE reconstructs them.
@@ -188,6 +189,7 @@ def measure_samples(runs, real: Measured, number: int, steps, out) -> dict:
             key = f"{name}, {count} steps" if count else name
             found[key] = real.compare(images, labels)
             found[key]["images_per_second"] = number / seconds
+            found[key]["seconds_of_one"] = time_of_one(models, cond, config)
             print(key, found[key], flush=True)
             places = np.linspace(0, number - 1, SHOWN).astype(int)
             shown.append(images[places])
@@ -195,6 +197,16 @@ def measure_samples(runs, real: Measured, number: int, steps, out) -> dict:
     picture = visualize.sample_grid(np.concatenate(shown), SHOWN, names)
     visualize.save_png(out / "parallel.png", picture)
     return found
+
+
+def time_of_one(models, cond, config, repeats: int = 5) -> float:
+    """Returns the median time of one image in a batch of its own, after compiling."""
+    config, times = config.replace(batch_size=1), []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        models.sampler.sample(cond[:1], 1, config)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
 
 
 def measure(runs, number: int, steps, out: pathlib.Path) -> dict:
