@@ -7,6 +7,8 @@
     rq train --config=configs/emoji.py:text --workdir=runs/emoji_text
     rq train --config=configs/emoji.py:class_text --workdir=runs/emoji_class_text
     rq train --config=configs/emoji.py:anyorder --workdir=runs/emoji_anyorder
+    rq train --config=configs/emoji.py:superres --workdir=runs/emoji_superres
+    rq train --config=configs/emoji.py:colour --workdir=runs/emoji_colour
 
 Needs the Debian packages fonts-noto-color-emoji and unicode-data. First a small network
 learns to classify the nine groups of emoji. Then stage 1 trains with the paper's
@@ -24,6 +26,21 @@ temperature 0.02 the nearest code has 0.97 of the probability at depth 1 and a t
 depth 4. Most captions occur once and contain words that no other caption has, so those
 with text use Muon and whole words as tokens. `anyorder` is `class_text` with the
 positions of each image in a random order.
+
+Variants `superres` and `colour` generate emoji from 16 x 16 pixels and from their grey
+pictures. They train stage 2 alone; both stages start from the model that comes with the
+package (`emoji`).
+
+Label maps and emoji over textures (data set emoji_segments) need RQ-VAEs of their own,
+which start from that one. `textured` trains that of the pictures, `segment` that of the
+maps and then stage 2 from picture to map; `paint`, on the RQ-VAEs of both, goes back:
+
+    rq train --config=configs/emoji.py:textured --workdir=runs/emoji_textured
+    rq train --config=configs/emoji.py:segment --workdir=runs/emoji_segment \\
+        --config.transformer.source_rqvae=runs/emoji_textured
+    rq train --config=configs/emoji.py:paint --workdir=runs/emoji_paint \\
+        --config.init_from=runs/emoji_textured \\
+        --config.transformer.source_rqvae=runs/emoji_segment
 """
 
 from rq.config import choose_variant, default
@@ -37,6 +54,18 @@ VARIANTS = {  # weight of the adversarial loss, condition and epochs of stage 2
     "text": (0.0, "text", 20),
     "class_text": (0.0, "class_text", 12),
     "anyorder": (0.0, "class_text", 12),
+    "superres": (0.0, "none", 4),
+    "colour": (0.0, "none", 4),
+    "textured": (0.0, "none", 0),
+    "segment": (0.0, "none", 4),
+    "paint": (0.0, "none", 4),
+}
+SOURCES = {  # data set, source image, whether both change places, and stages
+    "superres": ("emoji", "lowres:4", False, ("codes", "transformer")),
+    "colour": ("emoji", "grey", False, ("codes", "transformer")),
+    "textured": ("emoji_segments", "none", False, ("rqvae",)),
+    "segment": ("emoji_segments", "pairs", True, ("rqvae", "codes", "transformer")),
+    "paint": ("emoji_segments", "pairs", False, ("codes", "transformer")),
 }
 
 
@@ -54,6 +83,16 @@ def get_config(variant=""):
     data.name = "emoji"
     data.resolution = 64
     data.num_classes = 9
+
+    if variant in SOURCES:
+        data.name, data.source, data.swap_pairs, config.stages = SOURCES[variant]
+        config.init_from, config.init_stages = "emoji", ("rqvae",)
+        if data.name == "emoji":
+            config.init_stages += ("transformer",)
+    if variant == "segment":
+        from rq.data.emoji_segments import PALETTE  # imports TFDS
+
+        data.palette = PALETTE
 
     features = config.features
     features.batch_size = 32
@@ -75,6 +114,9 @@ def get_config(variant=""):
     model.num_codes = (1024,)
     rqvae.loss.perceptual = "lpips" if is_lpips else "features"
     rqvae.loss.perceptual_weight = 1.0 if is_lpips else 0.1
+    if data.name == "emoji_segments":  # fine-tuned, by pixels alone
+        rqvae.steps = 800
+        rqvae.loss.perceptual = "none"
     adversarial = rqvae.adversarial
     adversarial.weight = weight
     adversarial.ndf = 32
@@ -105,6 +147,8 @@ def get_config(variant=""):
         transformer.text.length = 14
         transformer.optimizer.name = "muon"
         config.sampling.temperature = (0.5,)
+    if data.source != "none":
+        transformer.condition_dropout = 0.1
     config.sampling.top_p = (0.9,)
 
     config.checkpoint.every = 500

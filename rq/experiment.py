@@ -20,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from rq import loaded_models
 from rq.config import ConfigError, from_json
+from rq.convert import saved_folder
 from rq.data import given_codes, stored_codes
 from rq.data.file_source import FileSource
 from rq.models.build import feature_classifier, transformer_model
@@ -187,11 +189,31 @@ class Experiment(TrainedModels):
 
     @functools.cached_property
     def fingerprint(self) -> dict:
-        """Identifies the trained RQ-VAE, so that codes are never used with another."""
+        """Identifies the trained RQ-VAE, so that codes are never used with another.
+
+        And any source images, and the RQ-VAE of their own.
+        """
         if not self.has_rqvae:
             codebook = self.rqvae_variables["codebook"]["state"]
             return given_codes.fingerprint(codebook.embedding)
-        return {"rqvae": digest(self.rqvae_variables)}
+        found, data = {"rqvae": digest(self.rqvae_variables)}, self.config.data
+        if data.source != "none":
+            found["source"] = data.source + (", swapped" if data.swap_pairs else "")
+            if self.config.transformer.source_rqvae:
+                found["source_rqvae"] = digest(self.source_models.rqvae_variables)
+        return found
+
+    def open_source_models(self) -> loaded_models.LoadedModels:
+        """See `TrainedModels`; they are in the run directory."""
+        folder = loaded_models.find_folder(self.path / saved_folder.SOURCE)
+        return loaded_models.from_saved(folder, mesh=self.mesh)
+
+    @property
+    def source_rqvae(self):
+        """Model and variables of the RQ-VAE of source images; None: none of its own."""
+        if not self.config.transformer.source_rqvae:
+            return None
+        return self.source_models.rqvae, self.source_models.rqvae_variables
 
     def feature_classifier(self) -> tuple[FeatureClassifier, dict]:
         """Returns the trained feature network, to measure with, and its parameters.
@@ -293,12 +315,23 @@ class Experiment(TrainedModels):
             source = self.code_source(data.eval_split)
             tokens = self.tokens(0.0)
             return loader.in_order(
-                source, data, part.batch_size, limit, tokens, mesh=self.mesh
+                source,
+                data,
+                part.batch_size,
+                limit,
+                tokens,
+                mesh=self.mesh,
+                paired=True,
             )
 
         null_text = None if self.tokenizer is None else self.tokenizer.null
         return TransformerStage(
-            self.config, self.mesh, eval_batches, self.rqvae_variables, null_text
+            self.config,
+            self.mesh,
+            eval_batches,
+            self.rqvae_variables,
+            null_text,
+            self.source_rqvae,
         )
 
     def code_source(self, split: str):
@@ -310,7 +343,7 @@ class Experiment(TrainedModels):
         if self.config.transformer.online:
             from rq.data import sources
 
-            return sources.open_split(self.config.data, split)
+            return sources.open_split(self.config.data, split, paired=True)
         directory = self.path / "codes" / split
         patience = 0.0 if processes.is_process_0() else PATIENCE
         return stored_codes.CodeSource(directory, self.fingerprint, patience)

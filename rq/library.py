@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import numbers
 import pathlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -129,6 +130,9 @@ class Model:
         texts=(),
         num_samples: int | None = None,
         seed: int = 0,
+        *,
+        source=None,
+        mask=None,
         **options,
     ) -> np.ndarray:
         """Samples images, uint8 `[N, H, W, C]`, in the order of their conditions.
@@ -138,10 +142,15 @@ class Model:
           texts: a text or several, of a model that has them.
           num_samples: N, divided evenly among the conditions; one of each if None.
           seed: sample i of a seed is always the same.
+          source: images, of a model that was trained with `data.source`: the source
+            images of 'pairs'; of other kinds they are made of them.
+          mask: of the kind 'mask', what the source images lack, as in `complete`;
+            'bottom' if None.
           **options: of `rq.config.SamplingConfig`, such as top_p=0.95, guidance=2;
             those of the model's config if not given.
         """
-        return self._sample(classes, texts, num_samples, seed, options)
+        asked = self._conditions(classes, texts, source, mask)
+        return self._sample(asked, num_samples, seed, options)
 
     def complete(
         self,
@@ -152,6 +161,8 @@ class Model:
         num_samples: int | None = None,
         seed: int = 0,
         keep_depth: int = 0,
+        *,
+        source=None,
         **options,
     ) -> np.ndarray:
         """Samples the codes of a region, and keeps the others of an image.
@@ -160,7 +171,7 @@ class Model:
           image: one image.
           mask: 'bottom', 'top', 'left', 'right', 'center' or 'all'; or an image of any
             size, bright where to sample.
-          classes, texts, num_samples, seed, options: see `sample`.
+          classes, texts, num_samples, seed, source, options: see `sample`.
           keep_depth: first depths that are kept in the region, too.
 
         Returns:
@@ -170,13 +181,12 @@ class Model:
         codes = self.encode(image)
         if len(codes) != 1:
             raise ConfigError(f"completes one image, not {len(codes)}")
-        if not isinstance(mask, str):
-            mask = _read_mask(mask)
+        mask = _read_mask(mask)
         given = inpainting.make_given(codes[0], mask, keep_depth)
-        return self._sample(classes, texts, num_samples, seed, options, given)
+        asked = self._conditions(classes, texts, source)
+        return self._sample(asked, num_samples, seed, options, given)
 
-    def _sample(self, classes, texts, number, seed, options, given=None):
-        asked = self._conditions(classes, texts)
+    def _sample(self, asked, number, seed, options, given=None):
         number = len(asked.labels) if number is None else number
         if not isinstance(number, numbers.Integral) or number < 1:
             raise ConfigError(f"num_samples {number!r}: a positive number")
@@ -291,17 +301,19 @@ class Model:
     def _compressor(self) -> Compressor:
         return Compressor(self._models)
 
-    def log_likelihood(self, images, classes=(), texts=()) -> np.ndarray:
+    def log_likelihood(
+        self, images, classes=(), texts=(), *, source=None
+    ) -> np.ndarray:
         """Returns log p of the images' codes under each condition, float32 `[N, M]`.
 
         In nats. With equal priors the likeliest condition is Bayes' choice.
 
         Args:
           images: N images.
-          classes, texts: the M conditions, see `sample`; M = 1 of an unconditional
-            model.
+          classes, texts, source: the M conditions, see `sample`; M = 1 of an
+            unconditional model.
         """
-        asked = self._conditions(classes, texts)
+        asked = self._conditions(classes, texts, source)
         return self._models.log_likelihoods(self.encode(images), asked.cond).sum(-1)
 
     def info(self) -> dict[str, Any]:
@@ -315,6 +327,7 @@ class Model:
             "num_codes": list(rqvae.sizes),
             "data": config.data.name,
             "condition": config.transformer.condition,
+            "source": config.data.source,
             "num_classes": config.data.num_classes if has_classes else 0,
             "parameters": {
                 stage: model_card.parameters(variables)
@@ -349,6 +362,18 @@ class Model:
             tokenizer = self._models.tokenizer if has_transformer else None
             variables = self._variables()
             saved_folder.write(made, self.config, variables, info, tokenizer, half)
+            if has_transformer and self.config.transformer.source_rqvae:
+                source = self._models.source_models.path
+                shutil.copytree(source, made / saved_folder.SOURCE)
+
+    def rqvae_alone(self) -> Model:
+        """Returns the model without its transformer."""
+
+        def info():
+            found = self._info()
+            return found | {"steps": {"rqvae": found["steps"]["rqvae"]}}
+
+        return Model(self._models, ("rqvae",), info)
 
     @property
     def _batch_size(self) -> int:
@@ -364,19 +389,28 @@ class Model:
         if stage not in self.stages:
             raise ConfigError(f"{self._models.path} has no {_NAMES[stage]}")
 
-    def _conditions(self, classes, texts) -> conditions.Conditions:
+    def _conditions(
+        self, classes, texts, source=None, mask=None
+    ) -> conditions.Conditions:
         self._require("transformer")
         texts = (texts,) if isinstance(texts, str) else tuple(texts)
         classes = np.asarray(classes).ravel()
         if classes.size and not np.issubdtype(classes.dtype, np.integer):
             raise ConfigError(f"classes {classes.tolist()}: must be whole numbers")
         classes = tuple(classes.tolist())
-        return conditions.parse(self.config, self._models.tokenizer, classes, texts)
+        sources = None
+        if source is not None:
+            mask = _read_mask(mask) if mask is not None else None
+            sources = self._models.read_sources(source, mask)
+        elif mask is not None:
+            raise ConfigError("mask needs source, an image")
+        tokenizer = self._models.tokenizer
+        return conditions.parse(self.config, tokenizer, classes, texts, sources)
 
 
 def _read_mask(mask) -> np.ndarray | str:
     """Returns an image as a grey array, a path as text."""
-    if isinstance(mask, pathlib.Path):
+    if isinstance(mask, str | pathlib.Path):
         return str(mask)
     if isinstance(mask, Image.Image):
         mask = mask.convert("L")

@@ -95,8 +95,15 @@ class LoadedModels(TrainedModels):
             if self.dtype != "int8":  # made from the weights as they are stored
                 params = jax.tree.map(lambda x: x.astype(jnp.dtype(self.dtype)), params)
             _, params = unroll(transformer_model(self.config), params, self.dtype)
-        codebook = self.rqvae_variables["codebook"]
+        codebook = dict(self.rqvae_variables["codebook"])
+        if self.config.transformer.source_rqvae:
+            variables = self.source_models.rqvae_variables
+            codebook["source"] = variables["codebook"]["state"]
         return {"params": self._on_devices(params), "codebook": codebook}
+
+    def open_source_models(self) -> LoadedModels:
+        """See `TrainedModels`."""
+        return from_saved(self.path / saved_folder.SOURCE, mesh=self.mesh)
 
     def _on_devices(self, variables: dict) -> dict:
         return jax.device_put(variables, sharding.replicated(self.mesh))

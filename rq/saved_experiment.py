@@ -70,7 +70,10 @@ class SavedExperiment(Experiment):
         variables = self._saved.variables(stage)
         codebook = variables.get("codebook")
         if codebook is None:  # stage 2's is that of stage 1
-            codebook = self._saved.variables("rqvae")["codebook"]
+            codebook = dict(self._saved.variables("rqvae")["codebook"])
+            if self.config.transformer.source_rqvae:
+                source = saved_folder.opened(self.path / saved_folder.SOURCE)
+                codebook["source"] = source.variables("rqvae")["codebook"]["state"]
         params = variables["params"]
         if dtype is not None:
             params = jax.tree.map(lambda x: np.asarray(x, dtype), params)

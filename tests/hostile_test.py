@@ -229,7 +229,7 @@ def read_shard(path):
     inventory = Inventory()
     for image in readers.tar(path, inventory):
         "\n".join((image.name, image.label or "", image.captions)).encode()
-        _, encoded, _, reason = prepared._examine(image)
+        _, encoded, _, reason, _ = prepared._examine(image)
         if encoded is None:
             inventory.leave_out(image.name, reason)
     report = inventory.as_dict()

@@ -58,6 +58,8 @@ def make_stage(name, config, mesh):
     codes = jax.random.randint(keys[1], shape, 0, 16)
     features = jax.random.normal(keys[2], (*shape[:-1], stage.model.input_dim))
     batch = {"codes": codes, "features": features, "label": label}
+    if config.data.source != "none":
+        batch["source_codes"] = codes[::-1]
     return stage, jax.tree.map(np.asarray, batch)
 
 
@@ -514,7 +516,7 @@ def test_conditions_of_text_and_class():
 def test_of_both_conditions_some_images_lack_one_and_as_many_both():
     cond, none = jnp.ones((4000, 3), jnp.int32), np.array([5, 6, 7])
     key = jax.random.key(0)
-    left = np.asarray(conditions.leave_out_parts(cond, none, 0.2, key))
+    left = np.asarray(conditions.leave_out_parts(cond, none, 0.2, key, (1, 2)))
     rows = {(5, 6, 7): 0.2, (1, 6, 7): 0.2, (5, 1, 1): 0.2, (1, 1, 1): 0.4}
     found = {row: np.mean((left == row).all(axis=1)) for row in rows}
     assert found == pytest.approx(rows, abs=0.03)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rq import flops
 from rq.config import ConfigError, SamplingConfig, image_shape
-from rq.models.build import code_dim, rqvae_model
+from rq.models.build import code_dim, rqvae_model, source_sizes
 from rq.models.networks.lpips import PerceptualDistance, own_distance
 from rq.parallel import sharding
 from rq.sampling import conditions, program
@@ -69,8 +69,11 @@ def example(config, stage) -> dict:
     if stage.name != "transformer":
         return {"image": image, "label": label}
     found = {"label": label, "text": ((config.transformer.text.length,), jnp.int32)}
+    paired = config.data.source != "none"
     if config.transformer.online:
-        return found | {"image": image}
+        return found | {"image": image} | ({"source": image} if paired else {})
+    if paired:
+        found["source_codes"] = (stage.model.source_shape, jnp.int32)
     rqvae = stage.rqvae
     features = (*rqvae.code_shape[:2], code_dim(config))
     return found | {
@@ -184,6 +187,9 @@ def cache_bytes(config, mesh) -> float:
     length = height * width
     if config.transformer.condition == "text":
         length += text.length - 1
+    source, _ = source_sizes(config)
+    if source is not None:
+        length += source[0] * source[1]
     rows = config.sampling.batch_size / sharding.batch_parts(mesh)
     size = rows * length * model.width * jnp.dtype(model.dtype).itemsize
     return size / mesh.shape["tensor"]

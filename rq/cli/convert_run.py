@@ -133,7 +133,8 @@ def _describe(stage: str, module, params, averaged: bool) -> str:
 
 def _from_saved(saved: saved_folder.SavedFolder, run: pathlib.Path) -> list[str]:
     """Makes a run directory of a saved folder; returns a line for each model."""
-    config, codebook, lines = saved.config, None, []
+    config, lines = saved.config, []
+    codebook: dict = {}
     released_config.drop_training_parts(config)
     config.stages = saved.stages
     for stage in saved.stages:
@@ -141,11 +142,17 @@ def _from_saved(saved: saved_folder.SavedFolder, run: pathlib.Path) -> list[str]
     run.mkdir()
     if "text" in config.transformer.condition and "transformer" in saved.stages:
         _copy_tokenizer(saved.path / text.FILE, run, config.transformer.text)
+    source = saved.path / saved_folder.SOURCE
+    if config.transformer.source_rqvae:
+        shutil.copytree(source, run / saved_folder.SOURCE)
     for stage, build in _BUILD.items():
         if stage in saved.stages:
             variables = saved.variables(stage)
             codebook, params = variables.get("codebook", codebook), variables["params"]
             lines.append(_describe(stage, build(config), params, averaged=False))
+            if stage == "transformer" and config.transformer.source_rqvae:
+                given = saved_folder.opened(source).variables("rqvae")["codebook"]
+                codebook = codebook | {"source": given["state"]}
             model = {"params": params, "codebook": codebook}
             write_trained(run, stage, config[stage].steps, config, model)
     (run / CONFIG).write_text(to_json(config))

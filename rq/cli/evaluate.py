@@ -4,11 +4,15 @@
 
     rq evaluate runs/digits
     rq evaluate runs/digits --num_samples=50000 --inception=FILE
+    rq evaluate runs/segment --pairs=0
     rq evaluate --samples=DIR_OR_NPZ --reference=DIR_OR_NPZ --inception=FILE
 
 The first measures reconstructions and cross entropy on the evaluation split, or on
 --images. The second generates images and measures FID, precision and recall; it resumes
-if it was killed. The third measures any images. Without --inception, features are those
+if it was killed. The third generates an image of each source image of the evaluation
+split, of a model that has them, and compares it with the true one: PSNR, SSIM and
+distances of features; of label maps, mean IoU and pixel accuracy. The last measures any
+images. Without --inception, features are those
 of the run's own classifier, and the names of metrics say so.
 """
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import functools
 
+from rq import visualize
 from rq.cli import evaluate_images, run_flags
 from rq.cli.flag import Flag
 from rq.cli.sample import classifier_of
@@ -25,11 +30,13 @@ from rq.convert import lpips_weights
 from rq.evaluation import (
     clip,
     extractors,
+    pairs,
     references,
     report,
     sample_job,
     trained_stages,
 )
+from rq.parallel import processes
 
 CONFIG, POSITIONAL = "directory", "workdir"
 
@@ -53,6 +60,7 @@ FLAGS = (
     Flag("clip", "for texts: folder of a CLIP model in ONNX"),
     Flag("lpips", "for reconstructions: file of `rq convert lpips`"),
     Flag("images", "image file or folder to reconstruct; default: evaluation split"),
+    Flag("pairs", "source images of the evaluation split; 0: all", type=int, minimum=0),
     *run_flags.CONDITIONS,
     *run_flags.SAMPLING.values(),
     *run_flags.REJECTION,
@@ -76,6 +84,7 @@ def run(values) -> None:
             "num_samples",
             "lpips",
             "images",
+            "pairs",
             *others,
         )
         if values.workdir is None:
@@ -83,6 +92,12 @@ def run(values) -> None:
         evaluate_images.run(values)
         return
     refuse("needs --samples", *evaluate_images.NEED_SAMPLES)
+    if values.pairs is not None:
+        others = {"keep", "classifier", "classes", "text"}
+        refuse("cannot be combined with --pairs", "num_samples", "images", *others)
+        refuse("cannot be combined with --pairs", "clip", "reference", "lpips")
+        _evaluate_pairs(values)
+        return
     if values.num_samples is None:
         refuse("needs --num_samples", "clip", "reference", *_SAMPLING)
         _evaluate_run(values)
@@ -114,6 +129,19 @@ def _evaluate_run(values) -> None:
     extractor = _extractor(values, experiment, required=False)
     network = lpips_weights.load(values.lpips, "--lpips") if values.lpips else None
     results = trained_stages.evaluate(experiment, values.images, extractor, network)
+    run_flags.write_json(out, results)
+
+
+def _evaluate_pairs(values) -> None:
+    """Prints and writes metrics of samples of source images; writes a picture."""
+    experiment = run_flags.open_run(values, "evaluate")
+    experiment.require_rqvae("--pairs")
+    out = run_flags.output(values, experiment, "pairs.json", ".json")
+    extractor = _extractor(values, experiment, required=False)
+    results = pairs.evaluate(experiment, values.pairs, extractor)
+    shown = pairs.picture(experiment)
+    if processes.is_process_0():
+        visualize.save_png(out.with_suffix(".png"), shown)
     run_flags.write_json(out, results)
 
 

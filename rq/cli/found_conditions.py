@@ -76,7 +76,7 @@ def _with(config: ConfigDict, condition: str, classes: int) -> ConfigDict:
     config.transformer.condition = condition
     if condition == "class" and not config.data.num_classes:
         config.data.num_classes = classes
-    if condition == "none":
+    if condition == "none" and config.data.source == "none":
         config.transformer.condition_dropout = 0.0
     validate(config)
     return config

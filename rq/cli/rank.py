@@ -19,6 +19,7 @@ CONFIG, POSITIONAL = "directory", "workdir"
 FLAGS = (
     Flag("images", "image file or folder (required)"),
     *run_flags.CONDITIONS,
+    Flag("source", "source image, or folder of them, of a model that has them"),
     run_flags.SAMPLING["batch_size"],
     Flag("out", "JSON file to write"),
     run_flags.STEP,
@@ -31,7 +32,7 @@ def run(values) -> None:
     """Prints and writes the ranking."""
     if values.images is None:
         raise ConfigError("rq rank needs --images=FILE_OR_FOLDER")
-    conditions = run_flags.conditions(values)
+    conditions = run_flags.conditions(values) | {"source": values.source}
     experiment = run_flags.open_run(values, "rank")
     out = run_flags.output(values, experiment, "ranking.json", ".json")
     run_flags.write_json(out, ranking.rank(experiment, values.images, **conditions))

@@ -13,7 +13,7 @@ from etils import epath
 
 from rq.config import STAGES, ConfigError, differences, from_json, to_json
 from rq.convert import lpips_weights
-from rq.data import DataError, sources
+from rq.data import DataError, source_images, sources
 from rq.data.augment import transforms
 from rq.experiment import CONFIG, finished
 from rq.parallel import atomic_files, processes, sharding
@@ -174,9 +174,10 @@ def check_data(config, path: epath.Path) -> dict[str, int]:
     if not (_encodes(config) or reads_images & set(open_stages)):
         return {}
     splits = data.train_split, data.eval_split
-    opened = [sources.open_split(data, split) for split in splits]
+    opened = [sources.open_split(data, split, paired=True) for split in splits]
     for source, transform in zip(opened, transforms(data), strict=True):
-        transform(source[0]["image"], data.resolution, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        source_images.transformed(source[0], transform, data, rng, paired=True)
     number = len(opened[0])
     for stage in open_stages:
         stored = stage == "transformer" and not online

@@ -8,6 +8,7 @@ Writes a grid of the first images as PNG, and an .npz next to it: arr_0 uint8
 [N, Y, X, C], labels, codes. --out=FILE.npz writes only that, --out=FOLDER one PNG per
 image. Sample i of a seed does not depend on the batch size. With --complete=IMAGE, only
 the codes in the region of --mask are generated; the others are those of the image.
+Models of source images (data.source) generate from those in --source.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ FLAGS = (
     *run_flags.REJECTION,
     Flag("complete", "image file, or file of codes, to complete"),
     Flag("mask", f"region to generate: an image file or {_REGIONS}", "bottom"),
+    Flag("source", "source image, or folder of them, of a model that has them"),
     Flag("keep_depth", "depths to keep in that region", 0, int, minimum=0),
     Flag("out", "PNG (with an .npz next to it), .npz, or new folder to write"),
     run_flags.STEP,
@@ -37,7 +39,9 @@ FLAGS = (
 def run(values) -> None:
     """Generates images and writes them batch by batch."""
     if values.complete is None:
-        run_flags.refuse(values, "needs --complete", "mask", "keep_depth")
+        run_flags.refuse(values, "needs --complete", "keep_depth")
+        if values.source is None:
+            run_flags.refuse(values, "needs --complete or --source", "mask")
     if values.keep == 1:
         run_flags.refuse(values, "needs --keep below 1", "classifier")
     experiment = run_flags.open_run(values, "sample")
@@ -53,8 +57,9 @@ def run(values) -> None:
         keep=values.keep,
         classifier=classifier_of(values, experiment),
         complete=values.complete,
-        mask=values.mask,
+        mask=values.mask if values["mask"].present else None,
         keep_depth=values.keep_depth,
+        source=values.source,
         **run_flags.conditions(values),
     )
 

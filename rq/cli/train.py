@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 from etils import epath
 
-from rq.cli import found_conditions, own_codes, run_checks, run_flags
+from rq.cli import found_conditions, own_codes, run_checks, run_flags, source_rqvae
 from rq.config import ConfigError, size_text, to_json
 from rq.data import given_codes, loader, sources, text
 from rq.evaluation import trained_stages, training_pictures
@@ -55,6 +55,7 @@ def run_stages(config, workdir) -> None:
     with run_lock.lock(path):
         config = own_codes.resolve(config, path)
         config = found_conditions.resolve(config, path)
+        config = source_rqvae.resolve(config, path)
         images = run_checks.check_run(config, path, mesh)
         if "transformer" in config.stages:
             with processes.process_0_first("the tokenizer"):
@@ -153,7 +154,8 @@ def encode(config, path, mesh) -> None:
         own_codes.store(config, path)
         return
     experiment = Experiment(path, mesh, config=config)
-    encoder = Encoder(experiment.rqvae, experiment.rqvae_variables, config)
+    rqvae, source = experiment.rqvae, experiment.source_rqvae
+    encoder = Encoder(rqvae, experiment.rqvae_variables, config, source)
     for split in (config.data.train_split, config.data.eval_split):
         directory = path / "codes" / split
         encode_split(split, directory, encoder, experiment.fingerprint, config)
@@ -168,7 +170,7 @@ def train_transformer(config, path, mesh) -> None:
     pictures = functools.partial(training_pictures.samples, stage)
     if not experiment.has_rqvae:
         pictures = lambda state: {}  # noqa: E731
-    _fit(stage, source, config, path, pictures, tokens)
+    _fit(stage, source, config, path, pictures, tokens, paired=True)
 
 
 _STAGES = {
@@ -186,7 +188,7 @@ def _eval_images(config, stage: str, mesh):
     return lambda: loader.in_order(source, config.data, batch_size, limit, mesh=mesh)
 
 
-def _fit(stage, source, config, path, pictures, tokens=None) -> None:
+def _fit(stage, source, config, path, pictures, tokens=None, paired=False) -> None:
     shard, num_shards = sharding.batch_shard(stage.mesh)
     data = loader.shuffled(
         source,
@@ -196,6 +198,7 @@ def _fit(stage, source, config, path, pictures, tokens=None) -> None:
         process_index=shard,
         process_count=num_shards,
         tokens=tokens,
+        paired=paired,
     )
     loop.fit(
         stage,

@@ -46,7 +46,16 @@ class Compressor:
     """Writes and reads files of codes, one image at a time, on one device."""
 
     def __init__(self, models: TrainedModels):
-        """Takes trained models, both stages."""
+        """Takes trained models, both stages.
+
+        Raises:
+          ConfigError: if they are conditioned on source images.
+        """
+        if models.config.data.source != "none":
+            raise ConfigError(
+                f"{models.path} is conditioned on source images, which files of codes "
+                "have no place for: compress with a model that is not"
+            )
         self._models, self._model = models, models.decoder
 
     @functools.cached_property

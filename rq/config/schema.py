@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,19 @@ _AUGMENT = """\
 short side resized, random crop, flip; 'resized_crop_flip': random crop of scale 0.75 \
 to 1 and the resolution's ratio, flip; 'center': short side resized, centre crop; \
 'dalle': crop about the centre, resized to 1 to 9/8, random crop"""
+_SOURCE = """\
+source image of each image, which stage 2 is then conditioned on; 'pairs': one's own, \
+see `source_path`; or made of the image: 'grey'; 'lowres:N': of 1/N of the resolution, \
+enlarged; 'edges'; 'mask': a random rectangle is missing"""
+_SOURCES = Range(
+    lambda x: bool(
+        re.fullmatch(r"none|pairs|grey|edges|mask|lowres:([2-9]|[1-9]\d+)", x)
+    ),
+    "'none', 'pairs', 'grey', 'lowres:N', 'edges' or 'mask'",
+)
+_COLOURS = Range(
+    lambda x: bool(re.fullmatch("(#[0-9a-f]{6})?", x)), "colours, such as '#ff8800'"
+)
 _DATA = dict(
     name=Field(
         "imagenet2012",
@@ -72,6 +86,25 @@ _DATA = dict(
     ),
     channels=Field(3, "3: colour, 1: grey", one_of(1, 3)),
     num_classes=Field(0, "labels are 0 .. num_classes - 1; 0: none", NOT_NEGATIVE),
+    source=Field("none", _SOURCE, _SOURCES, since="0.2", before="none"),
+    source_path=Field(
+        "",
+        "for 'pairs' of 'folder': the folder of source images, with the names of the "
+        "images; a table has a column `source`",
+        since="0.2",
+        changed_by=_ALL,
+    ),
+    swap_pairs=Field(
+        False, "images and sources of 'pairs' change places", since="0.2", before=False
+    ),
+    palette=Field(
+        ("",),
+        "of images that are label maps: the colour of each class, to measure with; "
+        "'': they are none",
+        _COLOURS,
+        since="0.2",
+        changed_by=_ALL,
+    ),
     augment=Field(
         "none",
         _AUGMENT,
@@ -345,8 +378,8 @@ SCHEMA: dict[str, Any] = dict(
         ),
         condition_dropout=Field(
             0.0,
-            "fraction of images without condition; of 'class_text', as many also "
-            "without class and as many without text",
+            "fraction of images without condition; of 'class_text', and with a source "
+            "image, as many also without class, without text, without source",
             BELOW_ONE,
         ),
         order=Field(
@@ -368,6 +401,27 @@ SCHEMA: dict[str, Any] = dict(
             before=(0.5, 0.75),
         ),
         online=Field(False, "encode images in each step, without stored codes"),
+        source_rqvae=Field(
+            "",
+            "RQ-VAE of the source images: a run directory, a saved folder or a shipped "
+            "model; '': that of the images",
+            since="0.2",
+            before="",
+        ),
+        source_shape=Field(
+            (0,),
+            "rows, columns and depth of its codes; 0: found from it",
+            NOT_NEGATIVE,
+            since="0.2",
+            before=(0,),
+        ),
+        source_dim=Field(
+            0,
+            "length of its code vectors; 0: found from it",
+            NOT_NEGATIVE,
+            since="0.2",
+            before=0,
+        ),
         codes_file=Field(
             "",
             ".npz of another tokenizer's codes (`codes`, `codebook`, and if there are "

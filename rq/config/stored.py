@@ -17,10 +17,13 @@ from rq.config.validation import check_types
 PATHS = (
     "data.path",
     "data.dir",
+    "data.source_path",
     "rqvae.lpips_weights",
     "transformer.codes_file",
     "init_from",
+    "transformer.source_rqvae",
 )
+MODELS = ("init_from", "transformer.source_rqvae")  # which may be names of shipped ones
 
 
 def to_json(config: ConfigDict) -> str:
@@ -117,7 +120,7 @@ def with_portable_paths(config: ConfigDict) -> ConfigDict:
 def with_absolute_paths(config: ConfigDict) -> ConfigDict:
     """Returns the config with absolute paths of data and weights.
 
-    URLs stay, and so does a name in `init_from` that is no path.
+    URLs stay, and so do names of models that are no paths.
     """
     config = config.copy_and_resolve_references()
     given = fields(config)
@@ -126,8 +129,9 @@ def with_absolute_paths(config: ConfigDict) -> ConfigDict:
         for name in PATHS
         if given[name] and "://" not in given[name]
     }
-    name = given["init_from"]
-    if "/" not in name and name[:1] not in "~." and not pathlib.Path(name).exists():
-        changed.pop("init_from", None)
+    for field in MODELS:
+        name = given[field]
+        if "/" not in name and name[:1] not in "~." and not pathlib.Path(name).exists():
+            changed.pop(field, None)
     config.update_from_flattened_dict(changed)
     return config

@@ -105,8 +105,34 @@ def _run(config: ConfigDict) -> Iterator[Rule]:
     problem = f"must be some of {STAGES}, each once and in this order"
     yield config.stages and config.stages == ordered, "stages", problem
 
-    problem = f"data.name = {config.data.name!r} needs --config.data.path=..."
-    yield config.data.name not in FROM_PATH or config.data.path, "data.path", problem
+    data = config.data
+    problem = f"data.name = {data.name!r} needs --config.data.path=..."
+    yield data.name not in FROM_PATH or data.path, "data.path", problem
+    yield from _source(config)
+
+
+def _source(config: ConfigDict) -> Iterator[Rule]:
+    data, paired = config.data, config.data.source == "pairs"
+    problem = "'pairs' of data.name = 'folder' needs --config.data.source_path=..."
+    needed = paired and data.name == "folder"
+    yield not needed or data.source_path, "data.source", problem
+    problem = "'pairs' come from 'folder', 'tsv' or a TFDS set with 'source', not 'tar'"
+    yield not (paired and data.name == "tar"), "data.source", problem
+    problem = "is read only with data.source = 'pairs' of data.name = 'folder'"
+    yield not data.source_path or needed, "data.source_path", problem
+    problem = "is read only with data.source = 'pairs'"
+    yield paired or not data.swap_pairs, "data.swap_pairs", problem
+    if data.source.startswith("lowres:"):
+        problem = f"does not divide data.resolution {data.resolution}"
+        factor = int(data.source.removeprefix("lowres:"))
+        size = height_and_width(data.resolution)
+        yield all(side % factor == 0 for side in size), "data.source", problem
+    problem = "there are no images with transformer.codes_file"
+    without = not config.transformer.codes_file or data.source == "none"
+    yield without, "data.source", problem
+    problem = "is read only with a data.source"
+    used = not config.transformer.source_rqvae or data.source != "none"
+    yield used, "transformer.source_rqvae", problem
 
 
 def _codes_file(config: ConfigDict) -> Iterator[Rule]:
@@ -219,6 +245,12 @@ def trained_positions(config: ConfigDict) -> int:
     return max(1, round(config.transformer.loss.head_fraction * positions))
 
 
+def number_of_conditions(config: ConfigDict) -> int:
+    """Returns how many of class, text and source image a model is conditioned on."""
+    kind, source = config.transformer.condition, config.data.source
+    return sum(name in kind for name in ("auto", "class", "text")) + (source != "none")
+
+
 def _transformer(config: ConfigDict) -> Iterator[Rule]:
     transformer, name = config.transformer, "transformer."
     width = transformer.model.width
@@ -248,9 +280,13 @@ def _transformer(config: ConfigDict) -> Iterator[Rule]:
     problem = "needs labels, but data.num_classes is 0"
     yield labelled, name + "condition", problem
     problem = "there is no condition to drop, transformer.condition is 'none'"
-    yield not dropout or condition != "none", name + "condition_dropout", problem
-    problem = "must be at most 1/3: as many lose the class, the text, and both"
-    possible = condition != "class_text" or dropout <= 1 / 3
+    parts = number_of_conditions(config)
+    yield not dropout or parts > 0, name + "condition_dropout", problem
+    problem = (
+        f"must be at most 1/{parts + 1}: as many lose all {parts} conditions as lose "
+        "each of them"
+    )
+    possible = parts < 2 or dropout <= 1 / (parts + 1)
     yield possible, name + "condition_dropout", problem
     possible = set(config.sampling.guidance) == {1.0} or dropout > 0
     problem = "needs training with transformer.condition_dropout above 0"

@@ -78,7 +78,11 @@ def text(
             rows["condition"] += f", {config.data.num_classes:,} classes"
         asked = {"class": "classes=[0], ", "text": 'texts=["a text"], '}
         asked |= {"none": "", "class_text": asked["class"] + asked["text"]}
-        example = f"    images = model.sample({asked[condition]}num_samples=16)"
+        given = asked[condition]
+        if config.data.source != "none":
+            rows["source images"] = config.data.source
+            given += 'source="image.png", '
+        example = f"    images = model.sample({given}num_samples=16)"
     licence = info["licence"]
     return _CARD.format(
         license="unknown" if licence == UNKNOWN else licence.lower(),

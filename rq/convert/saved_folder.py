@@ -7,6 +7,8 @@
                         from the codebook, float16
     config.json         'config' of the run; 'info': training steps, metrics, licence
     tokenizer.json      of models with text
+    source/             of models whose source images have an RQ-VAE of their own: such
+                        a folder of it
     README.md           the model card
 
 Reading it needs neither Orbax nor TensorFlow.
@@ -30,6 +32,7 @@ from rq.models.build import rqvae_model, transformer_model
 from rq.parallel import atomic_files
 
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", released.WEIGHTS[1]
+SOURCE = "source"
 FORMAT = 1
 _BUILD: dict[str, Callable] = {"rqvae": rqvae_model, "transformer": transformer_model}
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from rq.convert.names import StateDict, readable_errors, same_or_each
 from rq.models import RQTransformer, StackConfig
+from rq.models.transformer import abstract_codebook
 
 # Our name of each module or parameter, and the authors'.
 _NAMES = {
@@ -185,7 +186,7 @@ def variables(module: RQTransformer, arrays) -> dict:
             jax.random.key(0),
             jax.ShapeDtypeStruct((1, height, width, depth), jnp.int32),
             None,
-            jax.ShapeDtypeStruct((1, module.input_dim), jnp.float32),
+            abstract_codebook(module),
         )
     )
     layers, params = _layers(module), {}

@@ -141,9 +141,14 @@ def load_font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, STRIKE, layout_engine=ImageFont.Layout.RAQM)
 
 
-def draw(text: str, font: ImageFont.FreeTypeFont, side: int = SIDE) -> np.ndarray:
-    """Draws an emoji on white and returns uint8 `[side, side, 3]`."""
-    page = Image.new("RGB", (CANVAS, CANVAS), "white")
+def draw(
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    side: int = SIDE,
+    paper: str = "white",
+) -> np.ndarray:
+    """Draws an emoji on paper of one colour and returns uint8 `[side, side, 3]`."""
+    page = Image.new("RGB", (CANVAS, CANVAS), paper)
     left, top, right, bottom = font.getbbox(text)
     place = ((CANVAS - left - right) // 2, (CANVAS - top - bottom) // 2)
     ImageDraw.Draw(page).text(place, text, font=font, embedded_color=True)

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rq.data import DataError
+from rq.data import DataError, source_images
 from rq.data.augment import transforms
 from rq.data.sources import Source
 from rq.parallel import sharding
@@ -40,6 +40,7 @@ def shuffled(
     process_index: int | None = None,
     process_count: int | None = None,
     tokens: Tokens | None = None,
+    paired: bool = False,
 ) -> grain.DatasetIterator:
     """Returns an endless iterator over training batches, reshuffled every epoch.
 
@@ -51,6 +52,7 @@ def shuffled(
       process_index, process_count: the part of each batch that this process reads, see
         `rq.parallel.sharding.batch_shard`; JAX's if None.
       tokens: turns captions into 'text'. If None, captions are not read.
+      paired: whether images come with their 'source', if the config has any.
 
     Returns:
       A Grain iterator over dicts of arrays `[B / processes, ...]`, images uint8. Its
@@ -72,7 +74,7 @@ def shuffled(
         )
     local = batch_size // processes
     rows = range(process * local, (process + 1) * local)
-    read = _reader(source, data, transforms(data)[0], seed, tokens)
+    read = _reader(source, data, transforms(data)[0], seed, tokens, paired=paired)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch):
@@ -97,6 +99,7 @@ def in_order(
     start: int = 0,
     stop: int | None = None,
     captions: bool = False,
+    paired: bool = False,
 ) -> Iterator[dict]:
     """Yields every example once, in order, with the transform of evaluation.
 
@@ -111,6 +114,7 @@ def in_order(
         `rq.parallel.sharding.shard_batch` takes; if None, all rows are read.
       start, stop: range of examples; `stop` None means the end.
       captions: whether batches have 'captions', a list of tuples.
+      paired: as in `shuffled`.
 
     Yields:
       Dicts of arrays `[B / processes, ...]`, with 'mask' bool, False for padding.
@@ -121,7 +125,7 @@ def in_order(
     stop = len(source) if stop is None else stop
     rows = range(batch_size) if mesh is None else sharding.rows(mesh, batch_size)
     center = None if data is None else transforms(data)[1]
-    read = _reader(source, data, center, 0, tokens, captions)
+    read = _reader(source, data, center, 0, tokens, captions, paired)
 
     def example(place):
         index = min(start + place, stop - 1)
@@ -170,7 +174,7 @@ class _Batches:
         return batch
 
 
-def _reader(source, data, transform, seed, tokens, captions=False):
+def _reader(source, data, transform, seed, tokens, captions=False, paired=False):
     """Returns a function from (index in the source, place in order) to an example."""
 
     def read(index, place):
@@ -182,8 +186,7 @@ def _reader(source, data, transform, seed, tokens, captions=False):
             example |= {"captions": lines} if captions else {}
             example |= {"text": tokens(lines, rng)} if tokens is not None else {}
         if "image" in example and transform is not None:
-            image = transform(example["image"], data.resolution, rng)
-            example |= {"image": image}
+            example = source_images.transformed(example, transform, data, rng, paired)
         return example
 
     return read
@@ -201,9 +204,23 @@ class Variants:
     evaluation, the others are augmented. Each is a function of (seed, i).
     """
 
-    def __init__(self, source: Source, data, variants: int = 1, seed: int = 0):
-        """Takes a source of images and the `data` section of the config."""
-        self._source, self._data = source, data
+    def __init__(
+        self,
+        source: Source,
+        data,
+        variants: int = 1,
+        seed: int = 0,
+        paired: bool = False,
+    ):
+        """Takes a source of images, the `data` section of the config, and options.
+
+        Args:
+          source, data: the images.
+          variants: of each image.
+          seed: of the augmentation.
+          paired: as in `shuffled`.
+        """
+        self._source, self._data, self._paired = source, data, paired
         self._variants, self._seed = variants, seed
         self._augment, self._center = transforms(data)
 
@@ -214,10 +231,12 @@ class Variants:
         return self.read(index)[0]
 
     def read(self, index: int) -> tuple[dict, tuple[str, ...]]:
-        """Returns an example, its image at the model's resolution, and its captions."""
+        """Returns an example, its images at the model's resolution, and captions."""
         image, variant = divmod(index, self._variants)
         example, captions = self._source.read(image)
         transform = self._augment if variant else self._center
         rng = generator(self._seed, index)
-        pixels = transform(example["image"], self._data.resolution, rng)
-        return example | {"image": pixels}, captions
+        example = source_images.transformed(
+            example, transform, self._data, rng, self._paired
+        )
+        return example, captions

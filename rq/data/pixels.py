@@ -1,10 +1,22 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Converts pixels between uint8, as stored, and floats in [-1, 1], as in models."""
+"""Converts pixels between uint8, as stored, and floats in [-1, 1], as in models.
+
+And the colours of palettes to pixels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+
+def colours(palette: Sequence[str]) -> np.ndarray:
+    """Returns the colours '#rrggbb' of a palette, uint8 `[L, 3]`."""
+    return np.array(
+        [[int(name[i : i + 2], 16) for i in (1, 3, 5)] for name in palette], np.uint8
+    )
 
 
 def to_float(images):

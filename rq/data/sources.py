@@ -10,13 +10,17 @@ from typing import Protocol
 
 import tensorflow_datasets as tfds
 
-from rq.data import DataError, contents, digits, emoji
+from rq.data import DataError, contents, digits, emoji, emoji_segments
 from rq.data.own_images import inventory, prepared
 from rq.data.own_images.readers import READERS
 from rq.data.tfds_source import TFDSSource
 
 # Data sets that are prepared on first use.
-BUILT_IN = {"digits": digits.prepare, "emoji": emoji.prepare}
+BUILT_IN = {
+    "digits": digits.prepare,
+    "emoji": emoji.prepare,
+    "emoji_segments": emoji_segments.prepare,
+}
 # Parts of the names of a data set's files: records, features, class names.
 CONTENTS = (".array_record", "features.json", ".labels.txt")
 
@@ -24,8 +28,9 @@ CONTENTS = (".array_record", "features.json", ".labels.txt")
 class Source(Protocol):
     """A sequence of examples that several threads can read at once.
 
-    An example is a dict of arrays: 'image' uint8 `[H, W, C]` and 'label' int32 for
-    images; 'codes', 'features' and 'label' for stored codes.
+    An example is a dict of arrays: 'image' uint8 `[H, W, C]`, 'label' int32 and of
+    pairs 'source' for images; 'codes', 'features' and 'label', and of images with
+    sources 'source_codes', for stored codes.
     """
 
     def __len__(self) -> int: ...
@@ -37,10 +42,11 @@ class Source(Protocol):
         """Returns an example and its captions, possibly none."""
 
 
-def open_split(data, split: str) -> TFDSSource:
+def open_split(data, split: str, paired: bool = False) -> TFDSSource:
     """Opens a split of the data set that the `data` section of the config names.
 
-    Built-in data sets are prepared on first use.
+    Built-in data sets are prepared on first use. With `paired`, examples of
+    `data.source='pairs'` have a 'source'.
 
     Raises:
       DataError: if the data set is unknown, not prepared or in another format (the
@@ -55,7 +61,12 @@ def open_split(data, split: str) -> TFDSSource:
         deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
     )
     features = builder.info.features
-    return TFDSSource(records, features, f"{data.name} {split}", data.channels)
+    images = {"image": "image", "source": "source"}
+    if data.swap_pairs:
+        images = {"image": "source", "source": "image"}
+    if not (paired and data.source == "pairs"):
+        images.pop("source")
+    return TFDSSource(records, features, f"{data.name} {split}", data.channels, images)
 
 
 def classes_and_captions(data) -> tuple[int, float]:
@@ -205,6 +216,11 @@ def _check(builder, data, split):
         )
     if "image" not in info.features:
         raise DataError(f"{name} has no 'image', only {sorted(info.features)}")
+    if data.source == "pairs" and "source" not in info.features:
+        raise DataError(
+            f"{name} has no images 'source' for data.source='pairs', only "
+            f"{sorted(info.features)}"
+        )
     if unknown := {part.split("[")[0] for part in split.split("+")} - set(info.splits):
         raise DataError(
             f"{name} has splits {sorted(info.splits)}, not {sorted(unknown)}"

@@ -8,8 +8,8 @@ Each split is a folder:
     00000-of-00012.array_record ...   shards, renamed to these names when complete
 
 A record is one image: a checksum, codes (uint16 `[H, W, D]`), features (the latents
-before quantization, float32 `[H, W, C]`), label (int32) and captions (UTF-8, one a
-line).
+before quantization, float32 `[H, W, C]`), label (int32), source_codes (uint16
+`[H', W', D']`, of images that have a source image) and captions (UTF-8, one a line).
 
 Soft targets and stochastic codes are sampled from the distances between latents and
 code vectors (paper section 3.2.3), so the nearest codes alone are not enough. With the
@@ -35,6 +35,7 @@ from rq.parallel import atomic_files
 MANIFEST = "manifest.json"
 CHECKSUM = 4  # bytes at the start of each record: the CRC-32 of the rest
 LABEL = np.dtype(np.int32)
+NAMES = ("codes", "features", "source_codes")  # arrays whose shapes are declared
 LARGEST = np.iinfo(np.uint16).max  # largest code
 SHARD_SIZE = 8192  # images per shard
 
@@ -57,7 +58,8 @@ class CodeWriter:
         Args:
           directory: folder of the split's codes.
           num_examples: number of examples in all shards.
-          shapes: shapes of one example's 'codes' and 'features'.
+          shapes: shapes of one example's 'codes' and 'features', and of any
+            'source_codes'.
           fingerprint: identifies the RQ-VAE, as JSON.
           images: identifies the images, see `rq.data.sources.fingerprint`.
           shard_size: images per shard.
@@ -100,8 +102,9 @@ class CodeWriter:
         Args:
           shard: number of the shard.
           batches: the examples of `span(shard)` in order, as dicts of 'codes' int
-            `[B, H, W, D]`, 'features' float `[B, H, W, C]`, optionally 'label' int
-            `[B]` (default zeros) and 'captions' (B sequences of lines, default none).
+            `[B, H, W, D]`, 'features' float `[B, H, W, C]`, 'source_codes' if they are
+            declared, optionally 'label' int `[B]` (default zeros) and 'captions' (B
+            sequences of lines, default none).
 
         Raises:
           DataError: if number or shapes are not as declared, or codes exceed uint16.
@@ -128,31 +131,35 @@ class CodeWriter:
         return range(shard * size, min((shard + 1) * size, number))
 
     def _checked(self, batch):
-        codes, features = np.asarray(batch["codes"]), np.asarray(batch["features"])
-        number = len(codes)
-        if codes.size and not 0 <= codes.min() <= codes.max() <= LARGEST:
-            raise DataError(
-                f"codes from {codes.min()} to {codes.max()} do not fit in uint16"
-            )
+        columns = {name: np.asarray(batch[name]) for name in NAMES if name in batch}
+        number = len(columns["codes"])
+        for name in columns.keys() - {"features"}:
+            codes = columns[name]
+            if codes.size and not 0 <= codes.min() <= codes.max() <= LARGEST:
+                raise DataError(
+                    f"codes from {codes.min()} to {codes.max()} do not fit in uint16"
+                )
         labels = np.asarray(batch.get("label", np.zeros(number)), LABEL)
         captions = batch.get("captions", [()] * number)
-        columns = {"codes": codes, "features": features}
         found = {name: list(rows.shape[1:]) for name, rows in columns.items()}
-        lengths = {number, len(features), len(labels)}
+        lengths = {len(labels), *map(len, columns.values())}
         if found != self._manifest["shapes"] or len(lengths) > 1:
             raise DataError(
                 f"batches of {found}, not {self._manifest['shapes']}, with "
-                f"{len(features)} features and {len(labels)} labels for {number} codes"
+                f"{len(columns['features'])} features and {len(labels)} labels for "
+                f"{number} codes"
             )
-        return codes, features, labels, captions
+        sources = columns.get("source_codes", [np.empty(0)] * number)
+        return columns["codes"], columns["features"], labels, sources, captions
 
 
-def _pack(codes, features, label, captions) -> bytes:
+def _pack(codes, features, label, source_codes, captions) -> bytes:
     content = b"".join(
         (
             codes.astype("<u2").tobytes(),
             features.astype("<f4").tobytes(),
             label.astype("<i4").tobytes(),
+            source_codes.astype("<u2").tobytes(),
             "\n".join(" ".join(split_lines(line)) for line in captions).encode(),
         )
     )
@@ -163,17 +170,21 @@ def _unpack(record: bytes, shapes) -> tuple[dict, tuple[str, ...]]:
     content = memoryview(record)[CHECKSUM:]
     if zlib.crc32(content).to_bytes(CHECKSUM, "little") != record[:CHECKSUM]:
         raise ValueError("a record's checksum is wrong")
-    codes, features = (int(np.prod(shapes[name])) for name in ("codes", "features"))
-    ends = np.cumsum([0, 2 * codes, 4 * features, LABEL.itemsize])
+    codes, features, sources = (int(np.prod(shapes.get(name, 0))) for name in NAMES)
+    ends = np.cumsum([0, 2 * codes, 4 * features, LABEL.itemsize, 2 * sources])
     parts = [content[a:b] for a, b in zip(ends, [*ends[1:], None], strict=True)]
-    captions = bytes(parts[3]).decode()
-    return {
+    captions = bytes(parts[4]).decode()
+    found = {
         "codes": np.frombuffer(parts[0], "<u2")
         .astype(np.int32)
         .reshape(shapes["codes"]),
         "features": np.frombuffer(parts[1], "<f4").reshape(shapes["features"]),
         "label": np.frombuffer(parts[2], "<i4")[0],
-    }, tuple(captions.split("\n")) if captions else ()
+    }
+    if sources:
+        source = np.frombuffer(parts[3], "<u2").astype(np.int32)
+        found["source_codes"] = source.reshape(shapes["source_codes"])
+    return found, tuple(captions.split("\n")) if captions else ()
 
 
 def _read_manifest(directory) -> dict:
@@ -207,7 +218,10 @@ def is_complete(directory, fingerprint: Mapping) -> bool:
 
 
 class CodeSource:
-    """A source of stored codes: 'codes' int32, 'features' float32, 'label' int32."""
+    """A source of stored codes: 'codes' int32, 'features' float32, 'label' int32.
+
+    Codes of images with source images have 'source_codes' int32, too.
+    """
 
     def __init__(self, directory, fingerprint: Mapping, patience: float = 0.0):
         """Opens a folder and checks that its codes are of the given RQ-VAE.

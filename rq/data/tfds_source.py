@@ -18,21 +18,33 @@ MAX_REPLACED = 100  # consecutive damaged images, from which on reading fails
 class TFDSSource:
     """A split of a prepared TFDS data set.
 
-    Item i is {'image': uint8 `[H, W, channels]`, 'label': int32}. An image that cannot
-    be decoded is replaced by the next one, logged and counted, so that item i does not
-    depend on what was read before.
+    Item i is {'image': uint8 `[H, W, channels]`, 'label': int32}, with 'source' of the
+    same form if it is wanted. An image that cannot be decoded is replaced by the next
+    one, logged and counted, so that item i does not depend on what was read before.
 
     Attributes:
       replaced: indices that have been replaced so far.
     """
 
-    def __init__(self, records, features, name: str, channels: int):
-        """Takes records of serialized examples, and the TFDS features of the set."""
+    def __init__(self, records, features, name: str, channels: int, images=None):
+        """Takes records of serialized examples, and the TFDS features of the set.
+
+        Args:
+          records, features: the set.
+          name: for messages.
+          channels: 1 or 3.
+          images: which features become 'image' and 'source', by these names; None:
+            'image' alone.
+        """
         self._records, self._name, self._channels = records, name, channels
+        self._images = {"image": "image"} if images is None else images
         # Captions are parsed only when they are read, since parsing takes time.
         self._pixels, self._texts = (
             tfds.features.FeaturesDict({k: features[k] for k in names if k in features})
-            for names in (("image", "label"), ("caption", "captions"))
+            for names in (
+                (*self._images.values(), "label"),
+                ("caption", "captions"),
+            )
         )
         self.replaced: set[int] = set()
 
@@ -57,15 +69,22 @@ class TFDSSource:
             at = (index + offset) % len(self)
             serialized = self._records[at]
             record = self._pixels.deserialize_example_np(
-                serialized, decoders={"image": tfds.decode.SkipDecoding()}
+                serialized,
+                decoders={
+                    feature: tfds.decode.SkipDecoding()
+                    for feature in self._images.values()
+                },
             )
             try:
-                image = decode(record["image"], self._channels)
+                images = {
+                    name: decode(record[feature], self._channels)
+                    for name, feature in self._images.items()
+                }
             except DecodeError as error:
                 self._replace(at, error)
                 continue
             label = np.int32(record.get("label", 0))
-            return {"image": image, "label": label}, serialized
+            return images | {"label": label}, serialized
         raise DataError(f"{self._name}: no image from {index} on can be decoded")
 
     def _replace(self, index, error):

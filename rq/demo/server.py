@@ -89,7 +89,13 @@ def application(
 
 def _compile(actions: Actions) -> None:
     """Runs every program once, so that the first user need not wait for it."""
-    condition = actions.model.config.transformer.condition
+    config = actions.model.config
+    if config.data.source != "none":
+        raise ConfigError(
+            f"rq demo has no place for source images ({config.data.source}): use rq "
+            "sample --source=IMAGE"
+        )
+    condition = config.transformer.condition
     actions.reconstruct(np.zeros((*actions.rqvae.image_shape[:2], 3), np.uint8))
     if "transformer" in actions.model.stages:
         for _ in actions.sample("", "a" if "text" in condition else "", 1, {}):

@@ -8,13 +8,14 @@ from rq.data.file_source import FileSource
 from rq.sampling import conditions
 
 
-def rank(experiment, images, classes=(), texts=()) -> list[dict]:
+def rank(experiment, images, classes=(), texts=(), source=None) -> list[dict]:
     """Returns exact likelihoods of image files under several conditions.
 
     Args:
       experiment: a `rq.experiment.Experiment` with both stages.
       images: a file or folder; cropped at the centre.
       classes, texts: the conditions, see `conditions.parse`.
+      source: source images, of a model that has them: a file or a folder.
 
     Returns:
       For each file 'file' and 'conditions', the likeliest first: 'class' and 'text' if
@@ -26,7 +27,8 @@ def rank(experiment, images, classes=(), texts=()) -> list[dict]:
       DataError: if no image can be read.
     """
     config = experiment.config
-    asked = conditions.parse(config, experiment.tokenizer, classes, texts)
+    sources = None if source is None else experiment.read_sources(source)
+    asked = conditions.parse(config, experiment.tokenizer, classes, texts, sources)
     source = FileSource(images, config.data.channels)
     codes = experiment.codes_of(images)
     found = experiment.log_likelihoods(codes, asked.cond)

@@ -205,8 +205,9 @@ def write_samples(
     keep: float = 1.0,
     classifier: Classifier | None = None,
     complete=None,
-    mask: str = "bottom",
+    mask: str | None = None,
     keep_depth: int = 0,
+    source=None,
 ) -> None:
     """Samples images and writes them batch by batch; prints where they are.
 
@@ -217,7 +218,9 @@ def write_samples(
       classes, texts: see `conditions.parse`.
       keep, classifier: see `rejection.draw`; the experiment's own classifier if None.
       complete: an image file, or codes (.npy, .npz), to complete.
-      mask, keep_depth: which of its codes are sampled, see `inpainting.make_given`.
+      mask, keep_depth: which of its codes are sampled, see `inpainting.make_given`;
+        without `complete`, the mask is what a source of kind 'mask' lacks.
+      source: an image file or a folder of them, of a model with source images.
 
     Raises:
       ConfigError: if `out` cannot be written, or the model does not have the options,
@@ -230,7 +233,12 @@ def write_samples(
     shape = image_shape(experiment.config.data)
     num_bytes = number * (math.prod(shape) + 8 * math.prod(rqvae.code_shape))
     processes.run_on_process_0(lambda: check_writable(out, num_bytes))
-    asked = conditions.parse(experiment.config, experiment.tokenizer, classes, texts)
+    sources = None
+    if source is not None:
+        sources = experiment.read_sources(source, mask if complete is None else None)
+    asked = conditions.parse(
+        experiment.config, experiment.tokenizer, classes, texts, sources
+    )
     given = None
     if complete is not None:
         if pathlib.Path(complete).suffix in inpainting.NUMPY:
@@ -239,7 +247,7 @@ def write_samples(
         else:
             experiment.require_rqvae("an image to complete")
             codes = experiment.codes_of(complete)[0]
-        given = inpainting.make_given(codes, mask, keep_depth)
+        given = inpainting.make_given(codes, mask or "bottom", keep_depth)
     if keep != 1 and classifier is None:
         classifier = experiment.classifier
     batches = rejection.draw(

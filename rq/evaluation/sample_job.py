@@ -27,7 +27,7 @@ import numpy as np
 
 import rq
 from rq.config import ConfigError, SamplingConfig
-from rq.evaluation import clip, feature_sets, image_files, sample_files
+from rq.evaluation import clip, feature_sets, image_files, pairs, sample_files
 from rq.evaluation.chunks import Parts
 from rq.evaluation.extractors import Extractor, Found
 from rq.metrics.manifold import DENSITY_NEIGHBOURS, NEIGHBOURS
@@ -89,15 +89,24 @@ class Job:
             config = SamplingConfig(**experiment.config.sampling)
         self._config, options = config, config
         config = experiment.config
-        if "text" in conditions.NEEDS[config.transformer.condition] and not texts:
+        needs, paired = conditions.NEEDS, config.data.source != "none"
+        if "text" in needs[config.transformer.condition] and not (texts or paired):
             if classes:
                 raise ConfigError(
                     "classes go with texts: give both, or neither for the captions of "
                     f"{config.data.eval_split}"
                 )
             classes, texts = self._captions()
-        tokenizer = experiment.tokenizer
-        self._asked = conditions.parse(config, tokenizer, classes, texts)
+        if not paired:
+            tokenizer = experiment.tokenizer
+            self._asked = conditions.parse(config, tokenizer, classes, texts)
+        elif classes or texts:
+            raise ConfigError(
+                "images are generated of the pairs of the evaluation split, with their "
+                "own classes and texts: give none"
+            )
+        else:
+            self._asked = pairs.asked(experiment, pairs.read(experiment, number))
         which = list(self._asked.names) if classes or texts else "all"
         self.texts = tuple(texts)
         self._among: Any = None  # `rejection.Candidates` if samples are ranked

@@ -15,7 +15,7 @@ from etils import epath
 
 from rq import progress, visualize
 from rq.config import SamplingConfig
-from rq.evaluation import reconstruction
+from rq.evaluation import pairs, reconstruction
 from rq.metrics import code_usage as code_metrics
 from rq.parallel import atomic_files, preemption, processes
 from rq.sampling import conditions
@@ -105,9 +105,12 @@ def samples(experiment) -> np.ndarray:
     """Returns a picture of samples, a named row for each of the first conditions.
 
     The conditions are the first classes or, for a model with text, the first captions
-    of the evaluation split, with their classes.
+    of the evaluation split, with their classes. Of a model of source images see
+    `pairs.picture`.
     """
     config, classes, texts = experiment.config, (), ()
+    if config.data.source != "none":
+        return pairs.picture(experiment)
     needs = conditions.NEEDS[config.transformer.condition]
     if "text" in needs:
         source = experiment.code_source(config.data.eval_split)

@@ -50,13 +50,15 @@ def reconstructions(
 
 
 def samples(stage: TransformerStage, state: TrainState) -> dict[str, np.ndarray]:
-    """Returns a picture of samples, a row for each class or evaluation caption."""
+    """Returns a picture of samples, a row for each class or evaluation condition."""
     config = stage.config
     kind, cond, rows = config.transformer.condition, None, 1
-    if kind == "class":
+    paired = config.data.source != "none"
+    if kind == "class" and not paired:
         cond = np.arange(min(config.data.num_classes, ROWS), dtype=np.int32)
-    elif kind != "none":
-        cond = np.asarray(conditions.make(config, stage.first_eval_batch()))[:ROWS]
+    elif kind != "none" or paired:
+        batch = stage.encoded(stage.frozen, stage.first_eval_batch())
+        cond = np.asarray(conditions.make(config, batch))[:ROWS]
     if cond is not None:
         rows, cond = len(cond), np.repeat(cond, NUMBER, axis=0)
     sampler = Sampler(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from rq.config import ConfigError
 from rq.models.networks.feature_classifier import FeatureClassifier
 from rq.models.networks.lpips import PerceptualDistance
 from rq.models.rqvae import RQVAE
@@ -65,10 +66,31 @@ def code_dim(config: ConfigDict) -> int:
     return rqvae_model(config).code_dim
 
 
+def source_sizes(config: ConfigDict) -> tuple[tuple[int, int, int] | None, int]:
+    """Returns the shape of a source image's codes, and the length of their vectors.
+
+    They are (None, 0) without source images.
+
+    Raises:
+      ConfigError: if they have an RQ-VAE of their own whose shapes are not known yet.
+    """
+    part = config.transformer
+    if config.data.source == "none":
+        return None, 0
+    if not part.source_rqvae:
+        return rqvae_model(config).code_shape, code_dim(config)
+    if len(part.source_shape) != 3:
+        raise ConfigError(
+            "the shapes of transformer.source_rqvae are not known: rq train finds them"
+        )
+    return part.source_shape, part.source_dim
+
+
 def transformer_model(config: ConfigDict) -> RQTransformer:
     """Returns the RQ-Transformer of a valid config, on the codes of its RQ-VAE."""
     rqvae = rqvae_model(config)
     num_conditions, condition_length = condition_sizes(config)
+    source_shape, source_dim = source_sizes(config)
     settings = dict(config.transformer.model)
     settings["body"] = StackConfig(**settings["body"])
     settings["head"] = StackConfig(**settings["head"])
@@ -79,5 +101,7 @@ def transformer_model(config: ConfigDict) -> RQTransformer:
         num_conditions=num_conditions,
         condition_length=condition_length,
         any_order=config.transformer.order != "raster",
+        source_shape=source_shape,
+        source_dim=source_dim,
         **settings,
     )

@@ -8,10 +8,15 @@
     p(S_{t,d} | ..) = softmax(classifier(head(v_1 .. v_D)))   causal over depth
 
 With `any_order`, beyond the paper, t counts positions in an order that is given, and
-each u_t also says which position comes next, as in RAR (Yu et al. 2024).
+each u_t also says which position comes next, as in RAR (Yu et al. 2024). With a source
+image the body first reads its codes, one token a position, before the condition; and,
+where both grids are equal, each u_t has the one at the position that it predicts:
+
+    PE_S(t) + s_t,  s_t = sum_d e(source_{t,d});  u_t + s_t
 
 Legend: B batch, H W code grid, T = H W positions, D depth, K codes, C code vector,
-M width, N heads, F head dimension, L layers, S condition length.
+M width, N heads, F head dimension, L layers, S condition length, P = T' positions of
+the source image (0: none).
 
 Dtypes: parameters float32; matrix products in `dtype`; layer norms, softmax and logits
 in float32.
@@ -19,7 +24,8 @@ in float32.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -35,12 +41,59 @@ from rq.parallel import sharding
 MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
 
 
+class Codebooks(NamedTuple):
+    """Code vectors of both images, where the source image has its own.
+
+    Attributes:
+      target: `[K, C]` or `[D, K, C]`.
+      source: of the same forms.
+    """
+
+    target: jax.Array
+    source: jax.Array
+
+
+CodeVectors = jax.Array | Codebooks
+
+
+def code_vectors(collection) -> CodeVectors:
+    """Returns the code vectors that the transformer takes, of its `codebook`s."""
+    target = collection["state"].embedding
+    if "source" not in collection:
+        return target
+    return Codebooks(target, collection["source"].embedding)
+
+
+def abstract_codebook(model: RQTransformer):
+    """Returns shapes of code vectors that a model can be initialised with."""
+
+    def vectors(length):
+        return jax.ShapeDtypeStruct((1, length), jnp.float32)
+
+    target = vectors(model.input_dim)
+    if not model.source_shape:
+        return target
+    return Codebooks(target, vectors(model.source_dim))
+
+
+def at_positions(x: jax.Array, order: jax.Array | None) -> jax.Array:
+    """Returns rows `[B, ..., M]` of x `[B, T, M]` at positions int32 `[B, ...]`.
+
+    All of them, as they are, where `order` is None.
+    """
+    if order is None:
+        return x
+    rows = jnp.take_along_axis(x, order.reshape(len(x), -1, 1), axis=1)
+    return rows.reshape(*order.shape, x.shape[-1])
+
+
 class RQTransformer(nn.Module):
     """Predicts each code from those before it; has single steps for decoding.
 
     The embeddings of codes come from the RQ-VAE's frozen codebook, an argument of every
     call (`[K, C]`, or `[D, K, C]` where depths have codebooks of their own), through
-    learned linear maps; or from learned tables.
+    learned linear maps; or from learned tables. Those of a source image always come
+    from its codebook: that of the target, or its own (`Codebooks`).
 
     Attributes:
       code_shape: (H, W, D).
@@ -48,6 +101,8 @@ class RQTransformer(nn.Module):
       input_dim: C of the codebook.
       num_conditions: classes, or the text vocabulary, or 1: a start token alone.
       condition_length: S; text where it is above 1.
+      source_shape: (H', W', D') of the source image's codes; None: no source image.
+      source_dim: C of its codebook.
       width: M, of the body and the head.
       body, head: their layers.
       shared_token_embedding: one learned table for all depths (where tables are used).
@@ -70,6 +125,8 @@ class RQTransformer(nn.Module):
     head: StackConfig
     num_conditions: int = 1
     condition_length: int = 1
+    source_shape: tuple[int, int, int] | None = None
+    source_dim: int = 0
     shared_token_embedding: bool = True
     shared_classifier: bool = True
     body_from_codebook: bool = True
@@ -95,6 +152,16 @@ class RQTransformer(nn.Module):
     def sizes(self) -> tuple[int, ...]:
         """Number of codes at each depth."""
         return self.num_codes * (self.depth // len(self.num_codes))
+
+    @property
+    def source_length(self) -> int:
+        """P, 0 without a source image."""
+        return math.prod(self.source_shape[:2]) if self.source_shape else 0
+
+    @property
+    def prefix_length(self) -> int:
+        """P + S, the body's inputs up to that which predicts the first position."""
+        return self.source_length + self.condition_length
 
     def setup(self):
         width, depth, num_codes = self.width, self.depth, max(self.num_codes)
@@ -131,14 +198,24 @@ class RQTransformer(nn.Module):
             ("condition", "embed"),
         )
 
-        def from_codebook():
-            axes, fan_in = ("latent", "embed"), self.input_dim
+        def from_codebook(fan_in):
+            axes = ("latent", "embed")
             return linear(width, axes, dtype, fan_in=fan_in, precision=self.precision)
 
         if self.body_from_codebook:
-            self.body_input = from_codebook()
+            self.body_input = from_codebook(self.input_dim)
         if self.head_from_codebook:
-            self.head_input = from_codebook()
+            self.head_input = from_codebook(self.input_dim)
+        if self.source_shape:
+            self.source_input = from_codebook(self.source_dim)
+            self.source_positions = parameter(
+                "source_positions",
+                small,
+                (self.source_length, width),
+                ("positions", "embed"),
+            )
+            # In place of codes that are left out.
+            self.source_absent = parameter("source_absent", unit, (width,), ("embed",))
         if not (self.body_from_codebook and self.head_from_codebook):
             shape, axes = (num_codes, width), ("vocab", "embed")
             if not self.shared_token_embedding:
@@ -183,7 +260,7 @@ class RQTransformer(nn.Module):
         self,
         codes: jax.Array,
         cond: jax.Array | None = None,
-        codebook: jax.Array | None = None,
+        codebook: CodeVectors | None = None,
         *,
         deterministic: bool = True,
         condition_logits: bool = False,
@@ -193,8 +270,10 @@ class RQTransformer(nn.Module):
 
         Args:
           codes: int32 `[B, h, W, D]`; the first h <= H rows.
-          cond: int32 `[B]` class, `[B, S]` text tokens; None: the start token.
-          codebook: code vectors `[K, C]` or `[D, K, C]`, where embeddings come from it.
+          cond: int32 `[B]` class, `[B, S]` text tokens; None: the start token. With a
+            source image `[B, P D' + S]`, its codes first; -1 where it is left out.
+          codebook: code vectors `[K, C]` or `[D, K, C]`, where embeddings come from it;
+            `Codebooks` where the source image has its own.
           deterministic: no dropout; otherwise `rngs={"dropout": key}`.
           condition_logits: also returns the text's next-token logits
             `[B, S - 1, num_conditions]`.
@@ -250,7 +329,7 @@ class RQTransformer(nn.Module):
         x_BSM, _ = self.body_stack(
             x_BSM.astype(self.dtype), deterministic=deterministic
         )
-        context_BTM = x_BSM[:, self.condition_length - 1 :]
+        context_BTM = x_BSM[:, self.prefix_length - 1 :]
         if order is not None:
             back_BT = jnp.argsort(order, axis=1)
             context_BTM = jnp.take_along_axis(context_BTM, back_BT[..., None], axis=1)
@@ -275,7 +354,7 @@ class RQTransformer(nn.Module):
             x_BTDM.astype(self.dtype), deterministic=deterministic
         )
         x_BTDM = x_BTDM.reshape(batch, positions, depth, self.width)
-        return x_BTDM, x_BSM[:, : self.condition_length - 1]
+        return x_BTDM, x_BSM[:, self.source_length : self.prefix_length - 1]
 
     def logits(self, x_BTDM):
         """Returns float32 logits `[B, T, D, K]` of head outputs `[B, T, D, M]`."""
@@ -290,7 +369,7 @@ class RQTransformer(nn.Module):
     # bias counts D times; the head's are summed (where they are) before it.
 
     def body_inputs(self, codes_BTD, cond, codebook, order=None):
-        """Returns the body's inputs `[B, S - 1 + T, M]`, float32.
+        """Returns the body's inputs `[B, P + S - 1 + T, M]`, float32.
 
         Args:
           codes_BTD: row by row; of the last position in the order they are not read.
@@ -308,22 +387,58 @@ class RQTransformer(nn.Module):
             codes_BTD = jnp.take_along_axis(codes_BTD, order[..., None], axis=1)
         tokens_BTM = self.body_tokens(codes_BTD, codebook)
         tokens_BTM += self.body_positions[places]
-        condition_BSM = self.condition_tokens(cond, batch)
-        x_BSM = jnp.concatenate([condition_BSM, tokens_BTM[:, :-1]], axis=1)
-        if not self.any_order:
-            return x_BSM
-        return x_BSM.at[:, -positions:].add(self.target_positions[places])
+        prefix_BSM = self.prefix_tokens(cond, batch, codebook)
+        x_BSM = jnp.concatenate([prefix_BSM, tokens_BTM[:, :-1]], axis=1)
+        if self.any_order:
+            x_BSM = x_BSM.at[:, -positions:].add(self.target_positions[places])
+        hints_BTM = self.source_hints(cond, batch, codebook)
+        if hints_BTM is not None:
+            hints_BTM = at_positions(hints_BTM[:, :positions], order)
+            x_BSM = x_BSM.at[:, -positions:].add(hints_BTM)
+        return x_BSM
 
     def _check_any_order(self):
         if not self.any_order:
             raise ValueError("the model reads positions row by row: no other order")
 
-    def condition_tokens(self, cond, batch: int):
-        """Returns input tokens `[B, S, M]` of a condition `[B]`, `[B, S]` or None."""
+    def prefix_tokens(self, cond, batch: int, codebook):
+        """Returns input tokens `[B, P + S, M]` of a condition, see `__call__`."""
+        source, cond = self._split(cond, batch)
+        tokens_BSM = self.condition_embedding[cond] + self.condition_positions
+        if not self.source_shape:
+            return tokens_BSM
+        tokens_BPM = self.source_tokens(source, codebook) + self.source_positions
+        return jnp.concatenate([tokens_BPM, tokens_BSM], axis=1)
+
+    def _split(self, cond, batch: int):
+        """Returns the codes of the source `[B, P D']` and the rest `[B, S]`."""
+        codes = self.source_length * (self.source_shape or (0, 0, 0))[2]
         if cond is None:
-            cond = jnp.zeros((batch, self.condition_length), jnp.int32)
-        cond = cond.reshape(batch, self.condition_length)
-        return self.condition_embedding[cond] + self.condition_positions
+            source = jnp.full((batch, codes), -1, jnp.int32)
+            return source, jnp.zeros((batch, self.condition_length), jnp.int32)
+        cond = cond.reshape(batch, codes + self.condition_length)
+        return cond[:, :codes], cond[:, codes:]
+
+    def source_hints(self, cond, batch: int, codebook):
+        """Returns what is added to the input that predicts each position `[B, T, M]`.
+
+        That is the source's token there, if the grids are equal; otherwise None.
+        """
+        if not self.source_shape or self.source_shape[:2] != self.code_shape[:2]:
+            return None
+        return self.source_tokens(self._split(cond, batch)[0], codebook)
+
+    def source_tokens(self, source, codebook):
+        """Returns tokens `[B, P, M]` of a source image's codes, without position."""
+        codes = source.reshape(len(source), self.source_length, -1)
+        if isinstance(codebook, Codebooks):
+            table = codebook.source
+        else:
+            table = self._table(codebook)
+        vectors = quantizer.embed(jnp.maximum(codes, 0), jnp.asarray(table))
+        tokens = jnp.sum(self.source_input(vectors), axis=-2).astype(jnp.float32)
+        absent = jnp.any(codes < 0, axis=-1, keepdims=True)
+        return jnp.where(absent, self.source_absent, tokens)
 
     def body_tokens(self, codes, codebook):
         """Returns input tokens `[..., M]` of codes `[..., D]`, without position."""
@@ -339,6 +454,8 @@ class RQTransformer(nn.Module):
     def _table(self, codebook):
         if codebook is None:
             raise ValueError("embeddings come from the codebook, but none was given")
+        if isinstance(codebook, Codebooks):
+            codebook = codebook.target
         return jnp.asarray(codebook)
 
     def _head_table(self, codebook):
@@ -379,13 +496,15 @@ class RQTransformer(nn.Module):
     # Decoding. Explicit caches in, caches out; layers must be unrolled.
 
     def init_caches(self, batch: int, extra: int = 0) -> tuple:
-        """Returns empty caches of the body, `[2, B, N, S + T - 1 + extra, F]` by layer.
+        """Returns empty caches of the body, `[2, B, N, P + S + T - 1 + extra, F]`.
+
+        There is one for each layer.
 
         Args:
           batch: B.
           extra: places more than there are tokens, see `group_step`.
         """
-        length = self.condition_length + self.positions - 1
+        length = self.prefix_length + self.positions - 1
         return self._caches(self.body, batch, length + extra)
 
     def _caches(self, config, batch, length):
@@ -394,7 +513,7 @@ class RQTransformer(nn.Module):
         zeros = sharding.constrain(zeros, None, "batch", "heads", None, None)
         return (zeros,) * config.layers
 
-    def start(self, cond, batch: int, first=None, extra: int = 0):
+    def start(self, cond, batch: int, first=None, extra: int = 0, codebook=None):
         """Reads the condition.
 
         Args:
@@ -402,13 +521,14 @@ class RQTransformer(nn.Module):
           batch: B.
           first: int32 `[B]`, the first position, with `any_order`.
           extra: see `init_caches`.
+          codebook: see `__call__`; only a source image needs it.
 
         Returns:
           the body's next input, float32 `[B, M]`, and its caches.
         """
-        tokens_BSM = self.condition_tokens(cond, batch)
+        tokens_BSM = self.prefix_tokens(cond, batch, codebook)
         caches = self.init_caches(batch, extra)
-        if self.condition_length > 1:
+        if self.prefix_length > 1:
             prefix_BSM = tokens_BSM[:, :-1].astype(self.dtype)
             _, caches = self.body_stack(prefix_BSM, caches, 0)
         x_BM = tokens_BSM[:, -1]
@@ -431,7 +551,7 @@ class RQTransformer(nn.Module):
 
     def position_step(self, x_BM, caches, step):
         """Returns the body's output `[B, M]` of position number `step`, and caches."""
-        index = self.condition_length - 1 + step
+        index = self.prefix_length - 1 + step
         x_B1M, caches = self.body_stack(x_BM[:, None].astype(self.dtype), caches, index)
         return x_B1M[:, 0], caches
 
@@ -452,7 +572,7 @@ class RQTransformer(nn.Module):
         Returns:
           `[B, G, M]` and caches.
         """
-        first = self.condition_length - 1
+        first = self.prefix_length - 1
         group = Group(first + before + 1, first + step)
         x_BNM = jnp.concatenate([chain_BNM, queries_BNM], axis=1)
         x_BNM, caches = self.body_stack(x_BNM.astype(self.dtype), caches, group)

@@ -73,7 +73,7 @@ def unroll(
         params[name] = {
             f"blocks_{i}": block(layer, config.heads) for i, layer in enumerate(layers)
         }
-    for name in ("body_input", "head_input"):
+    for name in ("body_input", "head_input", "source_input"):
         if name in params:
             params[name] = convert(params[name])
     classifier = output_major(params.pop("classifier_kernel"), weights)

@@ -17,6 +17,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from rq.models.transformer import at_positions
 from rq.sampling.choice import copies_of, make_choice, sample_keys
 from rq.sampling.order import in_order
 
@@ -67,7 +68,11 @@ def draw_groups(
         tiled(order),
         size,
     )
-    start, _ = apply("start", cond, batch * copies)
+    start, _ = apply("start", cond, batch * copies, None, 0, codebook)
+    hints = apply("source_hints", cond, batch * copies, codebook)
+
+    def with_hints(x, places):
+        return x if hints is None else x + at_positions(hints, tiled(places))
 
     # From here on in the order, with padding after the end.
     def padded(x):
@@ -94,6 +99,7 @@ def draw_groups(
             codebook,
             tiled(some(places, before + 1, size - 1)),
         )
+        chain = with_hints(chain, some(places, before + 1, size - 1))
         asked = some(places, first, size)
         last = jnp.maximum(first - 1, 0)
         context = apply(
@@ -103,7 +109,7 @@ def draw_groups(
             codebook,
         )
         context = jnp.where(first == 0, start, context)
-        queries = apply("queries", context, tiled(asked))
+        queries = with_hints(apply("queries", context, tiled(asked)), asked)
         contexts, caches = apply("group_step", chain, queries, caches, before, first)
 
         def rows(x):  # of samples, then of the positions of each

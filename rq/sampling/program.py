@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from rq.models.transformer import RQTransformer
+from rq.models.transformer import CodeVectors, RQTransformer, at_positions
 from rq.models.unroll import unroll
 from rq.sampling.choice import copies_of, make_choice, sample_keys, with_null
 from rq.sampling.groups import draw_groups
@@ -32,7 +32,7 @@ from rq.sampling.order import closed, in_order
 def sample(
     model: RQTransformer,
     params,
-    codebook: jax.Array | None,
+    codebook: CodeVectors | None,
     cond: jax.Array | None,
     key: jax.Array,
     *,
@@ -54,7 +54,7 @@ def sample(
       model: the transformer; `unroll` it (and its parameters) once when sampling many
         batches, otherwise it is done in each call.
       params: its parameters.
-      codebook: code vectors `[K, C]` or `[D, K, C]`.
+      codebook: code vectors `[K, C]` or `[D, K, C]`, or both images' (`Codebooks`).
       cond: int32 `[B]` classes or `[B, S]` tokens; None: the start token, B from
         `batch`.
       key: random key of the whole job.
@@ -159,7 +159,8 @@ def _sample(
     if order is not None:
         order = jnp.broadcast_to(order, (len(codes), model.positions))
         codes, keep = (in_order(x, order) for x in (codes, keep))
-    carry = _start(model, params, cond, len(codes) * copies_of(guidance), order)
+    rows = len(codes) * copies_of(guidance)
+    carry = _start(model, params, codebook, cond, rows, order)
     _, drawn, logits = _draw_rows(
         model,
         return_logits,
@@ -201,7 +202,7 @@ def _draw_rows(
       model, return_logits, params, codebook: see `sample`; the model is unrolled.
       keys: of each sample, `[B]`.
       filters, guidance: see `sample_rows`.
-      carry: the body's next input and caches.
+      carry: the body's next input, caches and hints, see `source_hints`.
       first: number of a position.
       codes: given codes `[B, h, W, D]` of h rows, or of h W positions in an order.
       keep: of their shape.
@@ -220,8 +221,11 @@ def _draw_rows(
         return jnp.moveaxis(x.reshape(batch, height * width, depth), 1, 0)
 
     def one_position(carry, inputs):
-        x, caches = carry
+        x, caches, hints = carry
         step, given, kept, places = inputs
+        if hints is not None:
+            here = jnp.broadcast_to(step, (batch,)) if places is None else places[0]
+            x += at_positions(hints, jnp.tile(here, copies))
         context, caches = apply("position_step", x, caches, step)
         position, following = (step, None) if places is None else places
         axis = None if places is None else 0
@@ -232,7 +236,8 @@ def _draw_rows(
         if places is not None:
             position, following = (jnp.tile(x, copies) for x in places)
         x = apply("next_input", chosen, position, codebook, following)
-        return (x, caches), (chosen[:batch], logits if return_logits else None)
+        carry = (x, caches, hints)
+        return carry, (chosen[:batch], logits if return_logits else None)
 
     steps = first + jnp.arange(height * width)
     places = None if order is None else (order[:, :-1].T, order[:, 1:].T)
@@ -247,7 +252,7 @@ def _draw_rows(
 def sample_rows(
     model: RQTransformer,
     params,
-    codebook: jax.Array | None,
+    codebook: CodeVectors | None,
     cond: jax.Array | None,
     keys: jax.Array,
     codes: jax.Array,
@@ -282,7 +287,8 @@ def sample_rows(
     model, params = unroll(model, params)
     if guidance is not None:
         cond = with_null(cond, null_cond)
-    carry = _start(model, params, cond, len(codes) * copies_of(guidance), order)
+    rows = len(codes) * copies_of(guidance)
+    carry = _start(model, params, codebook, cond, rows, order)
     _, height, width, _ = codes.shape
     if order is not None:
         codes, keep = (in_order(x, order) for x in (codes, keep))
@@ -305,11 +311,16 @@ def sample_rows(
         yield drawn[:, 0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _start(model, params, cond, rows, order=None):
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _start(model, params, codebook, cond, rows, order=None):
     if order is not None:
         order = jnp.tile(order[:, 0], rows // len(order))
-    return model.apply({"params": params}, cond, rows, order, method="start")
+
+    def apply(method, *args):
+        return model.apply({"params": params}, *args, method=method)
+
+    started = apply("start", cond, rows, order, 0, codebook)
+    return *started, apply("source_hints", cond, rows, codebook)
 
 
 _draw_row = jax.jit(_draw_rows, static_argnums=(0, 1), donate_argnames="carry")

@@ -13,7 +13,7 @@ import numpy as np
 
 from rq.config import ConfigError, SamplingConfig
 from rq.models.rqvae import RQVAE
-from rq.models.transformer import RQTransformer
+from rq.models.transformer import RQTransformer, code_vectors
 from rq.models.unroll import unroll
 from rq.parallel import sharding
 from rq.sampling import codec, program
@@ -98,7 +98,7 @@ class Sampler:
         """
         self.mesh, self.null_cond = mesh, null_cond
         self.model, self._params = unroll(transformer, transformer_variables["params"])
-        self._codebook = transformer_variables["codebook"]["state"].embedding
+        self._codebook = code_vectors(transformer_variables["codebook"])
         self._rqvae, self._rqvae_variables = rqvae, rqvae_variables
 
     def options(self, config: SamplingConfig):

@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import abc
 import functools
+import os
+import pathlib
 
 import numpy as np
 
-from rq.config import ConfigError
-from rq.data import DataError, text
+from rq.config import ConfigError, image_shape
+from rq.data import DataError, given_images, source_images, text, walk
 from rq.models import RQVAE, RQTransformer
 from rq.models.build import rqvae_model, transformer_model
+from rq.models.transformer import code_vectors
 from rq.models.unroll import decoding
 from rq.parallel import sharding
-from rq.sampling import codec, conditions, likelihood
+from rq.sampling import codec, conditions, inpainting, likelihood
+from rq.sampling.conditions import Sources
 from rq.sampling.sampler import Sampler
 
 
@@ -99,6 +103,66 @@ class TrainedModels(abc.ABC):
         """Encodes and decodes with the trained RQ-VAE."""
         return codec.Codec(self.rqvae, self.rqvae_variables, self.mesh)
 
+    def open_source_models(self) -> TrainedModels:
+        """Opens the models whose RQ-VAE encodes source images, if it is another."""
+        raise ConfigError(f"{self.path} has no RQ-VAE of source images")
+
+    @functools.cached_property
+    def source_models(self) -> TrainedModels:
+        """The models whose RQ-VAE encodes source images: these, or those of a folder.
+
+        Raises:
+          ConfigError: if there are no source images.
+        """
+        if self.config.data.source == "none":
+            raise ConfigError(
+                f"{self.path} is not conditioned on source images: data.source='none'"
+            )
+        own = self.config.transformer.source_rqvae
+        return self.open_source_models() if own else self
+
+    def source_codes(self, sources: np.ndarray) -> np.ndarray:
+        """Returns codes int32 `[N, H', W', D']` of source images uint8 `[N, R, R, C]`.
+
+        Raises:
+          ConfigError: if the model has no source images.
+        """
+        batch_size = self.config.sampling.batch_size
+        return self.source_models.codec.encode(sources, batch_size)
+
+    def read_sources(self, images, mask=None) -> Sources:
+        """Returns the source images that users give, as the model reads them.
+
+        Args:
+          images: as `given_images.read` takes them, or a folder of images. Of 'pairs'
+            they are the source images; others are made of them as in training.
+          mask: of 'mask', what is missing, see `inpainting.read_mask`; 'bottom' if
+            None.
+
+        Raises:
+          ConfigError: if the model has no source images, or the mask does not fit.
+          DataError: if an image cannot be read.
+        """
+        self.source_models  # noqa: B018  # raises before images are read
+        data, missing = self.config.data, None
+        if data.source == "mask":
+            height, width, _ = image_shape(data)
+            missing = inpainting.read_mask(
+                "bottom" if mask is None else mask, height, width
+            )
+        elif mask is not None:
+            raise ConfigError(f"a mask of a model whose data.source is {data.source!r}")
+        if isinstance(images, str | os.PathLike) and pathlib.Path(images).is_dir():
+            images = [str(file) for file in walk.images(pathlib.Path(images))] or images
+        read = given_images.read(images, data.channels, source_images.given_size(data))
+        made = np.stack([source_images.make(data, x, missing=missing) for x in read])
+        names = list(map(str, range(len(made))))
+        given = images if isinstance(images, list | tuple) else [images]
+        for number, image in enumerate(given):
+            if isinstance(image, str | os.PathLike):
+                names[number] = os.path.basename(image)
+        return Sources(self.source_codes(made), tuple(names), made)
+
     @functools.cached_property
     def sampler(self) -> Sampler:
         """Draws codes and images with the trained models."""
@@ -120,7 +184,7 @@ class TrainedModels(abc.ABC):
           conds: int32, one class or text a row; None of an unconditional model.
         """
         variables = self.transformer_variables
-        params, codebook = variables["params"], variables["codebook"]["state"].embedding
+        params, codebook = variables["params"], code_vectors(variables["codebook"])
 
         def dispatched():
             size = self.config.sampling.batch_size

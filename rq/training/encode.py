@@ -19,26 +19,51 @@ from rq.parallel import preemption, processes, sharding
 
 
 class Encoder:
-    """Encodes images to codes and features, on the devices of this process."""
+    """Encodes images to codes and features, on the devices of this process.
 
-    def __init__(self, model, variables, config):
-        """Takes an `RQVAE`, its `params` and `codebook`, and the whole config."""
+    Source images, of a config that has them, are encoded to codes.
+    """
+
+    def __init__(self, model, variables, config, source=None):
+        """Takes an RQ-VAE and a config.
+
+        Args:
+          model: an `RQVAE`.
+          variables: its `params` and `codebook`.
+          config: the whole config.
+          source: model and variables of the RQ-VAE that encodes source images; None:
+            the same one.
+        """
         self._data, self._batch_size = config.data, config.codes.batch_size
+        self._paired = config.data.source != "none"
         self._mesh = sharding.make_mesh(devices=jax.local_devices())
-        self._variables = jax.device_put(
-            jax.device_get(variables), sharding.replicated(self._mesh)
-        )
-        self._step = jax.jit(
-            lambda variables, images: model.apply(
-                variables, to_float(images), method="codes_and_features"
+        self._variables = [
+            jax.device_put(jax.device_get(x), sharding.replicated(self._mesh))
+            for x in ([variables] if source is None else [variables, source[1]])
+        ]
+        source_model = model if source is None else source[0]
+
+        @jax.jit
+        def step(variables, batch):
+            codes, features = model.apply(
+                variables[0], to_float(batch["image"]), method="codes_and_features"
             )
-        )
+            found = {"codes": codes, "features": features}
+            if "source" in batch:
+                found["source_codes"] = source_model.apply(
+                    variables[-1], to_float(batch["source"]), method="codes"
+                )
+            return found
+
+        self._step = step
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Returns the shapes of one example's 'codes' and 'features'."""
+        """Returns the shapes of one example's 'codes', 'features', 'source_codes'."""
         images = jax.ShapeDtypeStruct((1, *image_shape(self._data)), np.uint8)
-        codes, features = jax.eval_shape(self._step, self._variables, images)
-        return {"codes": codes.shape[1:], "features": features.shape[1:]}
+        names = ("image", "source") if self._paired else ("image",)
+        batch = dict.fromkeys(names, images)
+        found = jax.eval_shape(self._step, self._variables, batch)
+        return {name: x.shape[1:] for name, x in found.items()}
 
     def __call__(self, source: sources.Source, start: int, stop: int) -> Iterator[dict]:
         """Yields codes and features of examples start to stop - 1 of a source.
@@ -52,7 +77,7 @@ class Encoder:
 
         Yields:
           dicts of 'codes' int32 `[B, h, w, D]`, 'features' (latents z) float32
-          `[B, h, w, C]`, 'label' `[B]` and 'captions', B tuples.
+          `[B, h, w, C]`, any 'source_codes', 'label' `[B]` and 'captions', B tuples.
         """
         batches = loader.in_order(
             source, self._data, self._batch_size, start=start, stop=stop, captions=True
@@ -60,8 +85,9 @@ class Encoder:
         before = None
         for batch in batches:
             with sharding.context(self._mesh):
-                images = sharding.shard_batch({"image": batch["image"]}, self._mesh)
-                outputs = self._step(self._variables, images["image"])
+                images = {k: batch[k] for k in ("image", "source") if k in batch}
+                placed = sharding.shard_batch(images, self._mesh)
+                outputs = self._step(self._variables, placed)
             if before is not None:
                 yield _fetched(*before)
             before = batch, outputs
@@ -71,8 +97,7 @@ class Encoder:
 
 def _fetched(batch, outputs) -> dict:
     number = int(batch["mask"].sum())
-    codes, features = jax.device_get(outputs)
-    found = {"codes": codes, "features": features}
+    found = jax.device_get(outputs)
     found |= {name: batch[name] for name in ("label", "captions")}
     return {name: value[:number] for name, value in found.items()}
 
@@ -105,8 +130,8 @@ def encode_split(
     """
     data = config.data
     variants = config.codes.variants if split == data.train_split else 1
-    source = sources.open_split(data, split)
-    source = loader.Variants(source, data, variants, config.seed)
+    source = sources.open_split(data, split, paired=True)
+    source = loader.Variants(source, data, variants, config.seed, paired=True)
     images = processes.digest_from_process_0(lambda: sources.fingerprint(data, split))
     writer = CodeWriter(
         directory,

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from rq.config import ConfigError
 from rq.config.schema import fields
 from rq.models.build import rqvae_model, transformer_model
+from rq.models.transformer import abstract_codebook
 from rq.parallel import sharding
 from rq.training.train_state import TrainState
 
@@ -71,6 +72,15 @@ _DEPENDS = {
         "rqvae.model.fsq_levels",
     ),
     "condition": (*_CONDITION, _WIDTH),
+    "source": (
+        "data.source",
+        *_LATENTS,
+        _GRID,
+        _WIDTH,
+        "transformer.source_rqvae",
+        "transformer.source_shape",
+        "transformer.source_dim",
+    ),
     "body_positions": (_GRID, _WIDTH),
     "head_positions": (_GRID, _WIDTH),
     "body_input": (*_LATENTS, _GRID, _WIDTH, "transformer.model.body_from_codebook"),
@@ -96,6 +106,7 @@ _DEPENDS = {
 _MEANING = {
     "codebook": ("rqvae.model.cosine", "rqvae.model.fsq_levels"),
     "condition": ("transformer.condition",),
+    "source": ("transformer.source_rqvae",),
     "body_stack": ("transformer.model.body.heads",),
     "head_stack": ("transformer.model.head.heads",),
 }
@@ -168,13 +179,11 @@ def _arrays(stage: str, config: ConfigDict) -> dict[str, tuple[int, ...]]:
     else:
         module = transformer_model(config)
         codes = jax.ShapeDtypeStruct((1, *module.code_shape), "int32")
-        shape = (max(module.num_codes), module.input_dim)
-        shape = shape if rqvae.shared_codebook else (module.depth, *shape)
         found = jax.eval_shape(
-            lambda key, codes, embedding: module.init(key, codes, None, embedding),
+            lambda key, codes, codebook: module.init(key, codes, None, codebook),
             key,
             codes,
-            jax.ShapeDtypeStruct(shape, "float32"),
+            abstract_codebook(module),
         )
     return {name: x.shape for name, x in _named(sharding.unbox(dict(found))).items()}
 

@@ -32,6 +32,7 @@ class Found(NamedTuple):
       label: class name; None if it has no class.
       captions: captions, one a line; '' if there are none.
       size: size in bytes; -1 if unknown.
+      source: returns the bytes of its source image; None if it has none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Found(NamedTuple):
     label: str | None = None
     captions: str = ""
     size: int = -1
+    source: Callable[[], bytes] | None = None
 
 
 def kind_of_file(name: str, head: Callable[[], bytes]) -> str:

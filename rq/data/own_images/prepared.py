@@ -31,7 +31,9 @@ from rq.data.built_in import BuiltInBuilder
 from rq.data.decode import DecodeError, decode, examine
 from rq.data.own_images.contact_sheet import ContactSheet
 from rq.data.own_images.inventory import Inventory, summary
+from rq.data.own_images.partners import with_sources
 from rq.data.own_images.readers import READERS, Found
+from rq.data.own_images.tables import tsv
 from rq.data.permutation import mixed_order
 
 SUMMARY, PICTURE = "summary.txt", "first_images.png"
@@ -53,7 +55,7 @@ def scan(data, inventory: Inventory) -> dict[str, list[Found]]:
         raise DataError(f"data.path={data.path!r}: there is no such file or folder")
     splits: dict[Any, list[Found]] = collections.defaultdict(list)
     names = set()
-    for image in _read(data.name, path, inventory):
+    for image in _read(data, path, inventory):
         if (image.split, image.name) in names:
             inventory.leave_out(image.name, "listed a second time")
             continue
@@ -73,10 +75,17 @@ def scan(data, inventory: Inventory) -> dict[str, list[Found]]:
     return {"train": splits.pop("train")} | dict(sorted(splits.items()))
 
 
-def _read(name: str, path: pathlib.Path, inventory: Inventory) -> Iterator[Found]:
+def _read(data, path: pathlib.Path, inventory: Inventory) -> Iterator[Found]:
     """Yields the images that a reader finds; raises DataError if it cannot read."""
+    paired = data.source == "pairs"
     try:
-        yield from READERS[name](path, inventory)
+        if paired and data.name == "tsv":
+            yield from tsv(path, inventory, paired=True)
+        elif paired:
+            found = READERS[data.name](path, inventory)
+            yield from with_sources(found, data.source_path, inventory)
+        else:
+            yield from READERS[data.name](path, inventory)
     except OSError as error:
         raise DataError(f"{error.filename or path}: {error.strerror}") from error
 
@@ -194,6 +203,8 @@ class FileSet(BuiltInBuilder):
             "name": tfds.features.Text(),
             "caption": tfds.features.Text(),
         }
+        if self._data.source == "pairs":
+            features["source"] = tfds.features.Image()
         if self._classes:
             features["label"] = tfds.features.ClassLabel(names=self._classes)
         return tfds.core.DatasetInfo(
@@ -213,7 +224,7 @@ class FileSet(BuiltInBuilder):
     def _generate_examples(self, split, images):
         inventory = self._inventory
         shown = progress.Bar(f"checking {split}", len(images))
-        for image, encoded, shape, kind in self._examined(images):
+        for image, encoded, shape, kind, source in self._examined(images):
             shown.update()
             if encoded is None:
                 inventory.leave_out(image.name, kind)
@@ -236,6 +247,8 @@ class FileSet(BuiltInBuilder):
                 "name": image.name,
                 "caption": image.captions,
             }
+            if source is not None:
+                example["source"] = io.BytesIO(source)
             if self._classes:
                 example["label"] = label
             yield image.name, example
@@ -263,7 +276,10 @@ class FileSet(BuiltInBuilder):
         self._sheet.write(folder / PICTURE)
 
     def _examined(self, images: Iterable[Found]) -> Iterator[tuple]:
-        """Yields (image, bytes, (height, width), kind), or image, Nones and reason."""
+        """Yields (image, bytes, (height, width), kind, bytes of any source image).
+
+        Of images that cannot be used: image, Nones and in place of the kind the reason.
+        """
         ahead = collections.deque()
         with ThreadPoolExecutor(max(self._data.threads, 1)) as pool:
             for image in images:
@@ -277,19 +293,35 @@ class FileSet(BuiltInBuilder):
 def _examine(image: Found) -> tuple:
     """Reads and checks an image; returns what `FileSet._examined` yields."""
     if walk.suffix(image.name) in walk.RAW_SUFFIXES:
-        return image, None, None, "a camera's raw file: convert it to JPEG or PNG"
+        return image, None, None, "a camera's raw file: convert it to JPEG or PNG", None
     if image.size > MAX_BYTES:
-        return image, None, None, f"a file of more than {MAX_BYTES >> 20} MiB"
+        return image, None, None, f"a file of more than {MAX_BYTES >> 20} MiB", None
+    part = ""  # of the pair, for the reason
     try:
-        encoded = image.read()
-        return image, encoded, *examine(encoded)
+        encoded, source = image.read(), None
+        shape, kind = examine(encoded)
+        if image.source is not None:
+            part = "source image: "
+            source = image.source()
+            _check_shapes(shape, examine(source)[0])
+        return image, encoded, shape, kind, source
     except MemoryError:
-        return image, None, None, "too large for memory"
+        reason = "too large for memory"
     except OSError as error:
         reason = error.strerror or str(error)
     except (DecodeError, ValueError) as error:  # ValueError: a zero byte in a name
         reason = str(error)
-    return image, None, None, " ".join(reason.split())
+    return image, None, None, part + " ".join(reason.split()), None
+
+
+def _check_shapes(shape: tuple[int, int], source: tuple[int, int]) -> None:
+    """Raises ValueError unless two images have the same ratio of sides, up to 2 %."""
+    ratio = shape[0] * source[1] / (shape[1] * source[0])
+    if not 1 / 1.02 <= ratio <= 1.02:
+        raise ValueError(
+            f"another ratio of sides: {source[0]} x {source[1]} for {shape[0]} x "
+            f"{shape[1]}"
+        )
 
 
 def _path(data) -> pathlib.Path:
@@ -297,9 +329,15 @@ def _path(data) -> pathlib.Path:
 
 
 def set_name(data) -> str:
-    """Returns the TFDS name of the set, which depends on the path and the holdout."""
+    """Returns the TFDS name of the set.
+
+    It depends on the path, the holdout, and where source images are.
+    """
     path = _path(data)
-    digest = hashlib.sha256(os.fsencode(f"{path}:{data.holdout}")).hexdigest()[:8]
+    about = f"{path}:{data.holdout}"
+    if data.source == "pairs":
+        about += f":pairs:{data.source_path}"
+    digest = hashlib.sha256(os.fsencode(about)).hexdigest()[:8]
     stem = re.sub(r"\W+", "_", path.stem.lower(), flags=re.ASCII).strip("_")
     return f"{data.name}_{stem or 'images'}_{digest}"
 

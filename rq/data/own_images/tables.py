@@ -12,12 +12,19 @@ from rq.data import captions as caption_files
 from rq.data.own_images.found import SPLITS, Found, note_encoding
 from rq.data.own_images.inventory import Inventory
 
+_HEADER = ("file", "source")
 
-def tsv(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Found]:
+
+def tsv(
+    path: pathlib.Path, inventory: Inventory | None = None, paired: bool = False
+) -> Iterator[Found]:
     """Yields the images listed in a table, or in a folder of tables, one per split.
 
     Each line has a file, relative to the table, a tab and a caption. A file may have
     several lines. Files that no table lists are ignored.
+
+    With `paired` the second column is the source image, and the caption may be left
+    out. A header `file`, `source` is skipped.
 
     Raises:
       DataError: if there is no table, or a line has no tab.
@@ -28,10 +35,16 @@ def tsv(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Foun
         raise DataError(f"{path} has no .tsv file")
     for table in tables:
         captions: dict[str, list[str]] = {}
+        sources: dict[str, pathlib.Path] = {}
         rows, encoding = caption_files.read_tsv(table)
         note_encoding(inventory, table.name, encoding)
         inventory.other["tables of captions"] += 1
         for file, caption in rows:
+            if paired:
+                source, _, caption = caption.partition("\t")
+                if not captions and (file.lower(), source.lower()) == _HEADER:
+                    continue
+                sources.setdefault(file, table.parent / source.strip())
             captions.setdefault(file, []).append(caption)
         split = SPLITS.get(table.stem.lower()) if path.is_dir() else None
         for file, lines in captions.items():
@@ -42,6 +55,7 @@ def tsv(path: pathlib.Path, inventory: Inventory | None = None) -> Iterator[Foun
                 split,
                 captions="\n".join(filter(None, lines)),
                 size=_size(image),
+                source=sources[file].read_bytes if paired else None,
             )
 
 

@@ -16,6 +16,7 @@ from rq.config import trained_positions
 from rq.data.pixels import to_float
 from rq.models import quantizer
 from rq.models.build import rqvae_model, transformer_model
+from rq.models.transformer import code_vectors
 from rq.parallel import sharding
 from rq.sampling import conditions
 from rq.training import losses
@@ -28,30 +29,42 @@ class TransformerStage(Stage):
 
     The state holds the frozen codebook, so that a checkpoint of this stage has all that
     sampling codes needs; the optimizer does not update it.
+
+    Attributes:
+      frozen: variables of the RQ-VAEs that encode images in each step; {} if codes are
+        stored.
     """
 
     name = "transformer"
     criterion = "cross_entropy"
 
-    def __init__(self, config, mesh, eval_batches, rqvae_variables, null_text=None):
+    def __init__(
+        self, config, mesh, eval_batches, rqvae_variables, null_text=None, source=None
+    ):
         """See `Stage`.
 
-        Batches have 'codes' and 'features', or 'image'; 'label' and 'text' if the
-        condition needs them; and for evaluation 'mask'.
+        Batches have 'codes' and 'features', or 'image'; 'label', 'text' and
+        'source_codes', or 'source', if the condition needs them; and for evaluation
+        'mask'.
 
         Args:
           config, mesh, eval_batches: see `Stage`.
           rqvae_variables: variables of the trained RQ-VAE.
           null_text: see `conditions.null`.
+          source: model and variables of the RQ-VAE of source images; None: they have
+            none of their own.
         """
         super().__init__(config, mesh, eval_batches)
         self.model = transformer_model(config)
         self.null_cond = conditions.null(config, null_text)
         self.rqvae, self.rqvae_variables = rqvae_model(config), rqvae_variables
+        self.source_rqvae, self._source_variables = source or (None, None)
         self._sizes = None if self.rqvae.shared_codebook else self.rqvae.sizes
-        self._frozen = {}
+        self.frozen = {}
         if config.transformer.online:  # each step encodes its images
-            self._frozen = {"rqvae": rqvae_variables}
+            self.frozen = {"rqvae": rqvae_variables}
+            if source is not None:
+                self.frozen["source_rqvae"] = self._source_variables
         self._eval_step = jax.jit(self._cross_entropy)
 
     def without_recomputation(self) -> TransformerStage:
@@ -69,18 +82,29 @@ class TransformerStage(Stage):
         """Returns a new state; traceable, so that it is created sharded."""
         init_key, state_key = jax.random.split(key)
         # They become constants of the traced program, which must be host arrays.
-        codebook, frozen = jax.tree.map(
-            np.asarray, (self.rqvae_variables["codebook"], self._frozen)
-        )
+        codebook = dict(self.rqvae_variables["codebook"])
+        if self.source_rqvae is not None:
+            codebook["source"] = self._source_variables["codebook"]["state"]
+        codebook, frozen = jax.tree.map(np.asarray, (codebook, self.frozen))
         codes = jnp.zeros((1, *self.model.code_shape), jnp.int32)
-        embedding = codebook["state"].embedding
-        variables = self.model.init(init_key, codes, None, embedding)
+        variables = self.model.init(init_key, codes, None, code_vectors(codebook))
         return self.new_state(variables["params"], codebook, state_key, frozen=frozen)
 
     def encoded(self, frozen, batch) -> dict:
-        """Returns the batch with 'codes' and 'features', encoded from any 'image'."""
+        """Returns the batch with 'codes' and 'features', encoded from any 'image'.
+
+        And with 'source_codes', encoded from any 'source'.
+        """
         if "image" not in batch:
             return batch
+        if "source" in batch:
+            own = self.source_rqvae is not None
+            source_codes = (self.source_rqvae if own else self.rqvae).apply(
+                frozen["source_rqvae" if own else "rqvae"],
+                to_float(batch["source"]),
+                method="codes",
+            )
+            batch = batch | {"source_codes": source_codes}
         codes, features = self.rqvae.apply(
             frozen["rqvae"], to_float(batch["image"]), method="codes_and_features"
         )
@@ -219,17 +243,19 @@ class TransformerStage(Stage):
         cond: Any = conditions.make(self.config, batch)
         if self.null_cond is not None:
             fraction = self.config.transformer.condition_dropout
-            cond_key = jax.random.fold_in(key, 2)
-            both = self.config.transformer.condition == "class_text"
-            leave_out = conditions.leave_out_parts if both else conditions.leave_out
-            cond = leave_out(cond, self.null_cond, fraction, cond_key)
+            given = cond, self.null_cond, fraction, jax.random.fold_in(key, 2)
+            lengths = conditions.part_lengths(self.config)
+            if len(lengths) > 1:
+                cond = conditions.leave_out_parts(*given, lengths)
+            else:
+                cond = conditions.leave_out(*given)
         at = self.drawn_positions(len(codes), jax.random.fold_in(key, 3))
         order = self.drawn_order(len(codes), step, jax.random.fold_in(key, 4))
         outputs, text_outputs = self.model.apply(
             {"params": params},
             codes,
             cond,
-            codebook["state"].embedding,
+            code_vectors(codebook),
             deterministic=False,
             at=at,
             order=order,
@@ -248,7 +274,8 @@ class TransformerStage(Stage):
             text_logits: Any = self.model.apply(
                 {"params": params}, text_outputs, method="text_logits"
             )
-            text_loss = jnp.mean(losses.cross_entropy(text_logits, cond[:, 1:]))
+            text = cond[:, 1 - self.model.condition_length :]
+            text_loss = jnp.mean(losses.cross_entropy(text_logits, text))
             metrics |= {"loss/image": loss, "loss/text": text_loss}
             weight = self.config.transformer.text.weight
             loss = (1 - weight) * loss + weight * text_loss
@@ -270,7 +297,7 @@ class TransformerStage(Stage):
             {"params": params},
             codes,
             conditions.make(self.config, batch),
-            variables["codebook"]["state"].embedding,
+            code_vectors(variables["codebook"]),
             method="outputs",
         )
 
@@ -298,7 +325,7 @@ class TransformerStage(Stage):
             with sharding.context(self.mesh):
                 sharded = sharding.shard_batch(batch, self.mesh)
                 sums = sharding.to_host(
-                    self._eval_step(variables, self._frozen, sharded)
+                    self._eval_step(variables, self.frozen, sharded)
                 )
             total, correct = total + sums[0], correct + sums[1]
             images += int(sums[2])

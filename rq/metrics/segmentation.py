@@ -1,0 +1,77 @@
+# Copyright 2026 The rq Authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Compares label maps: nearest palette colours, confusion, mean IoU, pixel accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def nearest_labels(images: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Returns the class of each pixel, that of the nearest colour, int32 `[..., H, W]`.
+
+    Args:
+      images: uint8 `[..., H, W, C]`.
+      palette: uint8 `[L, C]`; of equally near colours the first counts.
+    """
+    pixels, near = images.astype(np.int32), None
+    for label, colour in enumerate(palette.astype(np.int32)):
+        distance = ((pixels - colour) ** 2).sum(axis=-1)
+        if near is None:
+            near, found = distance, np.zeros(distance.shape, np.int32)
+        closer = distance < near
+        near, found = np.where(closer, distance, near), np.where(closer, label, found)
+    if near is None:
+        raise ValueError("a palette without colours")
+    return found
+
+
+def confusion(true: np.ndarray, made: np.ndarray, classes: int) -> np.ndarray:
+    """Returns how many pixels of each class were given each class, int64 `[L, L]`.
+
+    Args:
+      true, made: integers of one shape, in 0..L - 1.
+      classes: L.
+
+    Raises:
+      ValueError: if the shapes differ or a label is out of range.
+    """
+    if true.shape != made.shape:
+        raise ValueError(f"label maps of one shape, not {true.shape}, {made.shape}")
+    for labels in (true, made):
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(
+                f"labels {labels.min()}..{labels.max()} of {classes} classes"
+            )
+    pairs = true.astype(np.int64) * classes + made
+    return np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Returns intersection over union of each class, float64 `[L]`.
+
+    NaN of classes that neither the truth nor the maps have.
+
+    Args:
+      counts: of `confusion`.
+    """
+    both = np.diag(counts).astype(np.float64)
+    either = counts.sum(axis=0) + counts.sum(axis=1) - both
+    return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+
+
+def statistics(counts: np.ndarray) -> dict[str, float]:
+    """Returns 'mIoU', the mean over classes that occur, and 'pixel accuracy'.
+
+    Args:
+      counts: of `confusion`.
+
+    Raises:
+      ValueError: if there are no pixels.
+    """
+    if not counts.sum():
+        raise ValueError("no pixels to compare")
+    return {
+        "mIoU": float(np.nanmean(iou(counts))),
+        "pixel accuracy": float(np.diag(counts).sum() / counts.sum()),
+    }
