@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands: help, flags, errors of one line, overrides in a run directory."""
 
-import importlib
 import pathlib
 import re
 import subprocess
@@ -50,11 +49,11 @@ def workdir(tmp_path):
 
 def parsed(name, *args):
     """Returns the flags of a command, after its command line."""
-    return program.parse(importlib.import_module(f"rq.cli.{name}"), args)
+    return program.parse(program.module(name), args)
 
 
 def own_flags(name):
-    return {flag.name for flag in importlib.import_module(f"rq.cli.{name}").FLAGS}
+    return {flag.name for flag in program.module(name).FLAGS}
 
 
 def as_flag(name, value):
@@ -98,7 +97,7 @@ def test_without_a_command_all_of_them_are_listed(capsys):
     listed = capsys.readouterr().out
     for name, text in program.COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(text)}$", listed, re.M)
-        module = importlib.import_module(f"rq.cli.{name}")
+        module = program.module(name)
         assert module.__doc__.splitlines()[0] == text
 
 

@@ -163,7 +163,7 @@ def test_the_notebook_runs(reader):
 def check_rq(name, args):
     # The config of a run that is not there: any other has the same fields.
     args = [re.sub("^--config=runs/.*", "--config=digits", arg) for arg in args]
-    program.parse(importlib.import_module(f"rq.cli.{name}"), args)
+    program.parse(program.module(name), args)
 
 
 def check_python(args):

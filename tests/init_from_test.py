@@ -79,7 +79,27 @@ def test_the_same_model_is_kept_whole(stage):
         (
             "rqvae",
             {"rqvae.model.num_codes": (32,)},
-            {"codebook": "new (rqvae.model.num_codes (16,) there, (32,) here)"},
+            {"codebook": "codes are added from residuals of the first batches "
+             "(rqvae.model.num_codes (16,) there, (32,) here)"},
+        ),
+        (
+            "rqvae",
+            {"rqvae.model.num_codes": (8,)},
+            {"codebook": "the most used codes stay "
+             "(rqvae.model.num_codes (16,) there, (8,) here)"},
+        ),
+        (
+            "rqvae",
+            {"rqvae.model.shared_codebook": False},
+            {"codebook": "each depth takes its own from the shared one "
+             "(rqvae.model.shared_codebook True there, False here)"},
+        ),
+        (
+            "rqvae",
+            {"rqvae.model.embed_dim": 8},
+            {"codebook": "new (rqvae.model.embed_dim 4 there, 8 here)",
+             "quant_conv": "new (rqvae.model.embed_dim 4 there, 8 here)",
+             "post_quant_conv": "post_quant_conv/conv/kernel"},
         ),
         (
             "transformer",

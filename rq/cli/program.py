@@ -29,6 +29,7 @@ COMMANDS = {  # the first lines of their modules' docstrings, listed without imp
     "compress": "Writes small files of images' codes, entropy-coded by a model's "
     "predictions.",
     "decompress": "Makes images of the files of `rq compress`.",
+    "suggest-codebook": "Suggests codebook sizes from how a run uses its codes.",
     "rank": "Ranks classes or texts by the likelihood of given images.",
     "demo": "Shows a model on a web page.",
     "check": "Checks all files of a run's checkpoints against their checksums.",
@@ -59,9 +60,14 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
+def module(name: str):
+    """Returns the module of a command of `COMMANDS`."""
+    return importlib.import_module(f"rq.cli.{name.replace('-', '_')}")
+
+
 def run(name: str, args: Sequence[str]) -> None:
     """Runs a command of `COMMANDS` with its arguments; exits unless it succeeds."""
-    command = importlib.import_module(f"rq.cli.{name}")
+    command = module(name)
     if {"-h", "--help"} & set(args):
         print(_help(command))
         return
@@ -108,7 +114,7 @@ def parse(command, args: Sequence[str]) -> flags.FlagValues:
 
 
 def _overview() -> str:
-    commands = "\n".join(f"  {name:11}  {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:16}  {text}" for name, text in COMMANDS.items())
     return (
         f"rq train --config=digits --workdir=runs/digits\n\n{commands}\n\n"
         "rq COMMAND --help lists the flags of a command."

@@ -24,7 +24,7 @@ from rq.evaluation import trained_stages, training_pictures
 from rq.evaluation.reconstruction import make_reconstructor
 from rq.experiment import Experiment
 from rq.parallel import processes, run_lock, sharding
-from rq.training import checkpoint, init_from, loop
+from rq.training import checkpoint, codebook_start, init_from, loop
 from rq.training.encode import Encoder, encode_split
 from rq.training.stages import FeaturesStage, RQVAEStage
 from rq.training.stages.rqvae_stage import load_perceptual_distance
@@ -200,6 +200,9 @@ def _fit(stage, source, config, path, pictures, tokens=None, paired=False) -> No
         tokens=tokens,
         paired=paired,
     )
+    first_state = init_from.first_state(config, path, stage.name)
+    if stage.name == "rqvae":
+        first_state = codebook_start.first_state(config, path, stage, data)
     loop.fit(
         stage,
         data,
@@ -208,5 +211,5 @@ def _fit(stage, source, config, path, pictures, tokens=None, paired=False) -> No
         mesh=stage.mesh,
         config_json=to_json(config),
         pictures=pictures,
-        first_state=init_from.first_state(config, path, stage.name),
+        first_state=first_state,
     )

@@ -354,6 +354,22 @@ SCHEMA: dict[str, Any] = dict(
     rqvae=dict(
         _steps(128, 100_000, ("sample", "reconstruct", "evaluate", "rank")),
         lpips_weights=Field("", "file of `rq convert lpips`", changed_by=_TRAIN),
+        codebook_init=Field(
+            "random",
+            "the first codebook: 'random' (restarts replace it by vectors of the first "
+            "batch), or residual k-means of the first batches",
+            one_of("random", "kmeans"),
+            since="0.2",
+            before="random",
+        ),
+        codebook_batches=Field(
+            16,
+            "batches that the first codebook is fitted to: by k-means, or if "
+            "`init_from` has one of another size",
+            POSITIVE,
+            since="0.2",
+            before=16,
+        ),
         model=_RQVAE_MODEL,
         loss=_RQVAE_LOSS,
         adversarial=_ADVERSARIAL,

@@ -216,6 +216,15 @@ def _codebooks(config: ConfigDict) -> Iterator[Rule]:
         yield not one_codebook, field, problem
         yield not model.cosine, name + "cosine", "a grid has no angles"
 
+    if config.rqvae.codebook_init == "kmeans":
+        field, fixed = "rqvae.codebook_init", model.fsq_levels != (0,)
+        problem = "k-means is by distance: not with rqvae.model.cosine or fsq_levels"
+        yield not (model.cosine or fixed), field, problem
+        batches, size = config.rqvae.codebook_batches, config.rqvae.batch_size
+        number = batches * size * math.prod(model.code_shape[:2])
+        problem = f"{batches} batches have {number:,} vectors for {max(sizes):,} codes"
+        yield number >= max(sizes), "rqvae.codebook_batches", problem
+
     if len(set(sizes)) > 1:
         problem = f"one codebook cannot have sizes {sizes}"
         yield not model.shared_codebook, name + "shared_codebook", problem

@@ -109,7 +109,7 @@ def update_codebook(
     if valid is None:
         valid = jnp.ones(num_codes, bool)
     vectors = vectors.astype(jnp.float32)
-    batch_counts, batch_sums = _batch_sums(vectors, codes, num_codes, update.sums)
+    batch_counts, batch_sums = sums_by_code(vectors, codes, num_codes, update.sums)
     counts = update.decay * codebook.counts + (1 - update.decay) * batch_counts
     sums = update.decay * codebook.sums + (1 - update.decay) * batch_sums
 
@@ -135,7 +135,7 @@ def update_codebook(
     return Codebook(embedding, counts, sums)
 
 
-def _batch_sums(vectors, codes, num_codes: int, kind: str):
+def sums_by_code(vectors, codes, num_codes: int, kind: str):
     """Returns each code's number of vectors `[K]` and their sum `[K, C]`."""
     if kind == "scatter":
         counts = jnp.zeros(num_codes, jnp.float32).at[codes].add(1.0)

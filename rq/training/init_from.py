@@ -8,6 +8,7 @@ Only stages without a checkpoint start from it; later the given model is not nee
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from absl import logging
@@ -15,11 +16,27 @@ from absl import logging
 from rq.config import ConfigError
 from rq.data import text
 from rq.models.build import rqvae_model
+from rq.models.codebook import Codebook
 from rq.parallel import sharding
 from rq.training import checkpoint, given_model, kept_weights
 from rq.training.checkpoint_manager import write_trained
 from rq.training.given_model import STAGES, GivenModel
 from rq.training.train_state import TrainState
+
+
+class GivenCodebook(NamedTuple):
+    """The codebook that stage 1 starts from.
+
+    Attributes:
+      codebook: of the given model, to be resized; None: it is taken as it is, by
+        `first_state`.
+      sizes: its number of codes, for each depth of the run.
+      text: for people: what is done with it.
+    """
+
+    codebook: Codebook | None = None
+    sizes: tuple[int, ...] = ()
+    text: str = ""
 
 
 def _starting(config, run) -> tuple[str, ...]:
@@ -102,6 +119,21 @@ def first_state(config, run, stage: str) -> Callable[[TrainState], TrainState]:
         return kept_weights.take(plan, state, given.read)
 
     return start
+
+
+def codebook(config, run) -> GivenCodebook | None:
+    """Returns the codebook that stage 1 starts from; None: a new one."""
+    if "rqvae" not in _starting(config, run):
+        return None
+    given = given_model.opened(config.init_from)
+    if "rqvae" not in given.stages:
+        return None
+    plan = _plan(config, run, given, "rqvae")
+    if not plan.resizes:
+        return GivenCodebook() if plan.keeps_codebook else None
+    found = sharding.unbox(given.read("rqvae")["codebook"])["state"]
+    sizes = kept_weights.given_sizes(given.config, config)
+    return GivenCodebook(found, sizes, plan.resizes)
 
 
 def write_rqvae(config, run, mesh) -> None:

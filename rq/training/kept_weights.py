@@ -119,11 +119,19 @@ class Plan(NamedTuple):
       stage: 'rqvae' or 'transformer'.
       kept: names of the arrays that are kept.
       text: for people: a line for the whole, and one for each part that is not kept.
+      resizes: for people: how the codebook is made of the given one, if it has another
+        size; otherwise ''.
     """
 
     stage: str
     kept: frozenset[str]
     text: tuple[str, ...]
+    resizes: str = ""
+
+    @property
+    def keeps_codebook(self) -> bool:
+        """Whether the codebook is kept as it is."""
+        return any(_part(name) == "codebook" for name in self.kept)
 
 
 def plan(
@@ -158,6 +166,16 @@ def plan(
     sizes = {n: math.prod(s) for n, s in ours.items() if _part(n) != "codebook"}
     total, number = sum(sizes.values()), sum(sizes[n] for n in kept & sizes.keys())
     changes = _changes(theirs, ours, kept, differing, same_text)
+    resizes = ""
+    if stage == "rqvae" and not any(_part(name) == "codebook" for name in kept):
+        resizes = _resizes(there, here)
+    if resizes:
+        changes = [
+            line.replace("codebook: new", resizes, 1)
+            if line.startswith("codebook: new ")
+            else line
+            for line in changes
+        ]
     if number < LEAST * total:
         raise ConfigError(
             f"init_from: stage {stage!r} has nothing in common with {source}: "
@@ -167,7 +185,37 @@ def plan(
     summary = f"{stage}: starts from {source}, {number:,} of {total:,} parameters"
     if any(_part(name) == "codebook" for name in kept):
         summary += " and the codebook"
-    return Plan(stage, frozenset(kept), (summary, *changes))
+    return Plan(stage, frozenset(kept), (summary, *changes), resizes)
+
+
+def given_sizes(there: ConfigDict, here: ConfigDict) -> tuple[int, ...]:
+    """Returns the number of codes of a given codebook at each depth of the run."""
+    model, depth = rqvae_model(there), rqvae_model(here).depth
+    return (model.num_codes[0],) * depth if model.shared_codebook else model.sizes
+
+
+def _resizes(there: ConfigDict, here: ConfigDict) -> str:
+    """Returns how a codebook is made of a given one, or '' if it cannot be.
+
+    Vectors must have the same length; depths with codebooks of their own must be as
+    many, or all get theirs from one that they shared.
+    """
+    theirs, ours = rqvae_model(there), rqvae_model(here)
+    learned = all(not m.cosine and m.fsq_levels == (0,) for m in (theirs, ours))
+    shared = theirs.shared_codebook
+    fits = shared or (not ours.shared_codebook and theirs.depth == ours.depth)
+    if not (learned and fits and theirs.code_dim == ours.code_dim):
+        return ""
+    before, after = given_sizes(there, here), ours.sizes
+    pairs = list(zip(before, after, strict=True))
+    done = []
+    if shared and not ours.shared_codebook:
+        done.append("each depth takes its own from the shared one")
+    if any(new < old for old, new in pairs):
+        done.append("the most used codes stay")
+    if any(new > old for old, new in pairs):
+        done.append("codes are added from residuals of the first batches")
+    return f"codebook: {', '.join(done)}"
 
 
 def _arrays(stage: str, config: ConfigDict) -> dict[str, tuple[int, ...]]:
