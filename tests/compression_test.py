@@ -20,6 +20,7 @@ from rq.config import ConfigError
 from rq.convert import saved_folder
 from rq.data import DataError, text
 from rq.models.build import rqvae_model, transformer_model
+from rq.sampling import likelihood
 from rq.sampling.code_steps import CodeSteps
 
 INFO = {"steps": {"rqvae": 3, "transformer": 5}, "metrics": {}, "licence": "MIT"}
@@ -185,6 +186,22 @@ def test_sizes_are_those_of_the_likelihood(model, images):
         assert abs(bits - sum(one.bits)) < 9
 
 
+def test_layers_are_coded_by_the_likelihood_of_their_depths(model, images):
+    codes, variables = model.encode(images[0]), model.models.transformer_variables
+    codebook = variables["codebook"]["state"].embedding
+    (made,) = model.compress_each(images[0], classes=1, layers=True)
+    for depth, bits in enumerate(made.bits, 1):
+        found = likelihood.log_likelihood(
+            model.models.decoder,
+            variables["params"],
+            codebook,
+            codes[..., :depth],
+            np.array([1]),
+        )
+        expected = -found[..., -1].sum() / math.log(2)
+        np.testing.assert_allclose(bits, expected, rtol=1e-4)
+
+
 def test_layers_are_cut_without_the_model(model, images, layered):
     first = file_format.cut(layered, 1)
     assert layered.startswith(first)
@@ -210,6 +227,22 @@ def test_a_text_is_stored_as_its_tokens(tmp_path):
     np.testing.assert_array_equal(model.decompress([data]), model.reconstruct(image))
     with pytest.raises(ConfigError, match="was not trained without"):
         model.compress(image)
+
+
+def test_models_of_any_order_are_read_in_raster_order(tmp_path, images):
+    config = small_config()
+    config.transformer.order = "random"
+    variables = {
+        "rqvae": weights(rqvae_model(config)),
+        "transformer": weights(transformer_model(config)),
+    }
+    saved_folder.write(tmp_path, config, variables, INFO, None)
+    model = rq.load(tmp_path)
+    (made,) = model.compress_each(images[0])
+    expected = -model.log_likelihood(images[0]) / math.log(2)
+    np.testing.assert_allclose(sum(made.bits), expected[0, 0], rtol=1e-4)
+    shown = model.decompress([made.data])
+    np.testing.assert_array_equal(shown, model.reconstruct(images[0]))
 
 
 def test_another_model_and_another_dtype_are_refused(model, folder, images, tmp_path):

@@ -143,8 +143,8 @@ def sampler(config, mesh) -> jax.stages.Traced:
     boxed = jax.eval_shape(model.init, jax.random.key(0), codes, None, embedding)
     params = sharding.abstract_state(boxed["params"], mesh)
     # Passed as arguments: with constants the compiler would remove unused filters.
-    options = SamplingConfig(**config.sampling)
-    options = compile_options(options, stage.model, stage.null_cond)
+    asked = SamplingConfig(**config.sampling)
+    options = compile_options(asked, stage.model, stage.null_cond)
     options = jax.eval_shape(lambda options: options, options)
     place, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     fields = {
@@ -167,6 +167,7 @@ def sampler(config, mesh) -> jax.stages.Traced:
             filters=filters,
             guidance=guidance,
             null_cond=stage.null_cond,
+            depth=asked.depth or None,
         )
 
     codebook = jax.ShapeDtypeStruct(embedding.shape, embedding.dtype, sharding=whole)

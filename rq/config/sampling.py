@@ -85,6 +85,13 @@ class SamplingConfig:
         NOT_NEGATIVE,
         since="0.2",
     )
+    depth: int = _option(
+        0,
+        "codes drawn at each position, the first ones, which are then decoded; fewer "
+        "are faster and coarser; 0: all",
+        NOT_NEGATIVE,
+        since="0.2",
+    )
     batch_size: int = _option(100, "samples generated at once", POSITIVE, ("rank",))
     seed: int = _option(
         0,
@@ -107,7 +114,13 @@ class SamplingConfig:
         return dataclasses.replace(self, **given)
 
     def check_depth(self, depth: int) -> None:
-        """Raises ConfigError if an option has neither 1 nor `depth` values."""
+        """Checks the options against a model's depth.
+
+        Raises:
+          ConfigError: if one has neither 1 nor `depth` values, or more are to be drawn.
+        """
+        if self.depth > depth:
+            raise ConfigError(f"sampling.depth = {self.depth}: the model has {depth}")
         for name, field in OPTIONS.items():
             value = getattr(self, name)
             if isinstance(field.default, tuple) and len(value) not in (1, depth):

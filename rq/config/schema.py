@@ -398,6 +398,15 @@ SCHEMA: dict[str, Any] = dict(
             "image, as many also without class, without text, without source",
             BELOW_ONE,
         ),
+        depth_dropout=Field(
+            0.0,
+            "fraction of images of which the body reads only the first d codes of each "
+            "position, d drawn from 1 .. D, so that one model serves every "
+            "sampling.depth",
+            FRACTION,
+            since="0.2",
+            before=0.0,
+        ),
         order=Field(
             "raster",
             "order of positions in training: row by row; 'random', another for each "

@@ -250,11 +250,12 @@ def write_samples(
         given = inpainting.make_given(codes, mask or "bottom", keep_depth)
     if keep != 1 and classifier is None:
         classifier = experiment.classifier
+    config = SamplingConfig(**experiment.config.sampling)
     batches = rejection.draw(
         experiment.sampler,
         asked,
         number,
-        SamplingConfig(**experiment.config.sampling),
+        config,
         keep=keep,
         classifier=classifier,
         given=given,
@@ -267,7 +268,8 @@ def write_samples(
         _write_codes(out, batches)
         print(f"wrote {out}: codes without images, for your own decoder")
         return
-    with writing(out, number, shape, rqvae.code_shape) as add:
+    depth = config.depth or rqvae.depth
+    with writing(out, number, shape, (*rqvae.code_shape[:2], depth)) as add:
         for batch in batches:
             images = visualize.to_uint8(batch.images)
             add(images, batch.labels, batch.codes)

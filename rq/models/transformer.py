@@ -269,7 +269,8 @@ class RQTransformer(nn.Module):
         """Returns teacher-forced logits.
 
         Args:
-          codes: int32 `[B, h, W, D]`; the first h <= H rows.
+          codes: int32 `[B, h, W, D]`; the first h <= H rows, and maybe fewer than the
+            model's D depths, the first ones.
           cond: int32 `[B]` class, `[B, S]` text tokens; None: the start token. With a
             source image `[B, P D' + S]`, its codes first; -1 where it is left out.
           codebook: code vectors `[K, C]` or `[D, K, C]`, where embeddings come from it;
@@ -309,6 +310,7 @@ class RQTransformer(nn.Module):
         deterministic=True,
         at=None,
         order=None,
+        depths=None,
     ):
         """Returns the head's outputs `[B, T, D, M]` and the text's `[B, S - 1, M]`.
 
@@ -316,14 +318,16 @@ class RQTransformer(nn.Module):
           codes, cond, codebook, deterministic, order: see `__call__`.
           at: int32 `[B, T']`, positions of each image at which alone the head runs;
             its outputs are then `[B, T', D, M]`. None: all.
+          depths: see `body_inputs`.
         """
         batch, rows, columns, depth = codes.shape
-        if (columns, depth) != self.code_shape[1:] or rows > self.code_shape[0]:
+        fits = columns == self.code_shape[1] and 1 <= depth <= self.depth
+        if not fits or rows > self.code_shape[0]:
             raise ValueError(f"codes {codes.shape[1:]}, the model's {self.code_shape}")
         codes_BTD = codes.reshape(batch, rows * columns, depth)
         positions = codes_BTD.shape[1]
 
-        x_BSM = self.body_inputs(codes_BTD, cond, codebook, order)
+        x_BSM = self.body_inputs(codes_BTD, cond, codebook, order, depths)
         x_BSM = self.input_dropout(x_BSM, deterministic=deterministic)
         x_BSM = sharding.constrain(x_BSM, "batch", None, None)
         x_BSM, _ = self.body_stack(
@@ -348,7 +352,7 @@ class RQTransformer(nn.Module):
             [context_BTM[:, :, None], self.head_tokens(vectors[:, :, :-1])], axis=2
         )
         # Added in float32 and rounded once, as `depth_codes` does.
-        x_BTDM = x_BTDM.astype(jnp.float32) + self.head_positions
+        x_BTDM = x_BTDM.astype(jnp.float32) + self.head_positions[:depth]
         x_BTDM = x_BTDM.reshape(batch * positions, depth, self.width)
         x_BTDM, _ = self.head_stack(
             x_BTDM.astype(self.dtype), deterministic=deterministic
@@ -368,12 +372,13 @@ class RQTransformer(nn.Module):
     # Embeddings. The body's tokens sum over depth after the linear map, so that its
     # bias counts D times; the head's are summed (where they are) before it.
 
-    def body_inputs(self, codes_BTD, cond, codebook, order=None):
+    def body_inputs(self, codes_BTD, cond, codebook, order=None, depths=None):
         """Returns the body's inputs `[B, P + S - 1 + T, M]`, float32.
 
         Args:
           codes_BTD: row by row; of the last position in the order they are not read.
           cond, codebook, order: see `__call__`.
+          depths: int32 `[B]`, how many codes of each position are read; None: all.
 
         Raises:
           ValueError: on an order for a model without `any_order`.
@@ -385,7 +390,7 @@ class RQTransformer(nn.Module):
             self._check_any_order()
             places = order
             codes_BTD = jnp.take_along_axis(codes_BTD, order[..., None], axis=1)
-        tokens_BTM = self.body_tokens(codes_BTD, codebook)
+        tokens_BTM = self.body_tokens(codes_BTD, codebook, depths)
         tokens_BTM += self.body_positions[places]
         prefix_BSM = self.prefix_tokens(cond, batch, codebook)
         x_BSM = jnp.concatenate([prefix_BSM, tokens_BTM[:, :-1]], axis=1)
@@ -440,12 +445,23 @@ class RQTransformer(nn.Module):
         absent = jnp.any(codes < 0, axis=-1, keepdims=True)
         return jnp.where(absent, self.source_absent, tokens)
 
-    def body_tokens(self, codes, codebook):
-        """Returns input tokens `[..., M]` of codes `[..., D]`, without position."""
+    def body_tokens(self, codes, codebook, depths=None):
+        """Returns input tokens `[..., M]` of codes `[..., D]`, without position.
+
+        Args:
+          codes: int32; D may be smaller than the model's.
+          codebook: see `__call__`.
+          depths: see `body_inputs`; codes are then `[B, T, D]`.
+        """
         if self.body_from_codebook:
             vectors = quantizer.embed(codes, self._table(codebook))
-            return jnp.sum(self.body_input(vectors), axis=-2)
-        return jnp.sum(quantizer.embed(codes, self.token_embedding), axis=-2)
+            tokens = self.body_input(vectors)
+        else:
+            tokens = quantizer.embed(codes, self.token_embedding)
+        if depths is not None:
+            is_read = jnp.arange(codes.shape[-1]) < depths[:, None, None]
+            tokens = jnp.where(is_read[..., None], tokens, 0)
+        return jnp.sum(tokens, axis=-2)
 
     def head_tokens(self, vectors):
         """Returns head tokens `[..., M]` of code vectors or embeddings `[..., C]`."""
@@ -469,7 +485,9 @@ class RQTransformer(nn.Module):
         x = self.classifier_norm(x).astype(self.dtype)
 
         def at_depth(parameter):
-            return parameter[depth] if by_depth and depth is not None else parameter
+            if not by_depth:
+                return parameter
+            return parameter[: x.shape[-2]] if depth is None else parameter[depth]
 
         if self.precision is None:
             kernel = self.classifier_kernel.astype(self.dtype)
@@ -489,7 +507,7 @@ class RQTransformer(nn.Module):
         if len(set(self.sizes)) == 1:
             return logits
         sizes = jnp.asarray(self.sizes)
-        sizes = sizes if depth is None else sizes[depth]
+        sizes = sizes[: x.shape[-2]] if depth is None else sizes[depth]
         exists = jnp.arange(logits.shape[-1]) < sizes[..., None]
         return jnp.where(exists, logits, MASKED_LOGIT)
 
@@ -596,14 +614,15 @@ class RQTransformer(nn.Module):
         """Returns inputs `[B, G, M]` that ask for positions `[B, G]`, after `x_BM`."""
         return x_BM[:, None] + self.target_positions[asked_BG]
 
-    def depth_codes(self, context_BM, codebook, choose):
-        """Chooses the D codes of one position, depth by depth.
+    def depth_codes(self, context_BM, codebook, choose, depth: int | None = None):
+        """Chooses the codes of one position, depth by depth.
 
         Args:
           context_BM: the body's output.
           codebook: code vectors, as in `__call__`.
           choose: function of (logits `[B, K]`, depth) to codes int32 `[B]` and the
             logits to return.
+          depth: D, how many; all that the model has if None.
 
         Returns:
           codes int32 `[B, D]` and the logits that `choose` returned, `[.., D, K]`.
@@ -614,17 +633,23 @@ class RQTransformer(nn.Module):
             codes, logits = choose(logits, depth)
             return self.next_depth(carry, codes, depth, codebook), (codes, logits)
 
-        carry = self.start_depths(context_BM, codebook)
-        _, (codes, logits) = jax.lax.scan(one_depth, carry, jnp.arange(self.depth))
+        depth = depth or self.depth
+        carry = self.start_depths(context_BM, codebook, depth)
+        _, (codes, logits) = jax.lax.scan(one_depth, carry, jnp.arange(depth))
         return jnp.moveaxis(codes, 0, 1), jnp.moveaxis(logits, 0, 1)
 
-    def start_depths(self, context_BM, codebook):
-        """Returns the head's carry at a position: its input, code vectors, caches."""
+    def start_depths(self, context_BM, codebook, depth: int):
+        """Returns the head's carry at a position: its input, code vectors, caches.
+
+        Args:
+          context_BM, codebook: see `depth_codes`.
+          depth: how many codes there is room for.
+        """
         batch, channels = context_BM.shape[0], self._head_table(codebook).shape[-1]
         return (
             context_BM.astype(jnp.float32),
             jnp.zeros((batch, channels), jnp.float32),
-            self._caches(self.head, batch, self.depth),
+            self._caches(self.head, batch, depth),
         )
 
     def depth_step(self, carry, depth):

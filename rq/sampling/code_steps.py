@@ -91,7 +91,7 @@ def _position(model, weights, x, caches, position):
     """Returns probabilities `[K]` at the first depth, and both carries."""
     params, codebook = {"params": weights[0]}, weights[1]
     context, caches = model.apply(params, x, caches, position, method="position_step")
-    head = model.apply(params, context, codebook, method="start_depths")
+    head = model.apply(params, context, codebook, model.depth, method="start_depths")
     logits, head = model.apply(params, head, 0, method="depth_step")
     return row_sums.softmax(logits)[0], head, caches
 

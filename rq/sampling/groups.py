@@ -48,7 +48,7 @@ def draw_groups(
       order: int32 `[T]` or `[B, T]`.
       starts: int32 `[S + 1]`, see `rq.sampling.order.group_starts`.
     """
-    batch, depth, positions = len(codes), model.depth, model.positions
+    batch, depth, positions = len(codes), codes.shape[-1], model.positions
     copies = copies_of(guidance)
     keys = sample_keys(key, first_index, batch)
     order = jnp.broadcast_to(order, (batch, positions))
@@ -128,7 +128,7 @@ def draw_groups(
             rows(some(given, first, size)),
             rows(some(kept, first, size)),
         )
-        chosen, _ = apply("depth_codes", rows(contexts), codebook, choose)
+        chosen, _ = apply("depth_codes", rows(contexts), codebook, choose, depth)
         chosen = chosen[: batch * size].reshape(batch, size, depth)
         # What follows the group is drawn again by the next.
         drawn = jax.lax.dynamic_update_slice_in_dim(drawn, chosen, first, axis=1)

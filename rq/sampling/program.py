@@ -47,6 +47,7 @@ def sample(
     order: jax.typing.ArrayLike | None = None,
     group_starts: jax.typing.ArrayLike | None = None,
     largest_group: int = 0,
+    depth: int | None = None,
 ):
     """Draws code maps.
 
@@ -65,7 +66,9 @@ def sample(
         (a scalar, or `[S]`); guidance needs it.
       first_index: index of the first sample in the job; sample i uses
         `fold_in(key, first_index + i)`.
-      codes: given codes int32 `[B, H, W, D]`; those at `keep` are not drawn.
+      codes: given codes int32 `[B, H, W, D]`; those at `keep` are not drawn. D may be
+        smaller than the model's: then the first D codes of each position are drawn, and
+        the body reads no others.
       keep: bool, broadcast to `[B, H, W, D]`.
       return_logits: also returns the logits of every step, guided but not filtered,
         `[B, H, W, D, K]`; with all codes kept this is a teacher-forced decode.
@@ -75,6 +78,7 @@ def sample(
         `group_starts[s + 1]` - 1 in the order are drawn at once, in step s; all before
         `group_starts[0]` must be kept. None: one at a time.
       largest_group: a bound of their sizes, to which all are padded.
+      depth: D where `codes` are not given; the model's if None.
 
     Returns:
       codes int32 `[B, H, W, D]`; -1 where the model's logits were not finite, so that
@@ -90,7 +94,8 @@ def sample(
         raise ValueError("sampling needs `cond`, `codes` or `batch`")
     model, params = unroll(model, params)
     if codes is None:
-        codes = jnp.zeros((batches[0], *model.code_shape), jnp.int32)
+        shape = (*model.code_shape[:2], depth or model.depth)
+        codes = jnp.zeros((batches[0], *shape), jnp.int32)
         keep = False
     if guidance is not None:
         cond = with_null(cond, null_cond)
@@ -232,7 +237,7 @@ def _draw_rows(
         position_keys = jax.vmap(jax.random.fold_in, (0, axis))(keys, position)
         scale = None if guidance is None else guidance[step]
         choose = make_choice(model.sizes, filters, scale, position_keys, given, kept)
-        chosen, logits = apply("depth_codes", context, codebook, choose)
+        chosen, logits = apply("depth_codes", context, codebook, choose, depth)
         if places is not None:
             position, following = (jnp.tile(x, copies) for x in places)
         x = apply("next_input", chosen, position, codebook, following)

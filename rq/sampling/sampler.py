@@ -28,7 +28,7 @@ class Samples(NamedTuple):
 
     Attributes:
       images: `[B, Y, X, C]`, float32 in [-1, 1], or uint8; None without an RQ-VAE.
-      codes: int32 `[B, H, W, D]`.
+      codes: int32 `[B, H, W, D]`, or fewer depths where `SamplingConfig.depth` is set.
     """
 
     images: Any
@@ -129,10 +129,12 @@ class Sampler:
         if given is not None:
             check_codes(given.codes, shape, self.model.sizes, "given codes")
             codes, keep = given
+        depth = config.depth or self.model.depth
+        codes, keep = codes[..., :depth], keep[..., :depth]
         order = self._order(keep, config)
         key = jax.random.key(config.seed)
         for start in range(0, number, size):
-            batch = {"codes": np.broadcast_to(codes, (size, *shape))}
+            batch = {"codes": np.broadcast_to(codes, (size, *codes.shape))}
             if cond is not None:
                 batch["cond"] = cond[np.arange(start, start + size) % number]
             with sharding.context(self.mesh):
@@ -209,10 +211,12 @@ class Sampler:
 
         Raises:
           ConfigError: on options or codes that the model does not have, and where
-            several positions are to be drawn at once.
+            several positions, or not all depths, are to be drawn at once.
         """
         if any(x.config.parallel_steps for x in wanted):
             raise ConfigError("sampling.parallel_steps: not row by row")
+        if any(x.config.depth not in (0, self.model.depth) for x in wanted):
+            raise ConfigError("sampling.depth: all depths are drawn row by row")
         shape, number = self.model.code_shape, len(wanted)
         rows = [*wanted, *[wanted[0]] * (size - number)]
         options = {config: self.options(config) for config in {x.config for x in rows}}

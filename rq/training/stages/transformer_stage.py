@@ -185,6 +185,16 @@ class TransformerStage(Stage):
         is_random = jax.random.bernoulli(choice_key, probability, (batch, 1))
         return jnp.where(is_random, order, jnp.arange(self.model.positions))
 
+    def drawn_depths(self, batch: int, key) -> jax.Array | None:
+        """Returns how many codes of each position the body reads, `[B]`; None: all."""
+        fraction = self.config.transformer.depth_dropout
+        if not fraction:
+            return None
+        cut_key, depth_key = jax.random.split(key)
+        cut = jax.random.bernoulli(cut_key, fraction, (batch,))
+        drawn = jax.random.randint(depth_key, (batch,), 1, self.model.depth + 1)
+        return jnp.where(cut, drawn, self.model.depth)
+
     def by_position(self, params, compute, outputs, *arrays, at=None):
         """Returns `compute(logits, *arrays)` at every position.
 
@@ -251,6 +261,7 @@ class TransformerStage(Stage):
                 cond = conditions.leave_out(*given)
         at = self.drawn_positions(len(codes), jax.random.fold_in(key, 3))
         order = self.drawn_order(len(codes), step, jax.random.fold_in(key, 4))
+        depths = self.drawn_depths(len(codes), jax.random.fold_in(key, 5))
         outputs, text_outputs = self.model.apply(
             {"params": params},
             codes,
@@ -259,6 +270,7 @@ class TransformerStage(Stage):
             deterministic=False,
             at=at,
             order=order,
+            depths=depths,
             rngs={"dropout": dropout_key},
             method="outputs",
         )
