@@ -98,7 +98,12 @@ def train(config, path: pathlib.Path) -> dict:
 
     file = path / "result.json"
     if file.exists():
-        return json.loads(file.read_text())
+        result = json.loads(file.read_text())
+        if result["steps"] != config.rqvae.steps:
+            raise SystemExit(
+                f"{path} has {result['steps']} steps: name a new --workdir"
+            )
+        return result
     validate(config)
     start = time.monotonic()
     run_stages(config, path)

@@ -99,7 +99,8 @@ def test_the_same_model_is_kept_whole(stage):
             {"rqvae.model.embed_dim": 8},
             {"codebook": "new (rqvae.model.embed_dim 4 there, 8 here)",
              "quant_conv": "new (rqvae.model.embed_dim 4 there, 8 here)",
-             "post_quant_conv": "post_quant_conv/conv/kernel"},
+             "post_quant_conv/conv/kernel": "new (rqvae.model.embed_dim 4 there, "
+             "8 here)"},
         ),
         (
             "transformer",
