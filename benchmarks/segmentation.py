@@ -4,12 +4,12 @@
 
     python benchmarks/segmentation.py --workdir=runs/emoji_segment
 
-The network has as many parameters as the run's transformer: an encoder and a decoder of
-3 x 3 convolutions with skip connections, four resolutions, group norms. It is trained on
-the same pairs, flipped half of the time, with the cross entropy of the classes of the
-palette, for as many steps and images as the transformer. Both are measured on all pairs
-of the evaluation split: mean IoU over classes, and pixel accuracy. The transformer draws
-one map for each picture, at each of the given temperatures.
+The network has as many parameters as the run's transformer: an encoder and a decoder
+of 3 x 3 convolutions with skip connections, four resolutions, group norms. It is
+trained on the same pairs, flipped half of the time, with the cross entropy of the
+classes of the palette, for as many steps and images as the transformer. Both are
+measured on all pairs of the evaluation split: mean IoU over classes, and pixel
+accuracy. The transformer draws one map for each picture, at each given temperature.
 
 The last line is one JSON object. --steps=0 measures the run alone.
 """
@@ -120,10 +120,8 @@ def train(network, pictures, labels, *, steps, batch_size, seed, learning_rate=1
         rows = rng.choice(len(pictures), batch_size, replace=False)
         images, maps = pictures[rows].copy(), labels[rows].copy()
         flipped = rng.random(batch_size) < 0.5
-        images[flipped], maps[flipped] = (
-            images[flipped, :, ::-1],
-            maps[flipped, :, ::-1],
-        )
+        for x in (images, maps):
+            x[flipped] = x[flipped, :, ::-1]
         params, state, value = step(params, state, images, maps)
         if (number + 1) % 100 == 0:
             print(f"step {number + 1}/{steps}, loss {float(value):.4f}", flush=True)
