@@ -279,7 +279,7 @@ def test_every_parameter_axis_has_a_name_in_the_rules():
 @pytest.mark.parametrize(
     "shape, codebook, message",
     [
-        ((2, 2, 2, 2), True, "codes"),
+        ((2, 2, 2, 4), True, "codes"),
         ((2, 3, 2, 3), True, "codes"),
         ((2, 2, 2, 3), False, "codebook"),
     ],
