@@ -60,15 +60,14 @@ def draw_groups(
     def tiled(x):
         return jnp.tile(x, (copies, *[1] * (x.ndim - 1)))
 
-    caches = apply(
-        "start_from",
-        tiled(codes.reshape(batch, positions, depth)),
-        cond,
-        codebook,
-        tiled(order),
-        size,
-    )
-    start, _ = apply("start", cond, batch * copies, None, 0, codebook)
+    start, empty = apply("start", cond, batch * copies, None, size, codebook)
+
+    def with_known():
+        known = tiled(codes.reshape(batch, positions, depth))
+        return apply("start_from", known, cond, codebook, tiled(order), size)
+
+    # Where nothing is kept there is nothing to read.
+    caches = jax.lax.cond(starts[0] > 0, with_known, lambda: empty)
     hints = apply("source_hints", cond, batch * copies, codebook)
 
     def with_hints(x, places):
