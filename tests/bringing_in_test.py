@@ -658,7 +658,8 @@ def test_line_breaks_within_a_caption_are_stored_as_one_caption(tmp_path):
     lines = ("two\nlines\n", "one\u2028line")
     features = np.zeros((1, 1, 1), np.float32)
     codes = features.astype(np.int32)
-    packed = stored_codes._pack(codes, features, np.int32(0), lines)
+    no_source = np.zeros(0, np.int32)
+    packed = stored_codes._pack(codes, features, np.int32(0), no_source, lines)
     assert b"two lines\none\xe2\x80\xa8line" in packed
 
 

@@ -180,7 +180,8 @@ def test_a_flipped_bit_is_found_and_the_file_named(tmp_path, seed):
 
 def test_a_flipped_bit_in_a_record_is_found_by_its_checksum():
     data, shapes = examples(), {"codes": [2, 2, 3], "features": [2, 2, 4]}
-    row = (data["codes"][0], data["features"][0], np.asarray(3, np.int32), ("a",))
+    no_source, label = np.zeros(0, np.int32), np.asarray(3, np.int32)
+    row = (data["codes"][0], data["features"][0], label, no_source, ("a",))
     record = stored_codes._pack(*row)
     assert stored_codes._unpack(record, shapes)[0]["label"] == 3
     for place in range(len(record)):

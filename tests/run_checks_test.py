@@ -121,7 +121,7 @@ EXAMPLE = {"image": np.zeros((32, 32, 1), np.uint8)}
 def small(monkeypatch, number):
     opened = []
 
-    def open_split(data, split):
+    def open_split(data, split, paired):
         opened.append(split)
         return [EXAMPLE] * (number if split == data.train_split else 1)
 
@@ -171,7 +171,7 @@ def test_both_splits_are_opened_before_anything_is_computed(workdir, monkeypatch
     assert set(opened) == {"train", "validation"}
     config.data.eval_split, missing = "test", DataError("no such split")
 
-    def open_split(data, split):
+    def open_split(data, split, paired):
         if split == "test":
             raise missing
         return [EXAMPLE] * 100
@@ -191,7 +191,7 @@ def test_the_first_image_of_each_split_has_the_size_that_is_needed(
     config.data.update(augment=augment, resolution=32)
     sides = {"train": 32, "validation": 32}
 
-    def open_split(data, split):
+    def open_split(data, split, paired):
         side = sides[split]
         return [{"image": np.zeros((side, side, 1), np.uint8)}] * 100
 
