@@ -129,6 +129,7 @@ def test_the_head_costs_a_quarter_of_the_flops():
     assert quarter < 0.6 * whole
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     config = tiny()
     config.transformer.loss.head_fraction = FRACTION

@@ -368,6 +368,7 @@ def test_a_grey_image_is_three_equal_channels(networks):
 RESIZED = {"pytorch": 0.0569, "clean": 3.03}
 
 
+@pytest.mark.slow
 def test_another_resizing_method_gives_another_distance(networks):
     """With random weights; ImageNet's give other numbers, just as reproducibly."""
     images = np.concatenate([make.images(64 + k, 80)[:, :64] for k in range(10)])

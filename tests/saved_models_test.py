@@ -189,6 +189,7 @@ def test_a_shipped_model_has_a_card_metrics_and_a_few_megabytes(ready):
     assert "/tmp" not in (folder / "config.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_shipped_model_survives_the_authors_layout_bit_for_bit(ready, capsys):
     name, model = ready
     command("convert", "export", f"--workdir={name}", "--to=authors", "--out=torch")

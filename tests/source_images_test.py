@@ -402,6 +402,7 @@ def paired(tmp_path_factory, trained, data_dir):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_rqvae_of_its_sources(paired, tmp_path):
     config = from_json((paired / "config.json").read_text())
     assert config.transformer.source_shape == (4, 4, 2)
@@ -422,6 +423,7 @@ def test_a_run_keeps_the_rqvae_of_its_sources(paired, tmp_path):
     assert likely.shape == (4, 2)
 
 
+@pytest.mark.slow
 def test_online_the_step_is_that_on_stored_codes(paired):
     """Compares encoding both images in the step with codes stored before."""
     losses = []
@@ -434,6 +436,7 @@ def test_online_the_step_is_that_on_stored_codes(paired):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_codes_of_another_source_are_not_used(paired):
     config = from_json((paired / "config.json").read_text())
     experiment = Experiment(paired, one_device(), config=config)
@@ -444,6 +447,7 @@ def test_codes_of_another_source_are_not_used(paired):
         changed.code_source("train")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_that_without_a_break(paired, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(paired, again)

@@ -209,9 +209,8 @@ def test_the_discriminator_learns_to_tell_and_its_losses_are_weighed():
     assert history[-1]["loss/discriminator"] < history[0]["loss/discriminator"]
 
 
-@pytest.mark.parametrize(
-    "name", ["r1_weight", pytest.param("lecam_weight", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["r1_weight", "lecam_weight"])
 def test_regularisation_calms_the_discriminator(name):
     regular = QUICK_ADVERSARY | {f"rqvae.adversarial.{name}": 1.0}
     _, history = plain_adversary()
@@ -223,6 +222,7 @@ def test_regularisation_calms_the_discriminator(name):
     assert calm_gap < gap
 
 
+@pytest.mark.slow
 def test_all_losses_train_with_accumulation():
     config = reduced_imagenet(
         **SMALL, **{"rqvae.grad_accum_steps": 2, "rqvae.loss.entropy_weight": 0.1}
