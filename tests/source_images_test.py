@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 from stages_test import BATCH, make_stage, one_device, run, text_config, tiny
 
 import rq
-from rq.cli import train
+from rq.cli import program as cli
+from rq.cli import sample, train
 from rq.config import ConfigError, SamplingConfig, from_json, validate
 from rq.data import source_images, stored_codes
 from rq.data.augment import AUGMENTATIONS
+from rq.evaluation import pairs
 from rq.experiment import Experiment
 from rq.models.transformer import Codebooks, abstract_codebook, code_vectors
 from rq.parallel import sharding
@@ -460,3 +463,30 @@ def test_a_resumed_run_is_that_without_a_break(paired, tmp_path):
     )
     assert "source" in one["codebook"]
     jax.tree.map(np.testing.assert_array_equal, two, one)
+
+
+def test_samples_are_measured_beside_the_true_images(paired):
+    config = from_json((paired / "config.json").read_text())
+    found = pairs.evaluate(Experiment(paired, one_device(), config=config), 5)
+    assert found["pairs"] == 5
+    for name in ("samples", "source", "rqvae"):
+        assert {f"{name}/psnr", f"{name}/ssim"} <= found.keys()
+    assert found["source/psnr"] > found["rqvae/psnr"]  # which has learned nothing
+    config.data.palette = ("#000000", "#ffffff")
+    experiment = Experiment(paired, one_device(), config=config)
+    found = pairs.evaluate(experiment, 5)
+    assert found.keys() == {
+        "pairs",
+        *(f"{x}/{y}" for x in ("samples", "rqvae") for y in ("mIoU", "pixel accuracy")),
+    }
+    assert pairs.picture(experiment, 2, 2).dtype == np.uint8
+
+
+def test_the_command_samples_a_folder_of_sources(paired, tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{name}.png")
+    flags = [str(paired), f"--source={tmp_path}", f"--out={tmp_path}/out.npz"]
+    sample.run(cli.parse(sample, [*flags, "--num_samples=4"]))
+    with np.load(tmp_path / "out.npz") as made:
+        assert made["arr_0"].shape == (4, 16, 16, 1)
+        np.testing.assert_array_equal(made["labels"], [0, 0, 1, 1])
