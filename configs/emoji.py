@@ -16,8 +16,8 @@ losses: reconstruction, commitment, perceptual (on the features of that network)
 adversarial. Variant `nogan` has no discriminator. Codes: 8 x 8 x 4 from 1,024.
 
 Variant `lpips` has the paper's own perceptual loss, on VGG16, instead of that network
-(`--config.rqvae.lpips_weights=FILE` of `rq convert lpips`). It has not been trained to
-the end yet.
+(`--config.rqvae.lpips_weights=FILE` of `rq convert lpips`). It has been trained for 600
+steps from the model that comes with rq (docs/results.md), not from nothing.
 
 Variants `class`, `text` and `class_text` are `nogan` followed by stage 2: 3,300 images
 in batches of 8, for 12 to 20 epochs. So that it trains in an hour on two cores, its
