@@ -387,6 +387,7 @@ def test_the_loss_depends_on_the_order_and_is_of_the_same_codes():
     assert raster != random and abs(raster - random) < 0.5
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     config = tiny_config()
     config.transformer.order = "annealed"

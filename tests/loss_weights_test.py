@@ -209,6 +209,7 @@ def test_the_z_loss_is_added_to_the_loss_and_its_gradient():
     close(added, affine((jax.jit(jax.grad(z_loss))(state.params),), (0.5,)), 1e-4)
 
 
+@pytest.mark.slow
 def test_the_weight_of_text_shares_the_gradient_with_the_image():
     found = [transformer_gradients(text__weight=w)[0] for w in (0.0, 1.0, 0.3)]
     close(found[2], affine(found[:2], (0.7, 0.3)), 1e-4)

@@ -51,6 +51,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_a_folder_is_prepared_trained_on_and_measured(place, tmp_path):
     config, workdir = f"--config={place}/config.py", f"--workdir={place}/run"
     output = run(config, workdir, status=1)

@@ -130,6 +130,7 @@ def test_completion_keeps_the_other_codes(model, mask):
     np.testing.assert_array_equal(~given.keep.any(-1), redo)
 
 
+@pytest.mark.slow
 def test_reconstructions_and_distances_are_measured(run, tmp_path):
     rqvae = TrainedRQVAE(Experiment(run))
     config = rqvae._experiment.config

@@ -139,11 +139,10 @@ def relative_error(a, b):
     ("perceptual", "gradient_error"),
     # Rounding moves a few units of VGG16 over the kink of their ReLU, where gradients
     # jump: a share of 1e-6 of the units makes 1e-3 of the gradient's norm.
-    [pytest.param("lpips", 1e-2, marks=pytest.mark.slow), ("none", 1e-4)],
+    [("lpips", 1e-2), ("none", 1e-4)],
 )
-@pytest.mark.parametrize(
-    "sizes", [(8, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.slow
 def test_imagenets_step_on_eight_devices_is_that_on_one(
     sizes, perceptual, gradient_error
 ):

@@ -88,7 +88,17 @@ def train(model, variables, images, steps, entropy_weight=0.0):
     return losses, variables
 
 
-@every_variant
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(
+            changes,
+            id=name,
+            marks=[pytest.mark.slow] if name in ("plain", "own", "cosine") else [],
+        )
+        for name, changes in VARIANTS.items()
+    ],
+)
 def test_training_lowers_the_loss_and_stored_features_give_the_codes(changes):
     model, variables, images = make(changes)
     losses, variables = train(model, variables, images, steps=12)
