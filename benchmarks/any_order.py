@@ -13,7 +13,8 @@ may be of any order (`transformer.order`).
    their pixels; and whether a support vector machine, trained on real images, sees the
    requested class.
 3. Several positions at once: the same by number of steps, images per second in batches
-   of 100, and the time of a single image.
+   of 100, and the time of a single image; with `--levels` also where all positions are
+   drawn at one depth before the next.
 4. Completion of validation images without their class: of the drawn part, PSNR against
    the truth; and whether the support vector machine sees the true class. Beside it,
    the images as the RQ-VAE reconstructs them.
@@ -24,6 +25,7 @@ Writes completions.png and parallel.png to --out. The last line is one JSON obje
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import pathlib
@@ -166,8 +168,8 @@ def measure_completion(runs, real: Measured, out) -> dict:
     return found
 
 
-def measure_samples(runs, real: Measured, number: int, steps, out) -> dict:
-    """Returns quality and images per second by run and steps; draws some images."""
+def measure_samples(runs, real: Measured, number: int, steps, levels, out) -> dict:
+    """Returns quality and images per second by run, steps and levels; draws some."""
     found, shown, names = {}, [], []
     for name, models in runs.items():
         asked = conditions.parse(
@@ -177,9 +179,12 @@ def measure_samples(runs, real: Measured, number: int, steps, out) -> dict:
         )
         labels, cond = asked.at(asked.spread(number))
         any_order = models.sampler.model.any_order
-        for count in (0, *(steps if any_order else ())):
+        ways = [(0, (0,))]
+        if any_order:
+            ways += itertools.product(steps, [(0,), *levels])
+        for count, depths in ways:
             config = SamplingConfig(**models.config.sampling).replace(
-                parallel_steps=count, batch_size=min(100, number)
+                parallel_steps=count, levels=depths, batch_size=min(100, number)
             )
             batch = config.batch_size
             models.sampler.sample(cond[:batch], batch, config)  # compiles
@@ -187,6 +192,8 @@ def measure_samples(runs, real: Measured, number: int, steps, out) -> dict:
             images, _ = models.sampler.sample(cond, number, config)
             seconds = time.perf_counter() - start
             key = f"{name}, {count} steps" if count else name
+            if any(depths):
+                key += f", depths {', '.join(map(str, depths))}"
             found[key] = real.compare(images, labels)
             found[key]["images_per_second"] = number / seconds
             found[key]["seconds_of_one"] = time_of_one(models, cond, config)
@@ -209,7 +216,7 @@ def time_of_one(models, cond, config, repeats: int = 5) -> float:
     return float(np.median(times[1:]))
 
 
-def measure(runs, number: int, steps, out: pathlib.Path) -> dict:
+def measure(runs, number: int, steps, levels, out: pathlib.Path) -> dict:
     """Returns all results; writes the pictures."""
     first = next(iter(runs.values()))
     real = Measured(first.config, 200)
@@ -233,7 +240,7 @@ def measure(runs, number: int, steps, out: pathlib.Path) -> dict:
         print(name, of_bits[name], flush=True)
     return {
         "bits_per_image": of_bits,
-        "samples": measure_samples(runs, real, number, steps, out),
+        "samples": measure_samples(runs, real, number, steps, levels, out),
         "completion": measure_completion(runs, real, out),
     }
 
@@ -243,6 +250,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", nargs="+", required=True, help="NAME=RUN, several")
     parser.add_argument("--steps", default="64,32,16,8")
+    parser.add_argument(
+        "--levels", nargs="*", default=[], help="such as 1,4: values of sampling.levels"
+    )
     parser.add_argument("--num_samples", type=int, default=1000)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("outputs"))
     options = parser.parse_args()
@@ -251,8 +261,9 @@ def main() -> None:
         name, _, place = given.partition("=")
         runs[name] = Experiment(pathlib.Path(place))
     steps = tuple(int(x) for x in options.steps.split(","))
+    levels = [tuple(int(x) for x in given.split(",")) for given in options.levels]
     options.out.mkdir(parents=True, exist_ok=True)
-    results = measure(runs, options.num_samples, steps, options.out)
+    results = measure(runs, options.num_samples, steps, levels, options.out)
     devices = str(jax.devices()[0].device_kind)
     print(json.dumps({"benchmark": "any_order", "device": devices} | results))
 

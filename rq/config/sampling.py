@@ -92,6 +92,15 @@ class SamplingConfig:
         NOT_NEGATIVE,
         since="0.2",
     )
+    levels: tuple[int, ...] = _option(
+        (0,),
+        "all positions are first drawn at the first of these depths, then at the next, "
+        "and so on, each given the others as fine as they are then; the last is the "
+        "depth drawn; needs transformer.order, and transformer.depth_dropout to be "
+        "good; 0: each position at once",
+        NOT_NEGATIVE,
+        since="0.2",
+    )
     batch_size: int = _option(100, "samples generated at once", POSITIVE, ("rank",))
     seed: int = _option(
         0,
@@ -121,9 +130,19 @@ class SamplingConfig:
         """
         if self.depth > depth:
             raise ConfigError(f"sampling.depth = {self.depth}: the model has {depth}")
+        drawn, levels = self.depth or depth, self.levels
+        if self.levels != (0,) and (
+            levels[0] < 1 or levels[-1] != drawn or sorted(set(levels)) != [*levels]
+        ):
+            raise ConfigError(
+                f"sampling.levels = {levels}: give growing depths, 1 or more, of which "
+                f"the last is the depth drawn, {drawn}"
+            )
         for name, field in OPTIONS.items():
             value = getattr(self, name)
-            if isinstance(field.default, tuple) and len(value) not in (1, depth):
+            if name == "levels" or not isinstance(field.default, tuple):
+                continue
+            if len(value) not in (1, depth):
                 raise ConfigError(
                     f"sampling.{name} = {value!r}: has {len(value)} values; give 1, or "
                     f"one for each depth: {depth}"

@@ -283,6 +283,8 @@ def _transformer(config: ConfigDict) -> Iterator[Rule]:
     problem = "needs transformer.order='random' or 'annealed'"
     possible = not config.sampling.parallel_steps or transformer.order != "raster"
     yield possible, "sampling.parallel_steps", problem
+    possible = set(config.sampling.levels) == {0} or transformer.order != "raster"
+    yield possible, "sampling.levels", problem
 
     condition, dropout = transformer.condition, transformer.condition_dropout
     labelled = "class" not in condition or config.data.num_classes > 0

@@ -70,31 +70,33 @@ QKV = ("query", "key", "value")
 class Group(NamedTuple):
     """Places in a cache of tokens that are read at once: a chain, then queries.
 
-    There are G - 1 tokens in the chain, each of which sees those before it, and G
-    queries, which see all that is before the first of them, and themselves.
+    Each token of the chain, C in all, sees those before it; each of the G queries sees
+    all that is before the first of them, and itself.
 
     Attributes:
       chain: place of the first token of the chain.
       queries: place of the first query, which may be inside the chain: what follows
         there is overwritten.
+      number: G, how many of the last tokens are queries.
     """
 
     chain: jax.Array
     queries: jax.Array
+    number: int
 
     def write(self, cache, new):
-        """Returns the cache `[2, B, N, S, F]` with new `[2, B, N, 2 G - 1, F]`."""
-        size = new.shape[3] // 2
+        """Returns the cache `[2, B, N, S, F]` with new `[2, B, N, C + G, F]`."""
+        size = new.shape[3] - self.number
         chain, queries = new[:, :, :, :size], new[:, :, :, size:]
         for tokens, place in ((chain, self.chain), (queries, self.queries)):
             cache = jax.lax.dynamic_update_slice(cache, tokens, (0, 0, 0, place, 0))
         return cache
 
     def seen(self, number: int, length: int):
-        """Returns what each token sees, bool `[number, length]`; number = 2 G - 1."""
-        size, places = number // 2, jnp.arange(length)
-        chain = self.chain + jnp.arange(size)[:, None]
-        queries = self.queries + jnp.arange(size + 1)[:, None]
+        """Returns what each of C + G tokens sees, bool `[number, length]`."""
+        places = jnp.arange(length)
+        chain = self.chain + jnp.arange(number - self.number)[:, None]
+        queries = self.queries + jnp.arange(self.number)[:, None]
         own = (places < self.queries) | (places == queries)
         return jnp.concatenate([places <= chain, own])
 

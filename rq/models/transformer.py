@@ -378,7 +378,8 @@ class RQTransformer(nn.Module):
         Args:
           codes_BTD: row by row; of the last position in the order they are not read.
           cond, codebook, order: see `__call__`.
-          depths: int32 `[B]`, how many codes of each position are read; None: all.
+          depths: int32, how many codes of each position are read, `[B]`, or `[B, T]`
+            in the order; None: all.
 
         Raises:
           ValueError: on an order for a model without `any_order`.
@@ -459,7 +460,8 @@ class RQTransformer(nn.Module):
         else:
             tokens = quantizer.embed(codes, self.token_embedding)
         if depths is not None:
-            is_read = jnp.arange(codes.shape[-1]) < depths[:, None, None]
+            depths = depths.reshape(len(codes), -1, 1)
+            is_read = jnp.arange(codes.shape[-1]) < depths
             tokens = jnp.where(is_read[..., None], tokens, 0)
         return jnp.sum(tokens, axis=-2)
 
@@ -591,10 +593,40 @@ class RQTransformer(nn.Module):
           `[B, G, M]` and caches.
         """
         first = self.prefix_length - 1
-        group = Group(first + before + 1, first + step)
+        group = Group(first + before + 1, first + step, queries_BNM.shape[1])
         x_BNM = jnp.concatenate([chain_BNM, queries_BNM], axis=1)
         x_BNM, caches = self.body_stack(x_BNM.astype(self.dtype), caches, group)
         return x_BNM[:, chain_BNM.shape[1] :], caches
+
+    def group_contexts(self, codes_BTD, cond, codebook, order, depths, first, asked_BG):
+        """Returns the body's outputs `[B, G, M]`, of each position as if it came next.
+
+        Reads everything anew: for positions of which more codes are known than before.
+
+        Args:
+          codes_BTD, cond, codebook, order: see `body_inputs`.
+          depths: int32 `[B, T]`, how many codes are read, in the order.
+          first: how many positions are read, the first in the order.
+          asked_BG: the positions that are asked for, int32 `[B, G]`.
+        """
+        batch, places = asked_BG.shape
+        x_BSM = self.body_inputs(codes_BTD, cond, codebook, order, depths)
+        caches = self.init_caches(batch, places)
+        _, caches = self.body_stack(x_BSM.astype(self.dtype), caches, 0)
+
+        start_BM = self.prefix_tokens(cond, batch, codebook)[:, -1]
+        last_B = order[:, jnp.maximum(first - 1, 0)]
+        codes_BD = jnp.take_along_axis(codes_BTD, last_B[:, None, None], axis=1)
+        depth_B = depths[:, jnp.maximum(first - 1, 0)]
+        last_BM = self.body_tokens(codes_BD, codebook, depth_B)[:, 0]
+        last_BM += self.body_positions[last_B]
+        x_BGM = self.queries(jnp.where(first == 0, start_BM, last_BM), asked_BG)
+        hints_BTM = self.source_hints(cond, batch, codebook)
+        if hints_BTM is not None:
+            x_BGM += at_positions(hints_BTM, asked_BG)
+        place = self.prefix_length - 1 + first
+        group = Group(place, place, places)
+        return self.body_stack(x_BGM.astype(self.dtype), caches, group)[0]
 
     def next_input(self, codes, position, codebook, following=None):
         """Returns the body's next inputs `[..., M]`, float32.

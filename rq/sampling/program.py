@@ -7,8 +7,9 @@ nothing crosses to the host in between. Filters and guidance are traced values, 
 another temperature compiles nothing. Every sample has a random key of its own, folded
 from its index, and so does not depend on the batch that it is drawn in.
 
-Models of any order draw positions in the order that is given, and several at once where
-`group_starts` are (`rq.sampling.groups`).
+Models of any order draw positions in the order that is given, several at once where
+`group_starts` are (`rq.sampling.groups`), and coarse codes of all before finer ones
+where `levels` are (`rq.sampling.levels`).
 
 `sample_rows` returns to the host after each row of positions, for those who show images
 while they are drawn; the codes are the same.
@@ -26,6 +27,7 @@ from rq.models.transformer import CodeVectors, RQTransformer, at_positions
 from rq.models.unroll import unroll
 from rq.sampling.choice import copies_of, make_choice, sample_keys, with_null
 from rq.sampling.groups import draw_groups
+from rq.sampling.levels import Steps, draw_levels
 from rq.sampling.order import closed, in_order
 
 
@@ -47,6 +49,7 @@ def sample(
     order: jax.typing.ArrayLike | None = None,
     group_starts: jax.typing.ArrayLike | None = None,
     largest_group: int = 0,
+    levels: Steps | None = None,
     depth: int | None = None,
 ):
     """Draws code maps.
@@ -78,6 +81,8 @@ def sample(
         `group_starts[s + 1]` - 1 in the order are drawn at once, in step s; all before
         `group_starts[0]` must be kept. None: one at a time.
       largest_group: a bound of their sizes, to which all are padded.
+      levels: steps of `rq.sampling.levels`, in place of an order and groups; their
+        groups are bounded by `largest_group` too.
       depth: D where `codes` are not given; the model's if None.
 
     Returns:
@@ -99,28 +104,8 @@ def sample(
         keep = False
     if guidance is not None:
         cond = with_null(cond, null_cond)
-    order = _check_order(model, order, group_starts)
-    if group_starts is not None:
-        if return_logits:
-            raise ValueError("logits are not returned of positions drawn in groups")
-        return draw_groups(
-            model,
-            largest_group,
-            params,
-            codebook,
-            cond,
-            key,
-            filters or {},
-            guidance,
-            jnp.asarray(first_index, jnp.int32),
-            codes,
-            jnp.asarray(keep, bool),
-            order,
-            jnp.asarray(group_starts, jnp.int32),
-        )
-    drawn, logits = _sample(
-        model,
-        return_logits,
+    order = _check_order(model, order, group_starts, levels)
+    given = (
         params,
         codebook,
         cond,
@@ -130,16 +115,24 @@ def sample(
         jnp.asarray(first_index, jnp.int32),
         codes,
         jnp.asarray(keep, bool),
-        order,
     )
+    grouped = group_starts is not None or levels is not None
+    if grouped and return_logits:
+        raise ValueError("logits are not returned of positions drawn in groups")
+    if levels is not None:
+        return draw_levels(model, largest_group, *given, levels)
+    if group_starts is not None:
+        starts = jnp.asarray(group_starts, jnp.int32)
+        return draw_groups(model, largest_group, *given, order, starts)
+    drawn, logits = _sample(model, return_logits, *given, order)
     return (drawn, logits) if return_logits else drawn
 
 
-def _check_order(model, order, group_starts):
+def _check_order(model, order, group_starts, levels):
     """Returns the order, int32 `[T]` or `[B, T]`; None of a model of raster order."""
     if model.any_order:
         return jnp.asarray(range(model.positions) if order is None else order)
-    if order is not None or group_starts is not None:
+    if any(x is not None for x in (order, group_starts, levels)):
         raise ValueError("the model reads positions row by row: no other order")
     return None
 

@@ -20,6 +20,7 @@ from rq.sampling import codec, program
 from rq.sampling.filters import make_filters
 from rq.sampling.guidance import make_guidance
 from rq.sampling.inpainting import Given, check_codes
+from rq.sampling.levels import group_size, make_steps
 from rq.sampling.order import group_starts, largest_group, make_order
 
 
@@ -165,16 +166,24 @@ class Sampler:
         """Returns how `program.sample` orders and groups the positions.
 
         Raises:
-          ConfigError: on groups for a model of raster order.
+          ConfigError: on groups or levels for a model of raster order.
         """
         steps, positions = config.parallel_steps, self.model.positions
+        levels = config.levels if any(config.levels) else ()
         if not self.model.any_order:
-            if steps:
+            if steps or levels:
+                name = "levels" if levels else "parallel_steps"
                 raise ConfigError(
-                    f"sampling.parallel_steps = {steps} needs a model that was trained "
-                    "with transformer.order='random' or 'annealed'"
+                    f"sampling.{name} = {levels or steps} needs a model that was "
+                    "trained with transformer.order='random' or 'annealed'"
                 )
             return {}
+        if levels:
+            steps = min(steps or positions, positions)
+            return {
+                "levels": make_steps(keep, levels, steps),
+                "largest_group": group_size(positions, steps),
+            }
         order = {"order": make_order(keep, spread=steps > 0)}
         if not steps:
             return order
@@ -215,6 +224,8 @@ class Sampler:
         """
         if any(x.config.parallel_steps for x in wanted):
             raise ConfigError("sampling.parallel_steps: not row by row")
+        if any(any(x.config.levels) for x in wanted):
+            raise ConfigError("sampling.levels: not row by row")
         if any(x.config.depth not in (0, self.model.depth) for x in wanted):
             raise ConfigError("sampling.depth: all depths are drawn row by row")
         shape, number = self.model.code_shape, len(wanted)

@@ -186,14 +186,27 @@ class TransformerStage(Stage):
         return jnp.where(is_random, order, jnp.arange(self.model.positions))
 
     def drawn_depths(self, batch: int, key) -> jax.Array | None:
-        """Returns how many codes of each position the body reads, `[B]`; None: all."""
-        fraction = self.config.transformer.depth_dropout
+        """Returns how many codes of each position the body reads; None: all.
+
+        That is one number for each image, `[B]`. In models of any order it grows once
+        within an image, after a number of positions in the order, `[B, T]`: what has
+        been drawn when `sampling.levels` goes from one level to the next.
+        """
+        fraction, depth = self.config.transformer.depth_dropout, self.model.depth
         if not fraction:
             return None
         cut_key, depth_key = jax.random.split(key)
         cut = jax.random.bernoulli(cut_key, fraction, (batch,))
-        drawn = jax.random.randint(depth_key, (batch,), 1, self.model.depth + 1)
-        return jnp.where(cut, drawn, self.model.depth)
+        drawn = jax.random.randint(depth_key, (batch,), 1, depth + 1)
+        coarse = jnp.where(cut, drawn, depth)
+        if not self.model.any_order:
+            return coarse
+        fine_key, number_key = jax.random.split(jax.random.fold_in(key, 0))
+        fine = jax.random.randint(fine_key, (batch,), coarse, depth + 1)
+        positions = self.model.positions
+        number = jax.random.randint(number_key, (batch, 1), 0, positions + 1)
+        is_coarse = jnp.arange(positions) < number
+        return jnp.where(is_coarse, coarse[:, None], fine[:, None])
 
     def by_position(self, params, compute, outputs, *arrays, at=None):
         """Returns `compute(logits, *arrays)` at every position.
