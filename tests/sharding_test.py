@@ -14,7 +14,7 @@ from flax.core import meta
 from jax.sharding import PartitionSpec as P
 
 from rq.config import default
-from rq.models import RQVAE, RQTransformer, StackConfig
+from rq.models import RQVAE, RQTransformer, StackConfig, decoding
 from rq.parallel import sharding
 from rq.training import optimizer
 
@@ -183,7 +183,7 @@ def test_caches_are_sharded_by_batch_and_heads():
     mesh = sharding.make_mesh(fsdp=2, tensor=2)
 
     def caches(params):
-        return model.apply(params, 8, method="init_caches")
+        return model.apply(params, 8, method=decoding.init_caches)
 
     with sharding.context(mesh):
         compiled = jax.jit(caches).lower(params).compile()

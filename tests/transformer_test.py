@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rq.models import RQTransformer, StackConfig
+from rq.models import RQTransformer, StackConfig, decoding
 from rq.models.unroll import unroll
 from rq.sampling import program
 
@@ -294,5 +294,5 @@ def test_wrong_inputs_are_refused(shape, codebook, message):
 def test_decoding_scanned_layers_is_refused():
     model, variables, (_, cond, _) = make()
     with pytest.raises(ValueError, match="unroll"):
-        x, caches = model.apply(variables, cond, 2, method="start")
-        model.apply(variables, x, caches, 0, method="position_step")
+        x, caches = model.apply(variables, cond, 2, method=decoding.start)
+        model.apply(variables, x, caches, 0, method=decoding.position_step)

@@ -35,7 +35,7 @@ import numpy as np
 from rq.models import quantizer
 from rq.models.autoencoder import uniform_fan_in
 from rq.models.projection import product
-from rq.models.stack import Group, Stack, StackConfig, linear, norm
+from rq.models.stack import Stack, StackConfig, linear, norm
 from rq.parallel import sharding
 
 MASKED_LOGIT = -1e6  # of codes that a smaller codebook does not have
@@ -344,7 +344,7 @@ class RQTransformer(nn.Module):
                 for x in (context_BTM, codes_BTD)
             )
             positions = at.shape[1]
-        vectors = quantizer.embed(codes_BTD, self._head_table(codebook))
+        vectors = quantizer.embed(codes_BTD, self.head_table(codebook))
         vectors = vectors.astype(jnp.float32)
         if self.head_from_codebook and self.cumulative_head:
             vectors = jnp.cumsum(vectors, axis=-2)
@@ -476,7 +476,7 @@ class RQTransformer(nn.Module):
             codebook = codebook.target
         return jnp.asarray(codebook)
 
-    def _head_table(self, codebook):
+    def head_table(self, codebook):
         if self.head_from_codebook:
             return self._table(codebook)
         return self.token_embedding
@@ -512,192 +512,3 @@ class RQTransformer(nn.Module):
         sizes = sizes[: x.shape[-2]] if depth is None else sizes[depth]
         exists = jnp.arange(logits.shape[-1]) < sizes[..., None]
         return jnp.where(exists, logits, MASKED_LOGIT)
-
-    # Decoding. Explicit caches in, caches out; layers must be unrolled.
-
-    def init_caches(self, batch: int, extra: int = 0) -> tuple:
-        """Returns empty caches of the body, `[2, B, N, P + S + T - 1 + extra, F]`.
-
-        There is one for each layer.
-
-        Args:
-          batch: B.
-          extra: places more than there are tokens, see `group_step`.
-        """
-        length = self.prefix_length + self.positions - 1
-        return self._caches(self.body, batch, length + extra)
-
-    def _caches(self, config, batch, length):
-        shape = (2, batch, config.heads, length, self.width // config.heads)
-        zeros = jnp.zeros(shape, self.dtype)
-        zeros = sharding.constrain(zeros, None, "batch", "heads", None, None)
-        return (zeros,) * config.layers
-
-    def start(self, cond, batch: int, first=None, extra: int = 0, codebook=None):
-        """Reads the condition.
-
-        Args:
-          cond: see `__call__`.
-          batch: B.
-          first: int32 `[B]`, the first position, with `any_order`.
-          extra: see `init_caches`.
-          codebook: see `__call__`; only a source image needs it.
-
-        Returns:
-          the body's next input, float32 `[B, M]`, and its caches.
-        """
-        tokens_BSM = self.prefix_tokens(cond, batch, codebook)
-        caches = self.init_caches(batch, extra)
-        if self.prefix_length > 1:
-            prefix_BSM = tokens_BSM[:, :-1].astype(self.dtype)
-            _, caches = self.body_stack(prefix_BSM, caches, 0)
-        x_BM = tokens_BSM[:, -1]
-        if first is not None:
-            x_BM += self.target_positions[first]
-        return x_BM.astype(jnp.float32), caches
-
-    def start_from(self, codes_BTD, cond, codebook, order, extra: int = 0):
-        """Returns caches as if all codes had been read in an order, with `any_order`.
-
-        Places from some position on may be overwritten, to read others from there on.
-
-        Args:
-          codes_BTD, cond, codebook, order: see `body_inputs`.
-          extra: see `init_caches`.
-        """
-        x_BSM = self.body_inputs(codes_BTD, cond, codebook, order)
-        caches = self.init_caches(len(codes_BTD), extra)
-        return self.body_stack(x_BSM.astype(self.dtype), caches, 0)[1]
-
-    def position_step(self, x_BM, caches, step):
-        """Returns the body's output `[B, M]` of position number `step`, and caches."""
-        index = self.prefix_length - 1 + step
-        x_B1M, caches = self.body_stack(x_BM[:, None].astype(self.dtype), caches, index)
-        return x_B1M[:, 0], caches
-
-    def group_step(self, chain_BNM, queries_BNM, caches, before, step):
-        """Returns the body's outputs of several positions at once, and its caches.
-
-        Each sees what was read before, but not the others. What the body would have
-        read between the positions of the group before, had they come one by one, is
-        read now, as a chain. Tokens may be more than are needed (padding): their places
-        are overwritten by the next group's, and no other token sees them.
-
-        Args:
-          chain_BNM: inputs `[B, G - 1, M]` of positions number `before` + 1 and on.
-          queries_BNM: inputs `[B, G, M]` of positions number `step` and on.
-          caches: with `extra` of G or more.
-          before, step: numbers of the first position of the group before, and of this.
-
-        Returns:
-          `[B, G, M]` and caches.
-        """
-        first = self.prefix_length - 1
-        group = Group(first + before + 1, first + step, queries_BNM.shape[1])
-        x_BNM = jnp.concatenate([chain_BNM, queries_BNM], axis=1)
-        x_BNM, caches = self.body_stack(x_BNM.astype(self.dtype), caches, group)
-        return x_BNM[:, chain_BNM.shape[1] :], caches
-
-    def group_contexts(self, codes_BTD, cond, codebook, order, depths, first, asked_BG):
-        """Returns the body's outputs `[B, G, M]`, of each position as if it came next.
-
-        Reads everything anew: for positions of which more codes are known than before.
-
-        Args:
-          codes_BTD, cond, codebook, order: see `body_inputs`.
-          depths: int32 `[B, T]`, how many codes are read, in the order.
-          first: how many positions are read, the first in the order.
-          asked_BG: the positions that are asked for, int32 `[B, G]`.
-        """
-        batch, places = asked_BG.shape
-        x_BSM = self.body_inputs(codes_BTD, cond, codebook, order, depths)
-        caches = self.init_caches(batch, places)
-        _, caches = self.body_stack(x_BSM.astype(self.dtype), caches, 0)
-
-        start_BM = self.prefix_tokens(cond, batch, codebook)[:, -1]
-        last_B = order[:, jnp.maximum(first - 1, 0)]
-        codes_BD = jnp.take_along_axis(codes_BTD, last_B[:, None, None], axis=1)
-        depth_B = depths[:, jnp.maximum(first - 1, 0)]
-        last_BM = self.body_tokens(codes_BD, codebook, depth_B)[:, 0]
-        last_BM += self.body_positions[last_B]
-        x_BGM = self.queries(jnp.where(first == 0, start_BM, last_BM), asked_BG)
-        hints_BTM = self.source_hints(cond, batch, codebook)
-        if hints_BTM is not None:
-            x_BGM += at_positions(hints_BTM, asked_BG)
-        place = self.prefix_length - 1 + first
-        group = Group(place, place, places)
-        return self.body_stack(x_BGM.astype(self.dtype), caches, group)[0]
-
-    def next_input(self, codes, position, codebook, following=None):
-        """Returns the body's next inputs `[..., M]`, float32.
-
-        Args:
-          codes: int32 `[..., D]`, at `position`.
-          position: int32, a scalar or `[...]`.
-          codebook: see `__call__`.
-          following: int32 `[...]`, the position that comes next, with `any_order`.
-        """
-        x = self.body_tokens(codes, codebook) + self.body_positions[position]
-        if following is not None:
-            x += self.target_positions[following]
-        return x.astype(jnp.float32)
-
-    def queries(self, x_BM, asked_BG):
-        """Returns inputs `[B, G, M]` that ask for positions `[B, G]`, after `x_BM`."""
-        return x_BM[:, None] + self.target_positions[asked_BG]
-
-    def depth_codes(self, context_BM, codebook, choose, depth: int | None = None):
-        """Chooses the codes of one position, depth by depth.
-
-        Args:
-          context_BM: the body's output.
-          codebook: code vectors, as in `__call__`.
-          choose: function of (logits `[B, K]`, depth) to codes int32 `[B]` and the
-            logits to return.
-          depth: D, how many; all that the model has if None.
-
-        Returns:
-          codes int32 `[B, D]` and the logits that `choose` returned, `[.., D, K]`.
-        """
-
-        def one_depth(carry, depth):
-            logits, carry = self.depth_step(carry, depth)
-            codes, logits = choose(logits, depth)
-            return self.next_depth(carry, codes, depth, codebook), (codes, logits)
-
-        depth = depth or self.depth
-        carry = self.start_depths(context_BM, codebook, depth)
-        _, (codes, logits) = jax.lax.scan(one_depth, carry, jnp.arange(depth))
-        return jnp.moveaxis(codes, 0, 1), jnp.moveaxis(logits, 0, 1)
-
-    def start_depths(self, context_BM, codebook, depth: int):
-        """Returns the head's carry at a position: its input, code vectors, caches.
-
-        Args:
-          context_BM, codebook: see `depth_codes`.
-          depth: how many codes there is room for.
-        """
-        batch, channels = context_BM.shape[0], self._head_table(codebook).shape[-1]
-        return (
-            context_BM.astype(jnp.float32),
-            jnp.zeros((batch, channels), jnp.float32),
-            self._caches(self.head, batch, depth),
-        )
-
-    def depth_step(self, carry, depth):
-        """Returns float32 logits `[B, K]` of the codes at a depth, and the carry."""
-        x_BM, total_BC, caches = carry
-        x_B1M = (x_BM + self.head_positions[depth])[:, None].astype(self.dtype)
-        x_B1M, caches = self.head_stack(x_B1M, caches, depth)
-        return self.classify(x_B1M[:, 0], depth), (x_BM, total_BC, caches)
-
-    def next_depth(self, carry, codes_B, depth, codebook):
-        """Returns the carry after the codes `[B]` at a depth."""
-        _, total_BC, caches = carry
-        table = self._head_table(codebook)
-        vectors = table[codes_B] if table.ndim == 2 else table[depth, codes_B]
-        vectors = vectors.astype(jnp.float32)
-        summed = self.head_from_codebook and self.cumulative_head
-        total_BC = total_BC + vectors if summed else vectors
-        x_BM = self.head_tokens(total_BC).astype(jnp.float32)
-        return x_BM, total_BC, caches

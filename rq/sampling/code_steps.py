@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rq.models import row_sums
+from rq.models import decoding, row_sums
 from rq.models.transformer import RQTransformer
 from rq.models.unroll import unroll
 
@@ -83,16 +83,20 @@ class CodeSteps:
 @functools.partial(jax.jit, static_argnums=0)
 def _start(model, weights, cond):
     first = jnp.zeros(1, jnp.int32) if model.any_order else None
-    return model.apply({"params": weights[0]}, cond, 1, first, method="start")
+    return model.apply({"params": weights[0]}, cond, 1, first, method=decoding.start)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _position(model, weights, x, caches, position):
     """Returns probabilities `[K]` at the first depth, and both carries."""
     params, codebook = {"params": weights[0]}, weights[1]
-    context, caches = model.apply(params, x, caches, position, method="position_step")
-    head = model.apply(params, context, codebook, model.depth, method="start_depths")
-    logits, head = model.apply(params, head, 0, method="depth_step")
+    context, caches = model.apply(
+        params, x, caches, position, method=decoding.position_step
+    )
+    head = model.apply(
+        params, context, codebook, model.depth, method=decoding.start_depths
+    )
+    logits, head = model.apply(params, head, 0, method=decoding.depth_step)
     return row_sums.softmax(logits)[0], head, caches
 
 
@@ -100,8 +104,10 @@ def _position(model, weights, x, caches, position):
 def _depth(model, weights, head, code, depth):
     """Returns probabilities `[K]` after the code `[1]` before a depth; the carry."""
     params, codebook = {"params": weights[0]}, weights[1]
-    head = model.apply(params, head, code, depth - 1, codebook, method="next_depth")
-    logits, head = model.apply(params, head, depth, method="depth_step")
+    head = model.apply(
+        params, head, code, depth - 1, codebook, method=decoding.next_depth
+    )
+    logits, head = model.apply(params, head, depth, method=decoding.depth_step)
     return row_sums.softmax(logits)[0], head
 
 
@@ -111,5 +117,5 @@ def _next(model, weights, codes, position):
     # After the last position nothing is read.
     following = (position + 1) % model.positions if model.any_order else None
     return model.apply(
-        params, codes, position, codebook, following, method="next_input"
+        params, codes, position, codebook, following, method=decoding.next_input
     )

@@ -17,6 +17,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from rq.models import decoding
 from rq.models.transformer import at_positions
 from rq.sampling.choice import copies_of, make_choice, sample_keys
 from rq.sampling.order import in_order
@@ -60,11 +61,11 @@ def draw_groups(
     def tiled(x):
         return jnp.tile(x, (copies, *[1] * (x.ndim - 1)))
 
-    start, empty = apply("start", cond, batch * copies, None, size, codebook)
+    start, empty = apply(decoding.start, cond, batch * copies, None, size, codebook)
 
     def with_known():
         known = tiled(codes.reshape(batch, positions, depth))
-        return apply("start_from", known, cond, codebook, tiled(order), size)
+        return apply(decoding.start_from, known, cond, codebook, tiled(order), size)
 
     # Where nothing is kept there is nothing to read.
     caches = jax.lax.cond(starts[0] > 0, with_known, lambda: empty)
@@ -92,7 +93,7 @@ def draw_groups(
         before, first = group
         # The chain: what was drawn last but was not read yet, except for the last.
         chain = apply(
-            "next_input",
+            decoding.next_input,
             tiled(some(drawn, before, size - 1)),
             tiled(some(places, before, size - 1)),
             codebook,
@@ -102,14 +103,16 @@ def draw_groups(
         asked = some(places, first, size)
         last = jnp.maximum(first - 1, 0)
         context = apply(
-            "next_input",
+            decoding.next_input,
             tiled(some(drawn, last, 1)[:, 0]),
             tiled(some(places, last, 1)[:, 0]),
             codebook,
         )
         context = jnp.where(first == 0, start, context)
-        queries = with_hints(apply("queries", context, tiled(asked)), asked)
-        contexts, caches = apply("group_step", chain, queries, caches, before, first)
+        queries = with_hints(apply(decoding.queries, context, tiled(asked)), asked)
+        contexts, caches = apply(
+            decoding.group_step, chain, queries, caches, before, first
+        )
 
         def rows(x):  # of samples, then of the positions of each
             return x.reshape(-1, *x.shape[2:])
@@ -127,7 +130,7 @@ def draw_groups(
             rows(some(given, first, size)),
             rows(some(kept, first, size)),
         )
-        chosen, _ = apply("depth_codes", rows(contexts), codebook, choose, depth)
+        chosen, _ = apply(decoding.depth_codes, rows(contexts), codebook, choose, depth)
         chosen = chosen[: batch * size].reshape(batch, size, depth)
         # What follows the group is drawn again by the next.
         drawn = jax.lax.dynamic_update_slice_in_dim(drawn, chosen, first, axis=1)

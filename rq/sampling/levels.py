@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rq.models import decoding
 from rq.sampling.choice import copies_of, make_choice, sample_keys
 from rq.sampling.order import group_starts, largest_group, make_order
 
@@ -136,7 +137,7 @@ def draw_levels(
             depths,
             step.first,
             tiled(asked),
-            method="group_contexts",
+            method=decoding.group_contexts,
         )
         given, fixed = codes[:, places], keep[:, places] | (by_depth < step.low)
         fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
@@ -158,7 +159,7 @@ def draw_levels(
             codebook,
             choose,
             depth,
-            method="depth_codes",
+            method=decoding.depth_codes,
         )
         chosen = chosen[: batch * size].reshape(batch, size, depth)
         chosen = jnp.where(by_depth < step.high, chosen, given)

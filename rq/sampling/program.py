@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from rq.models import decoding
 from rq.models.transformer import CodeVectors, RQTransformer, at_positions
 from rq.models.unroll import unroll
 from rq.sampling.choice import copies_of, make_choice, sample_keys, with_null
@@ -224,16 +225,16 @@ def _draw_rows(
         if hints is not None:
             here = jnp.broadcast_to(step, (batch,)) if places is None else places[0]
             x += at_positions(hints, jnp.tile(here, copies))
-        context, caches = apply("position_step", x, caches, step)
+        context, caches = apply(decoding.position_step, x, caches, step)
         position, following = (step, None) if places is None else places
         axis = None if places is None else 0
         position_keys = jax.vmap(jax.random.fold_in, (0, axis))(keys, position)
         scale = None if guidance is None else guidance[step]
         choose = make_choice(model.sizes, filters, scale, position_keys, given, kept)
-        chosen, logits = apply("depth_codes", context, codebook, choose, depth)
+        chosen, logits = apply(decoding.depth_codes, context, codebook, choose, depth)
         if places is not None:
             position, following = (jnp.tile(x, copies) for x in places)
-        x = apply("next_input", chosen, position, codebook, following)
+        x = apply(decoding.next_input, chosen, position, codebook, following)
         carry = (x, caches, hints)
         return carry, (chosen[:batch], logits if return_logits else None)
 
@@ -317,7 +318,7 @@ def _start(model, params, codebook, cond, rows, order=None):
     def apply(method, *args):
         return model.apply({"params": params}, *args, method=method)
 
-    started = apply("start", cond, rows, order, 0, codebook)
+    started = apply(decoding.start, cond, rows, order, 0, codebook)
     return *started, apply("source_hints", cond, rows, codebook)
 
 
