@@ -19,7 +19,8 @@ may be of any order (`transformer.order`).
    the truth; and whether the support vector machine sees the true class. Beside it,
    the images as the RQ-VAE reconstructs them.
 
-Writes completions.png and parallel.png to --out. The last line is one JSON object.
+Writes completions.png, parallel.png and, of the last run and levels, levels.png to
+--out. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -206,6 +207,22 @@ def measure_samples(runs, real: Measured, number: int, steps, levels, out) -> di
     return found
 
 
+def show_levels(models, steps: int, levels, out) -> None:
+    """Draws samples after each level: coarse codes do not depend on finer ones."""
+    asked = conditions.parse(
+        models.config, models.tokenizer, tuple(range(models.config.data.num_classes))
+    )
+    _, cond = asked.at(asked.spread(SHOWN))
+    config = SamplingConfig(**models.config.sampling).replace(parallel_steps=steps)
+    rows = []
+    for number, depth in enumerate(levels, 1):
+        now = config.replace(levels=levels[:number], depth=depth)
+        rows.append(models.sampler.sample(cond, SHOWN, now).images)
+    names = [f"all at depth {depth}" for depth in levels]
+    picture = visualize.sample_grid(np.concatenate(rows), SHOWN, names)
+    visualize.save_png(out / "levels.png", picture)
+
+
 def time_of_one(models, cond, config, repeats: int = 5) -> float:
     """Returns the median time of one image in a batch of its own, after compiling."""
     config, times = config.replace(batch_size=1), []
@@ -238,6 +255,8 @@ def measure(runs, number: int, steps, levels, out: pathlib.Path) -> dict:
         if models.sampler.model.any_order:
             of_bits[name]["random"] = bits(models, codes, labels, random)
         print(name, of_bits[name], flush=True)
+    if levels:
+        show_levels(list(runs.values())[-1], max(steps), levels[-1], out)
     return {
         "bits_per_image": of_bits,
         "samples": measure_samples(runs, real, number, steps, levels, out),

@@ -47,13 +47,12 @@ def trained(workdir: pathlib.Path, steps: int) -> Experiment:
             "init_stages": ("rqvae",),
             "rqvae.steps": steps,
             "rqvae.optimizer.warmup_steps": min(50, steps),
-            # One step at nearly no rate leaves the model as it is.
-            "rqvae.optimizer.learning_rate": 5e-4 if steps > 1 else 1e-12,
+            "rqvae.optimizer.learning_rate": 5e-4,
+            "rqvae.adversarial.optimizer.warmup_steps": 0,  # there is none
             "rqvae.loss.perceptual": "none",
             "rqvae.model.code_shape": (rows, columns, max(DEPTHS)),
             "rqvae.model.depth_dropout": 0.1,
-            "rqvae.model.decay": 0.99 if steps > 1 else 1.0,
-            "rqvae.model.restart_codes": steps > 1,
+            "rqvae.model.restart_codes": steps > 1,  # one step leaves it as it is
             "log.eval_every": 10_000,
         }
     )
@@ -119,7 +118,7 @@ def main() -> None:
     if given.document:
         document.insert(RESULTS, "deeper", table(results))
         names = ["original", *(f"depth {d}" for d in DEPTHS)]
-        images = np.concatenate(rows_of(run))  # of the last
+        images = np.concatenate(rows_of(list(runs.values())[-1]))
         visualize.save_png(PICTURE, visualize.sample_grid(images, SHOWN, names))
     print(json.dumps(results))
 

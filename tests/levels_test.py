@@ -15,7 +15,7 @@ from stages_test import tiny as tiny_config
 from rq.config import ConfigError, SamplingConfig, validate
 from rq.models.unroll import unroll
 from rq.sampling import Sampler
-from rq.sampling.choice import make_choice, sample_keys, with_null
+from rq.sampling.choice import Request, make_choice, with_null
 from rq.sampling.filters import make_filters
 from rq.sampling.inpainting import make_given
 from rq.sampling.levels import draw_levels, group_size, make_steps
@@ -93,20 +93,9 @@ def test_each_code_is_that_of_the_whole_forward_pass(length, guided, mask):
     filters, copies = make_filters(config, 3), 1 + guided
     steps = make_steps(keep, config.levels, 2)
     decoder, unrolled = unroll(model, params)
-    found = draw_levels(
-        decoder,
-        group_size(6, 2),
-        unrolled,
-        codebook,
-        cond,
-        KEY,
-        filters,
-        scale,
-        0,
-        jnp.asarray(codes),
-        keep,
-        steps,
-    )
+    given = jnp.asarray(codes)
+    request = Request(unrolled, codebook, cond, KEY, filters, scale, 0, given, keep)
+    found = draw_levels(decoder, group_size(6, 2), request, steps)
 
     @jax.jit
     def logits_of(codes, order, depths):
@@ -121,7 +110,7 @@ def test_each_code_is_that_of_the_whole_forward_pass(length, guided, mask):
         )
         return model.apply({"params": params}, outputs, method="logits")
 
-    drawn, keys = codes.reshape(2, 6, 3).copy(), sample_keys(KEY, 0, 2)
+    drawn, keys = codes.reshape(2, 6, 3).copy(), request.keys
     for order, depths, first, number, low, high in zip(*steps, strict=True):
         before = drawn.copy()
         for place in order[first : first + number]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,41 @@ from rq.models import row_sums
 from rq.sampling.draw import draw
 from rq.sampling.filters import filter_logits
 from rq.sampling.guidance import combine
+
+
+class Request(NamedTuple):
+    """What a batch of samples is drawn from, and how; see `rq.sampling.program.sample`.
+
+    Attributes:
+      params, codebook: of the unrolled model.
+      cond: with guidance, both conditions of each sample.
+      key: random key of the whole job.
+      filters, guidance: values by name, and scales or None.
+      first_index: of the first sample in the job.
+      codes: int32 `[B, H, W, D]`.
+      keep: bool, broadcast to the same, codes that are not drawn.
+    """
+
+    params: Any
+    codebook: Any
+    cond: jax.Array | None
+    key: jax.Array
+    filters: dict[str, jax.Array]
+    guidance: jax.Array | None
+    first_index: jax.Array
+    codes: jax.Array
+    keep: jax.Array
+
+    @property
+    def keys(self) -> jax.Array:
+        """Random keys of each sample, `[B]`, folded from its index."""
+        indices = self.first_index + jnp.arange(len(self.codes), dtype=jnp.int32)
+        return jax.vmap(jax.random.fold_in, (None, 0))(self.key, indices)
+
+    @property
+    def kept(self) -> jax.Array:
+        """`keep`, `[B, H, W, D]`."""
+        return jnp.broadcast_to(self.keep, self.codes.shape)
 
 
 def with_null(cond, null_cond) -> jax.Array:
@@ -30,12 +66,6 @@ def with_null(cond, null_cond) -> jax.Array:
 def copies_of(guidance) -> int:
     """With guidance every sample has two rows: with its condition, then without."""
     return 1 if guidance is None else 2
-
-
-def sample_keys(key, first_index, number: int) -> jax.Array:
-    """Returns random keys `[number]`: of each sample, folded from its index."""
-    indices = first_index + jnp.arange(number, dtype=jnp.int32)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
 def make_choice(sizes, filters, scale, keys, given, kept) -> Callable:

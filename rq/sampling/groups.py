@@ -19,44 +19,67 @@ import jax.numpy as jnp
 
 from rq.models import decoding
 from rq.models.transformer import at_positions
-from rq.sampling.choice import copies_of, make_choice, sample_keys
+from rq.sampling.choice import Request, copies_of, make_choice
 from rq.sampling.order import in_order
 
 
+def codes_of_group(model, request: Request, contexts, asked, first, given, kept):
+    """Returns codes int32 `[B, G, D]` of several positions, each drawn by itself.
+
+    Args:
+      model, request: see `draw_groups`.
+      contexts: the body's outputs `[B, G, M]`, or `[2 B, G, M]` with guidance.
+      asked: the positions, int32 `[B, G]`.
+      first: number of the first of them, which guidance may depend on.
+      given: codes `[B, G, D]`, chosen where `kept` `[B, G, D]`.
+    """
+    batch, size, depth = given.shape
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
+    scale = None
+    if request.guidance is not None:
+        numbers = jnp.minimum(first + jnp.arange(size), model.positions - 1)
+        scale = jnp.tile(request.guidance[numbers], (batch, 1)).T[..., None]
+
+    def rows(x):  # of samples, then of the positions of each
+        return x.reshape(-1, *x.shape[2:])
+
+    choose = make_choice(
+        model.sizes,
+        request.filters,
+        scale,
+        rows(fold(request.keys, asked)),
+        rows(given),
+        rows(kept),
+    )
+    chosen, _ = model.apply(
+        {"params": request.params},
+        rows(contexts),
+        request.codebook,
+        choose,
+        depth,
+        method=decoding.depth_codes,
+    )
+    return chosen[: batch * size].reshape(batch, size, depth)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def draw_groups(
-    model,
-    size: int,
-    params,
-    codebook,
-    cond,
-    key,
-    filters,
-    guidance,
-    first_index,
-    codes,
-    keep,
-    order,
-    starts,
-):
+def draw_groups(model, size: int, request: Request, order, starts):
     """Returns codes int32 `[B, H, W, D]`.
 
     Args:
-      model, params, codebook, cond, key, filters, guidance, first_index, codes, keep:
-        see `rq.sampling.program.sample`; the model is unrolled, and with guidance
-        `cond` has both conditions.
+      model: the unrolled model.
       size: G, a bound of the sizes of the groups.
+      request: what is drawn.
       order: int32 `[T]` or `[B, T]`.
       starts: int32 `[S + 1]`, see `rq.sampling.order.group_starts`.
     """
+    codes, cond, codebook = request.codes, request.cond, request.codebook
     batch, depth, positions = len(codes), codes.shape[-1], model.positions
-    copies = copies_of(guidance)
-    keys = sample_keys(key, first_index, batch)
+    copies = copies_of(request.guidance)
     order = jnp.broadcast_to(order, (batch, positions))
-    keep = jnp.broadcast_to(keep, codes.shape)
 
     def apply(method, *args):
-        return model.apply({"params": params}, *args, method=method)
+        return model.apply({"params": request.params}, *args, method=method)
 
     def tiled(x):
         return jnp.tile(x, (copies, *[1] * (x.ndim - 1)))
@@ -81,7 +104,7 @@ def draw_groups(
 
     given, kept = (
         padded(in_order(x, order).reshape(batch, positions, depth))
-        for x in (codes, keep)
+        for x in (codes, request.kept)
     )
     places = padded(order)
 
@@ -113,25 +136,8 @@ def draw_groups(
         contexts, caches = apply(
             decoding.group_step, chain, queries, caches, before, first
         )
-
-        def rows(x):  # of samples, then of the positions of each
-            return x.reshape(-1, *x.shape[2:])
-
-        fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
-        scale = None
-        if guidance is not None:
-            numbers = jnp.minimum(first + jnp.arange(size), positions - 1)
-            scale = jnp.tile(guidance[numbers], (batch, 1)).T[..., None]
-        choose = make_choice(
-            model.sizes,
-            filters,
-            scale,
-            rows(fold(keys, asked)),
-            rows(some(given, first, size)),
-            rows(some(kept, first, size)),
-        )
-        chosen, _ = apply(decoding.depth_codes, rows(contexts), codebook, choose, depth)
-        chosen = chosen[: batch * size].reshape(batch, size, depth)
+        old, fixed = some(given, first, size), some(kept, first, size)
+        chosen = codes_of_group(model, request, contexts, asked, first, old, fixed)
         # What follows the group is drawn again by the next.
         drawn = jax.lax.dynamic_update_slice_in_dim(drawn, chosen, first, axis=1)
         return (drawn, caches), None

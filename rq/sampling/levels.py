@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rq.models import decoding
-from rq.sampling.choice import copies_of, make_choice, sample_keys
+from rq.sampling.choice import Request, copies_of
+from rq.sampling.groups import codes_of_group
 from rq.sampling.order import group_starts, largest_group, make_order
 
 
@@ -85,40 +86,24 @@ def group_size(positions: int, steps: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def draw_levels(
-    model,
-    size: int,
-    params,
-    codebook,
-    cond,
-    key,
-    filters,
-    guidance,
-    first_index,
-    codes,
-    keep,
-    steps: Steps,
-):
+def draw_levels(model, size: int, request: Request, steps: Steps):
     """Returns codes int32 `[B, H, W, D]`.
 
     Args:
-      model, params, codebook, cond, key, filters, guidance, first_index, codes, keep:
-        see `rq.sampling.program.sample`; the model is unrolled, and with guidance
-        `cond` has both conditions.
+      model: the unrolled model.
       size: G, a bound of the sizes of the groups: all are padded to it.
-      steps: what is read and drawn.
+      request: what is drawn.
+      steps: what is read and drawn, one after another.
     """
-    batch, depth, positions = len(codes), codes.shape[-1], model.positions
-    copies = copies_of(guidance)
-    keys = sample_keys(key, first_index, batch)
-    keep = jnp.broadcast_to(keep, codes.shape).reshape(batch, positions, depth)
-    by_depth = jnp.arange(depth)
+    shape, positions = request.codes.shape, model.positions
+    batch, depth = shape[0], shape[-1]
+    copies, by_depth = copies_of(request.guidance), jnp.arange(depth)
+    codes, keep = (
+        x.reshape(batch, positions, depth) for x in (request.codes, request.kept)
+    )
 
     def tiled(x):
         return jnp.tile(x, (copies, *[1] * (x.ndim - 1)))
-
-    def rows(x):  # of samples, then of the positions of each
-        return x.reshape(-1, *x.shape[2:])
 
     def one_step(codes, step):
         order, depths = (
@@ -129,10 +114,10 @@ def draw_levels(
         places = jax.lax.dynamic_slice(places, (step.first,), (size,))
         asked = jnp.broadcast_to(places, (batch, size))
         contexts = model.apply(
-            {"params": params},
+            {"params": request.params},
             tiled(codes),
-            cond,
-            codebook,
+            request.cond,
+            request.codebook,
             order,
             depths,
             step.first,
@@ -140,33 +125,13 @@ def draw_levels(
             method=decoding.group_contexts,
         )
         given, fixed = codes[:, places], keep[:, places] | (by_depth < step.low)
-        fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
-        scale = None
-        if guidance is not None:
-            numbers = jnp.minimum(step.first + jnp.arange(size), positions - 1)
-            scale = jnp.tile(guidance[numbers], (batch, 1)).T[..., None]
-        choose = make_choice(
-            model.sizes,
-            filters,
-            scale,
-            rows(fold(keys, asked)),
-            rows(given),
-            rows(fixed),
+        chosen = codes_of_group(
+            model, request, contexts, asked, step.first, given, fixed
         )
-        chosen, _ = model.apply(
-            {"params": params},
-            rows(contexts),
-            codebook,
-            choose,
-            depth,
-            method=decoding.depth_codes,
-        )
-        chosen = chosen[: batch * size].reshape(batch, size, depth)
         chosen = jnp.where(by_depth < step.high, chosen, given)
         # Padding draws what is read or comes later: that stays as it was.
         places = jnp.where(jnp.arange(size) < step.number, places, positions)
         return codes.at[:, places].set(chosen, mode="drop"), None
 
-    shape = codes.shape
-    codes, _ = jax.lax.scan(one_step, codes.reshape(batch, positions, depth), steps)
+    codes, _ = jax.lax.scan(one_step, codes, steps)
     return codes.reshape(shape)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from rq.models import decoding
 from rq.models.transformer import CodeVectors, RQTransformer, at_positions
 from rq.models.unroll import unroll
-from rq.sampling.choice import copies_of, make_choice, sample_keys, with_null
+from rq.sampling.choice import Request, copies_of, make_choice, with_null
 from rq.sampling.groups import draw_groups
 from rq.sampling.levels import Steps, draw_levels
 from rq.sampling.order import closed, in_order
@@ -106,7 +106,7 @@ def sample(
     if guidance is not None:
         cond = with_null(cond, null_cond)
     order = _check_order(model, order, group_starts, levels)
-    given = (
+    request = Request(
         params,
         codebook,
         cond,
@@ -121,11 +121,11 @@ def sample(
     if grouped and return_logits:
         raise ValueError("logits are not returned of positions drawn in groups")
     if levels is not None:
-        return draw_levels(model, largest_group, *given, levels)
+        return draw_levels(model, largest_group, request, levels)
     if group_starts is not None:
         starts = jnp.asarray(group_starts, jnp.int32)
-        return draw_groups(model, largest_group, *given, order, starts)
-    drawn, logits = _sample(model, return_logits, *given, order)
+        return draw_groups(model, largest_group, request, order, starts)
+    drawn, logits = _sample(model, return_logits, request, order)
     return (drawn, logits) if return_logits else drawn
 
 
@@ -139,34 +139,21 @@ def _check_order(model, order, group_starts, levels):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _sample(
-    model,
-    return_logits,
-    params,
-    codebook,
-    cond,
-    key,
-    filters,
-    guidance,
-    first_index,
-    codes,
-    keep,
-    order,
-):
-    keys = sample_keys(key, first_index, len(codes))
-    keep = jnp.broadcast_to(keep, codes.shape)
+def _sample(model, return_logits, request: Request, order):
+    codes, keep = request.codes, request.kept
+    params, codebook, guidance = request.params, request.codebook, request.guidance
     if order is not None:
         order = jnp.broadcast_to(order, (len(codes), model.positions))
         codes, keep = (in_order(x, order) for x in (codes, keep))
     rows = len(codes) * copies_of(guidance)
-    carry = _start(model, params, codebook, cond, rows, order)
+    carry = _start(model, params, codebook, request.cond, rows, order)
     _, drawn, logits = _draw_rows(
         model,
         return_logits,
         params,
         codebook,
-        keys,
-        filters,
+        request.keys,
+        request.filters,
         guidance,
         carry,
         jnp.int32(0),
