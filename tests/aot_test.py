@@ -329,14 +329,28 @@ def test_if_nothing_fits_the_report_is_of_one_example():
     assert number == 1 and not found[1]["fits"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"transformer.condition_dropout": 0.1}])
-def test_the_sampler_traces_on_a_mesh(changes):
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 16),
+        ({"transformer.condition_dropout": 0.1, "sampling.guidance": (2.0,)}, 16),
+        ({"transformer.order": "random", "sampling.parallel_steps": 5}, 5),
+        (
+            {
+                "transformer.order": "random",
+                "sampling.parallel_steps": 5,
+                "sampling.levels": (1, 2),
+            },
+            10,
+        ),
+    ],
+)
+def test_the_sampler_traces_on_a_mesh(changes, steps):
     config = tiny(**changes, **{"sampling.batch_size": 16})
-    if changes:
-        config.sampling.guidance = (2.0,)
     traced = programs.sampler(config, sharding.make_mesh(2, 2, 2))
     (codes,) = jax.tree.leaves(traced.out_info)
     assert codes.shape == (16, 4, 4, 2) and codes.dtype == jnp.int32
+    assert f"length={steps}\n" in str(traced.jaxpr)  # of the loop over body steps
     with pytest.raises(ConfigError, match="sampling.batch_size"):
         programs.sampler(tiny(), sharding.make_mesh(8, 1, 1))
 

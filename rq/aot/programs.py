@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rq import flops
 from rq.config import ConfigError, SamplingConfig, image_shape
@@ -16,7 +17,7 @@ from rq.models.build import code_dim, rqvae_model, source_sizes
 from rq.models.networks.lpips import PerceptualDistance, own_distance
 from rq.parallel import sharding
 from rq.sampling import conditions, program
-from rq.sampling.sampler import compile_options
+from rq.sampling.sampler import compile_options, order_options
 from rq.training import loop
 from rq.training.stages import FeaturesStage, RQVAEStage, TransformerStage
 
@@ -145,7 +146,10 @@ def sampler(config, mesh) -> jax.stages.Traced:
     # Passed as arguments: with constants the compiler would remove unused filters.
     asked = SamplingConfig(**config.sampling)
     options = compile_options(asked, stage.model, stage.null_cond)
-    options = jax.eval_shape(lambda options: options, options)
+    shape = (*model.code_shape[:2], asked.depth or model.depth)
+    order = order_options(model, np.zeros(shape, bool), asked)
+    largest = order.pop("largest_group", 0)
+    options = jax.eval_shape(lambda options: options, (*options, order))
     place, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     fields = {
         name: jax.ShapeDtypeStruct((number, *shape), dtype)
@@ -156,7 +160,7 @@ def sampler(config, mesh) -> jax.stages.Traced:
         cond = jax.ShapeDtypeStruct(cond.shape, cond.dtype, sharding=place)
 
     def sample(params, codebook, cond, key, options):
-        filters, guidance = options
+        filters, guidance, order = options
         return program.sample(
             model,
             params,
@@ -168,6 +172,8 @@ def sampler(config, mesh) -> jax.stages.Traced:
             guidance=guidance,
             null_cond=stage.null_cond,
             depth=asked.depth or None,
+            largest_group=largest,
+            **order,
         )
 
     codebook = jax.ShapeDtypeStruct(embedding.shape, embedding.dtype, sharding=whole)

@@ -132,7 +132,7 @@ class Sampler:
             codes, keep = given
         depth = config.depth or self.model.depth
         codes, keep = codes[..., :depth], keep[..., :depth]
-        order = self._order(keep, config)
+        order = order_options(self.model, keep, config)
         key = jax.random.key(config.seed)
         for start in range(0, number, size):
             batch = {"codes": np.broadcast_to(codes, (size, *codes.shape))}
@@ -161,37 +161,6 @@ class Sampler:
                     )
             rows = range(start, min(start + size, number))
             yield DeviceBatch(rows, images, drawn, finite)
-
-    def _order(self, keep: np.ndarray, config: SamplingConfig) -> dict:
-        """Returns how `program.sample` orders and groups the positions.
-
-        Raises:
-          ConfigError: on groups or levels for a model of raster order.
-        """
-        steps, positions = config.parallel_steps, self.model.positions
-        levels = config.levels if any(config.levels) else ()
-        if not self.model.any_order:
-            if steps or levels:
-                name = "levels" if levels else "parallel_steps"
-                raise ConfigError(
-                    f"sampling.{name} = {levels or steps} needs a model that was "
-                    "trained with transformer.order='random' or 'annealed'"
-                )
-            return {}
-        if levels:
-            steps = min(steps or positions, positions)
-            return {
-                "levels": make_steps(keep, levels, steps),
-                "largest_group": group_size(positions, steps),
-            }
-        order = {"order": make_order(keep, spread=steps > 0)}
-        if not steps:
-            return order
-        steps, known = min(steps, positions), int(keep.all(axis=-1).sum())
-        return order | {
-            "group_starts": group_starts(positions, known, steps),
-            "largest_group": largest_group(positions, steps),
-        }
 
     def row_order(self, wanted: Sequence[Wanted]) -> np.ndarray:
         """Returns the order in which `by_row` draws positions, int32 `[N, T]`."""
@@ -350,6 +319,40 @@ def compile_options(config: SamplingConfig, model: RQTransformer, null_cond):
             "transformer.condition_dropout above 0"
         )
     return filters, guidance
+
+
+def order_options(
+    model: RQTransformer, keep: np.ndarray, config: SamplingConfig
+) -> dict:
+    """Returns how `program.sample` orders and groups the positions.
+
+    Raises:
+      ConfigError: on groups or levels for a model of raster order.
+    """
+    steps, positions = config.parallel_steps, model.positions
+    levels = config.levels if any(config.levels) else ()
+    if not model.any_order:
+        if steps or levels:
+            name = "levels" if levels else "parallel_steps"
+            raise ConfigError(
+                f"sampling.{name} = {levels or steps} needs a model that was "
+                "trained with transformer.order='random' or 'annealed'"
+            )
+        return {}
+    if levels:
+        steps = min(steps or positions, positions)
+        return {
+            "levels": make_steps(keep, levels, steps),
+            "largest_group": group_size(positions, steps),
+        }
+    order = {"order": make_order(keep, spread=steps > 0)}
+    if not steps:
+        return order
+    steps, known = min(steps, positions), int(keep.all(axis=-1).sum())
+    return order | {
+        "group_starts": group_starts(positions, known, steps),
+        "largest_group": largest_group(positions, steps),
+    }
 
 
 def check_finite(codes: np.ndarray, finite: np.ndarray, first: int) -> None:
