@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import numbers
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ from rq.config import ConfigError, SamplingConfig
 from rq.config.sampling import OPTIONS
 from rq.convert import model_card, saved_folder
 from rq.data import DataError, given_images
+from rq.data.decode import DecodeError
 from rq.models.projection import PRECISIONS
 from rq.parallel import atomic_files
 from rq.sampling import conditions, inpainting
@@ -144,8 +146,8 @@ class Model:
           seed: sample i of a seed is always the same.
           source: images, of a model that was trained with `data.source`: the source
             images of 'pairs'; of other kinds they are made of them.
-          mask: of the kind 'mask', what the source images lack, as in `complete`;
-            'bottom' if None.
+          mask: of the kind 'mask', what the source images lack, as in `complete`, but
+            of at least their size; 'bottom' if None.
           **options: of `rq.config.SamplingConfig`, such as top_p=0.95, guidance=2;
             those of the model's config if not given.
         """
@@ -169,8 +171,8 @@ class Model:
 
         Args:
           image: one image.
-          mask: 'bottom', 'top', 'left', 'right', 'center' or 'all'; or an image of any
-            size, bright where to sample.
+          mask: 'bottom', 'top', 'left', 'right', 'center' or 'all'; or an image, bright
+            where to sample, of at least a pixel for each position.
           classes, texts, num_samples, seed, source, options: see `sample`.
           keep_depth: first depths that are kept in the region, too.
 
@@ -280,14 +282,19 @@ class Model:
         """Returns the images of files that `compress` made, uint8 `[N, H, W, C]`.
 
         Args:
-          files: a list of the bytes of each, or of paths.
+          files: the bytes of a file, or its path, or a list of these.
           depth: how many depths are decoded, the first ones; all if None.
         """
         self._require("transformer")
-        images = []
+        images, in_memory = [], (bytes, bytearray)
+        if isinstance(files, (str, os.PathLike, *in_memory)):
+            files = [files]
         for number, one in enumerate(files):
-            name = f"file {number}" if isinstance(one, bytes) else one
-            data = one if isinstance(one, bytes) else pathlib.Path(one).read_bytes()
+            name = f"file {number}" if isinstance(one, in_memory) else one
+            if isinstance(one, in_memory):
+                data = bytes(one)
+            else:
+                data = pathlib.Path(one).expanduser().read_bytes()
             try:
                 codes = self._compressor.decompress(data, depth)
             except DataError as error:
@@ -409,7 +416,7 @@ class Model:
 
 
 def _read_mask(mask) -> np.ndarray | str:
-    """Returns an image as a grey array, a path as text."""
+    """Returns an image as a grey array uint8 `[H, W]`, a path as text."""
     if isinstance(mask, str | pathlib.Path):
         return str(mask)
     if isinstance(mask, Image.Image):
@@ -417,4 +424,9 @@ def _read_mask(mask) -> np.ndarray | str:
     mask = np.asarray(mask)
     if mask.ndim != 2:
         raise ConfigError(f"the mask has shape {mask.shape}, not [H, W]")
-    return np.where(mask, 255, 0) if mask.dtype == bool else mask
+    if np.issubdtype(mask.dtype, np.integer) and mask.max(initial=0) == 1:
+        mask = mask.astype(bool)  # 0 and 1 are what a user means by yes and no
+    try:
+        return given_images.from_array(mask, 1)[..., 0]
+    except DecodeError as error:
+        raise ConfigError(f"the mask: {error}") from None

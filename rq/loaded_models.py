@@ -7,9 +7,10 @@ The models that come with the package are saved folders in `rq/shipped`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -141,7 +142,7 @@ def from_folder(path: pathlib.Path, **options) -> LoadedModels:
     """Opens a folder that is no run directory.
 
     Raises:
-      ValueError: see `from_saved` and `from_authors`.
+      ConfigError: see `from_saved` and `from_authors`.
     """
     is_saved = saved_folder.is_saved(path)
     return (from_saved if is_saved else from_authors)(path, **options)
@@ -159,17 +160,31 @@ def from_saved(path: pathlib.Path, **options) -> LoadedModels:
     )
 
 
+@contextlib.contextmanager
+def _as_config_errors() -> Iterator[None]:
+    """Raises ConfigError for what is wrong with the authors' files."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def from_authors(path: pathlib.Path, **options) -> LoadedModels:
     """Opens a folder of the authors' checkpoints.
 
     Raises:
-      ValueError: if it has none, or not those of one pair of models.
+      ConfigError: if it has none, or not those of one pair of models; `read` also where
+        they are damaged.
     """
-    rqvae, transformer = released.find([path])
+    with _as_config_errors():
+        rqvae, transformer = released.find([path])
     models = {"rqvae": rqvae}
     if transformer is not None:
         models["transformer"] = transformer
-    config = released_config.run_config(rqvae, transformer)
+    with _as_config_errors():
+        config = released_config.run_config(rqvae, transformer)
     tokenizer_path = None
     if "text" in config.transformer.condition:
         tokenizer_path = released.find_tokenizer([path])
@@ -182,7 +197,8 @@ def from_authors(path: pathlib.Path, **options) -> LoadedModels:
     info = {"steps": dict.fromkeys(models, 0), "metrics": {}, "licence": UNKNOWN}
 
     def read(stage):
-        return authors.load(models[stage].weights)[1]
+        with _as_config_errors():
+            return authors.load(models[stage].weights)[1]
 
     return LoadedModels(
         path, config, tuple(models), info, read, tokenizer_path, **options

@@ -4,6 +4,7 @@
 
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -239,6 +240,7 @@ def test_k_means_that_cannot_be_is_refused(changes, problem):
         ((5.0, 7.0, 8.0, 8.0), 32, (64, 256, 512, 512)),
         ((0.0, 0.0, 9.0), 12, (2, 2, 1024)),
         ((3.2, 3.1, 3.3), 10, (8, 8, 16)),
+        ((13.5, 12.0, 10.0, 8.0), 56, (2**16, 2**16, 2**13, 2**11)),  # stored: uint16
     ],
 )
 def test_sizes_of_equal_bits_follow_the_entropy(entropy, bits, expected):
@@ -253,6 +255,12 @@ def test_the_fewest_codes_are_at_least_the_perplexity():
     assert codebook_sizes.fewest([0.0, 3.0, 3.01, 7.9]) == (2, 8, 16, 256)
     with pytest.raises(ValueError, match="2 bits for 3 depths"):
         codebook_sizes.equal_bits([1, 1, 1], 2.5)
+
+
+def test_no_sizes_are_suggested_for_a_fixed_grid():
+    experiment = types.SimpleNamespace(rqvae=types.SimpleNamespace(fsq_levels=(4, 4)))
+    with pytest.raises(ConfigError, match="fsq_levels"):
+        codebook_report.measure(experiment, "validation")
 
 
 def test_the_command_prints_flags_that_can_be_used(trained, tmp_path, capsys, data_dir):

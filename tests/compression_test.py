@@ -177,6 +177,14 @@ def test_codes_come_back_exactly(model, images, layers):
     )
 
 
+def test_one_file_needs_no_list(model, images, tmp_path):
+    file = model.compress(images[:1])[0]
+    expected = model.decompress([file])
+    (tmp_path / "a.rqc").write_bytes(file)
+    for given in (file, bytearray(file), tmp_path / "a.rqc", str(tmp_path / "a.rqc")):
+        np.testing.assert_array_equal(model.decompress(given), expected)
+
+
 def test_sizes_are_those_of_the_likelihood(model, images):
     made = list(model.compress_each(images, classes=1))
     expected = -model.log_likelihood(images, classes=1)[:, 0] / math.log(2)

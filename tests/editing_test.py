@@ -50,6 +50,11 @@ def test_a_mask_of_nothing_is_refused(redo, keep_depth):
         inpainting.make_keep(np.full((2, 2), redo), 3, keep_depth)
 
 
+def test_a_negative_number_of_depths_is_refused():
+    with pytest.raises(ConfigError, match="0 or more"):
+        inpainting.make_keep(np.ones((2, 2), bool), 3, -1)
+
+
 @pytest.mark.parametrize("mask", ["middle", "no.png", __file__])
 def test_what_is_no_mask_is_refused(mask):
     with pytest.raises(ConfigError, match="neither an image nor one of"):
@@ -72,6 +77,20 @@ def test_codes_of_a_file(tmp_path):
         assert found.dtype == np.int32
 
 
+@pytest.mark.parametrize("names", [("a.npz", "a.npy"), ("a.npy", "a.npz")])
+def test_codes_are_read_whatever_the_name_ends_in(tmp_path, names):
+    codes = np.arange(24).reshape(2, 3, 4) % 7
+    before, after = (tmp_path / name for name in names)
+    if names[0] == "a.npz":
+        np.savez(before, codes=codes)
+    else:
+        np.save(before, codes)
+    before.rename(after)
+    np.testing.assert_array_equal(
+        inpainting.read_codes(after, (2, 3, 4), [7] * 4), codes
+    )
+
+
 @pytest.mark.parametrize(
     "name, array, message",
     [
@@ -83,6 +102,7 @@ def test_codes_of_a_file(tmp_path):
         ("a.npy", np.full((2, 3, 4), [6, 7, 6, 4]), "depth 2; the model has 7 there"),
         ("a.npz", None, "no codes can be read"),
         ("missing.npy", None, "no codes can be read"),
+        ("damaged.npz", None, "no codes can be read"),
     ],
 )
 def test_codes_that_do_not_fit_are_refused(tmp_path, name, array, message):
@@ -91,5 +111,11 @@ def test_codes_that_do_not_fit_are_refused(tmp_path, name, array, message):
         np.save(path, array)
     elif name == "a.npz":
         np.savez(path, other=np.zeros(3))
+    elif name == "damaged.npz":
+        codes = np.random.default_rng(0).integers(0, 5, (2, 3, 4))
+        np.savez_compressed(path, codes=codes)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 255
+        path.write_bytes(data)
     with pytest.raises(ConfigError, match=message):
         inpainting.read_codes(path, (2, 3, 4), (7, 7, 7, 5))

@@ -55,6 +55,36 @@ def new_parts(stage, changes, there=TINY, **options):
     return dict(line.split(": ", 1) for line in plan.text[1:])
 
 
+def test_tables_of_positions_are_of_one_grid():
+    """Both have 16 positions."""
+    there, here = load("digits", "tiny"), load("digits", "tiny")
+    for config in (there, here):
+        config.transformer.order, config.data.source = "random", "grey"
+    wide = {"rqvae.model.code_shape": (2, 8, 2), "data.resolution": (8, 32)}
+    here.update_from_flattened_dict(wide)
+    validate(here)
+    kept = kept_weights.plan("transformer", there, here, "DIR").kept
+    names = {name.split("/")[1] for name in kept}
+    grids = {"body_positions", "target_positions", "source_positions"}
+    assert not names & grids
+    assert {"body_stack", "head_stack"} <= names
+
+
+def test_target_positions_are_new_where_rows_were_read():
+    found = new_parts("transformer", {"transformer.order": "random"})
+    assert found == {
+        "target_positions": "new (transformer.order 'raster' there, 'random' here)"
+    }
+
+
+def test_weights_for_another_rqvae_of_source_images_are_new():
+    there = TINY.copy_and_resolve_references()
+    there.data.source = "grey"
+    assert not new_parts("transformer", {}, there)
+    found = new_parts("transformer", {}, there, same_source=False)
+    assert all(part.startswith("source") for part in found) and found
+
+
 @pytest.mark.parametrize("stage", ["rqvae", "transformer"])
 def test_the_same_model_is_kept_whole(stage):
     plan = kept_weights.plan(stage, TINY, TINY, "DIR")

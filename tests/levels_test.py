@@ -169,11 +169,24 @@ def test_without_steps_positions_are_drawn_one_by_one():
 
 
 @pytest.mark.parametrize(
-    ("levels", "depth"), [((2, 1), 0), ((1,), 0), ((0, 2), 0), ((1, 2), 1), ((3,), 0)]
+    ("levels", "depth"),
+    [((), 0), ((2, 1), 0), ((1,), 0), ((0, 2), 0), ((1, 2), 1), ((3,), 0)],
 )
 def test_levels_that_cannot_be_are_refused(levels, depth):
     with pytest.raises(ConfigError, match="the last is the depth drawn"):
         codes_of(make_sampler(), COND, SamplingConfig(levels=levels, depth=depth))
+
+
+def test_keeping_all_that_is_drawn_is_refused():
+    """Of the first depth, which is kept everywhere."""
+    given = make_given(np.asarray(random_codes(1)[0]), "all", keep_depth=1)
+    with pytest.raises(ConfigError, match="nothing to resample"):
+        codes_of(make_sampler(), COND, SamplingConfig(depth=1), given=given)
+
+
+def test_without_an_rqvae_all_samples_are_codes_alone():
+    found = make_sampler().sample(COND, 3, SamplingConfig(batch_size=2))
+    assert found.images is None and found.codes.shape == (3, 2, 3, 2)
 
 
 def test_levels_need_any_order():

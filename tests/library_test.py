@@ -397,11 +397,21 @@ def test_a_damaged_config_is_one_clear_line(change, message, saved, tmp_path):
     assert "\n" not in str(info.value)
 
 
+def test_masks_of_yes_and_no_are_alike(model, images):
+    redo = np.zeros((16, 16), bool)
+    redo[8:] = True
+    expected = model.complete(images[0], redo, classes=3)
+    for mask in (redo.astype(int), redo.astype(np.float32), redo * np.uint8(255)):
+        equal(model.complete(images[0], mask, classes=3), expected)
+    with pytest.raises(ConfigError, match="the mask: pixels out of range"):
+        model.complete(images[0], redo * -1.0, classes=3)
+
+
 def test_damaged_weights_are_one_clear_line(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "model")
     weights = tmp_path / "model/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="cannot read"):
+    with pytest.raises(ConfigError, match="cannot read"):  # a user's error
         rq.load(tmp_path / "model").encode(np.zeros((8, 8)))
 
 
@@ -413,7 +423,7 @@ def test_a_folder_without_models_is_refused(saved, tmp_path):
     ):
         with pytest.raises(FileNotFoundError, match=message):
             rq.load(tmp_path / path)
-    with pytest.raises(ValueError, match="no checkpoint in it"):
+    with pytest.raises(ConfigError, match="no checkpoint in it"):
         rq.load(tmp_path)
     with pytest.raises(ConfigError, match="it has no steps"):
         rq.load(saved, step=3)

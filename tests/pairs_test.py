@@ -66,6 +66,16 @@ def nearest(image, images):
     return next(k for k, x in images.items() if np.array_equal(image, x))
 
 
+def test_names_are_compared_in_one_unicode_form_and_the_first_of_two_is_used(tmp_path):
+    write_pairs(tmp_path, range(4))
+    write(tmp_path / "images/cat/caf\u00e9.jpg", encoded(5))
+    write(tmp_path / "maps/cat/cafe\u0301.png", encoded(105))
+    write(tmp_path / "maps/cat/0.webp", encoded(9))
+    report = sources.prepare(pairs(tmp_path))
+    assert sum(report["kept"].values()) == 5 and report["left_out"] == 0
+    assert "second source images of a name, not used: 1 (cat/0.webp)" in report["notes"]
+
+
 def test_images_without_a_source_image_are_counted_and_named(tmp_path):
     write_pairs(tmp_path, range(8), without=(3, 5))
     write(tmp_path / "maps/cat/99.png", encoded(7))

@@ -15,7 +15,7 @@ from stages_test import BATCH, make_stage, one_device, run, text_config, tiny
 
 import rq
 from rq.cli import program as cli
-from rq.cli import sample, train
+from rq.cli import sample, source_rqvae, train
 from rq.config import ConfigError, SamplingConfig, from_json, validate
 from rq.data import source_images, stored_codes
 from rq.data.augment import AUGMENTATIONS
@@ -390,6 +390,23 @@ def test_a_codebook_of_its_own_has_other_shapes():
 
 
 # A whole run, whose source images have an RQ-VAE of their own
+
+
+def test_the_rqvae_of_a_start_that_failed_is_taken_anew(trained, tmp_path):
+    config = config_of("class", source="lowres:2")
+    config.transformer.source_rqvae = str(trained)
+    source_rqvae.resolve(config, epath.Path(tmp_path))
+    stale = tmp_path / "source/stale"
+    stale.touch()
+    found = source_rqvae.resolve(config, epath.Path(tmp_path))
+    assert not stale.exists() and found.transformer.source_shape == (4, 4, 2)
+    (tmp_path / "config.json").touch()  # the run has begun
+    stale.touch()
+    source_rqvae.resolve(config, epath.Path(tmp_path))
+    assert stale.exists()
+    given, kept = rq.load(trained), rq.load(tmp_path / "source")
+    images = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 1), np.uint8)
+    np.testing.assert_array_equal(kept.encode(images), given.encode(images))
 
 
 @pytest.fixture(scope="module")

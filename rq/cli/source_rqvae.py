@@ -8,15 +8,17 @@ The run directory keeps it as a saved folder, so that later commands need no oth
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from rq import library, loaded_models
+from rq import loaded_models
 from rq.config import ConfigError, validate
-from rq.convert import saved_folder
+from rq.convert import model_card, saved_folder
 from rq.models.build import code_dim, rqvae_model
-from rq.parallel import processes
+from rq.parallel import atomic_files, processes
+from rq.training import given_model
 
 
 def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
@@ -36,7 +38,11 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
         )
     folder = pathlib.Path(path) / saved_folder.SOURCE
     with processes.process_0_first("the RQ-VAE of source images"):
-        if not saved_folder.is_saved(folder):
+        # Without a config the run has not begun: what is there may be of another start.
+        begun = (pathlib.Path(path) / loaded_models.RUN_CONFIG).exists()
+        if processes.is_process_0() and not (begun and saved_folder.is_saved(folder)):
+            if folder.exists():
+                shutil.rmtree(folder)
             _write(config, folder)
     found = saved_folder.opened(folder).config
     with config.unlocked():
@@ -48,14 +54,14 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
 
 
 def _write(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Writes the RQ-VAE as a saved folder; raises as `resolve` does."""
-    place = loaded_models.find_folder(config.transformer.source_rqvae)
-    try:
-        given = library.load(place)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"transformer.source_rqvae: {error}") from None
+    """Writes the RQ-VAE as a saved folder; raises as `resolve` does.
+
+    Other processes wait: nothing here may communicate with them.
+    """
+    place = config.transformer.source_rqvae
+    given = given_model.opened(place, "transformer.source_rqvae")
+    if "rqvae" not in given.stages:
+        raise ConfigError(f"transformer.source_rqvae: {place} has no RQ-VAE")
     for name in ("resolution", "channels"):
         here, there = config.data[name], given.config.data[name]
         if here != there:
@@ -63,5 +69,10 @@ def _write(config: ConfigDict, folder: pathlib.Path) -> None:
                 f"transformer.source_rqvae: data.{name} is {there} in {place}, {here} "
                 "here"
             )
+    found = given.read("rqvae")
+    model = {name: found[name] for name in ("params", "codebook")}
+    info = {"steps": {"rqvae": 0}, "metrics": {}, "licence": model_card.UNKNOWN}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    given.rqvae_alone().save(folder)
+    with atomic_files.new_folder(folder) as (_, made):
+        made.mkdir()
+        saved_folder.write(made, given.config, {"rqvae": model}, info, None)

@@ -132,7 +132,10 @@ class SamplingConfig:
             raise ConfigError(f"sampling.depth = {self.depth}: the model has {depth}")
         drawn, levels = self.depth or depth, self.levels
         if self.levels != (0,) and (
-            levels[0] < 1 or levels[-1] != drawn or sorted(set(levels)) != [*levels]
+            not levels
+            or levels[0] < 1
+            or levels[-1] != drawn
+            or sorted(set(levels)) != [*levels]
         ):
             raise ConfigError(
                 f"sampling.levels = {levels}: give growing depths, 1 or more, of which "

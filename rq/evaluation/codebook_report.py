@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rq import progress
+from rq.config import ConfigError
 from rq.data import loader, sources
 from rq.metrics import code_usage, codebook_sizes
 from rq.parallel import sharding
@@ -27,8 +28,14 @@ def measure(experiment, split: str) -> dict[str, Any]:
       split: of its data set; images are transformed as in evaluation.
 
     Raises:
+      ConfigError: if the codebook is a fixed grid.
       DataError: if the data set or the split is missing.
     """
+    if experiment.rqvae.fsq_levels != (0,):
+        raise ConfigError(
+            "the sizes of an FSQ model are products of rqvae.model.fsq_levels: no "
+            "others can be suggested"
+        )
     rqvae, sizes = experiment.rqvae, experiment.rqvae.sizes
     counts = [np.zeros(size, np.int64) for size in sizes]
     source = sources.open_split(experiment.config.data, split)
@@ -74,6 +81,8 @@ def suggest(
     statistics = code_usage.statistics(counts)
     entropy = statistics["entropy_bits"].tolist()
     bits = sum(map(math.log2, sizes))
+    # Larger ones were trained without stored codes, and can be again.
+    most = max(codebook_sizes.MOST_BITS, math.ceil(math.log2(max(sizes))))
 
     def suggestion(sizes):
         return {
@@ -88,7 +97,7 @@ def suggest(
         "entropy_bits": entropy,
         "vectors": int(counts[0].sum()),
         "bits_per_image": positions * bits,
-        "equal_bits": suggestion(codebook_sizes.equal_bits(entropy, bits)),
+        "equal_bits": suggestion(codebook_sizes.equal_bits(entropy, bits, most)),
         "fewest": suggestion(codebook_sizes.fewest(entropy)),
     }
 

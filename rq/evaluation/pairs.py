@@ -127,8 +127,12 @@ def of_label_maps(true: np.ndarray, made: np.ndarray, palette) -> dict[str, floa
       palette: colours '#rrggbb' of the classes.
     """
     found = colours(palette)
-    labels, others = (segmentation.nearest_labels(x, found) for x in (true, made))
-    counts = segmentation.confusion(labels, others, len(found))
+    counts = np.zeros((len(found), len(found)), np.int64)
+    for part in _parts(len(true)):
+        labels, others = (
+            segmentation.nearest_labels(x[part], found) for x in (true, made)
+        )
+        counts += segmentation.confusion(labels, others, len(found))
     return segmentation.statistics(counts)
 
 
@@ -139,24 +143,24 @@ def of_images(true: np.ndarray, made: np.ndarray, extractor=None) -> dict[str, f
       true, made: uint8 `[N, H, W, C]`.
       extractor: see `evaluate`.
     """
-    a, b = np.asarray(to_float(true)), np.asarray(to_float(made))
-    # The mean over images would be infinite with one that is equal.
-    found = {"psnr": float(np.mean(np.minimum(psnr(a, b), 100.0)))}
-    parts = range(0, len(a), BATCH)
-    if min(a.shape[1:3]) >= SSIM_WINDOW:
-        compare = jax.jit(ssim)
-        each = [np.asarray(compare(a[i : i + BATCH], b[i : i + BATCH])) for i in parts]
-        found["ssim"] = float(np.mean(np.concatenate(each)))
+    compare, each = jax.jit(ssim), {"psnr": [], "ssim": []}
+    for part in _parts(len(true)):
+        a, b = (np.asarray(to_float(x[part])) for x in (true, made))
+        # The mean over images would be infinite with one that is equal.
+        each["psnr"].append(np.minimum(psnr(a, b), 100.0))
+        if min(a.shape[1:3]) >= SSIM_WINDOW:
+            each["ssim"].append(np.asarray(compare(a, b)))
+    found = {name: float(np.mean(np.concatenate(x))) for name, x in each.items() if x}
     if extractor is None:
         return found
     features = [
-        np.concatenate([extractor(x[i : i + BATCH]).pool for i in parts])
+        np.concatenate([extractor(x[part]).pool for part in _parts(len(x))])
         for x in (true, made)
     ]
     named = f" ({extractor.label})" if extractor.label else ""
     apart = np.linalg.norm(features[0] - features[1], axis=1)
     found[f"feature distance{named}"] = float(apart.mean())
-    if len(a) > 1:
+    if len(true) > 1:
         streams = [Stream(), Stream()]
         for stream, values in zip(streams, features, strict=True):
             stream.add(values)
@@ -166,6 +170,11 @@ def of_images(true: np.ndarray, made: np.ndarray, extractor=None) -> dict[str, f
             real.mean, real.covariance, moments.mean, moments.covariance
         ).value
     return found
+
+
+def _parts(number: int) -> list[slice]:
+    """Returns the images that are measured at once, to bound the memory."""
+    return [slice(start, start + BATCH) for start in range(0, number, BATCH)]
 
 
 def picture(experiment, number: int = ROWS, samples: int = COLUMNS) -> np.ndarray:

@@ -9,29 +9,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MOST_BITS = 16  # of a code: stored codes are uint16
 
-def equal_bits(entropy_bits: Sequence[float], bits: float) -> tuple[int, ...]:
+
+def equal_bits(
+    entropy_bits: Sequence[float], bits: float, most: int = MOST_BITS
+) -> tuple[int, ...]:
     """Returns sizes, powers of 2, whose bits together are those given.
 
-    Every depth gets its entropy, and the same more, or less: where codes are used
-    unevenly there are fewer. Bits are rounded to whole ones so that the sum stays.
+    Every depth gets its entropy, and the same more, or less, within 1 and `most`:
+    where codes are used unevenly there are fewer. Bits are rounded to whole ones so
+    that the sum stays.
 
     Args:
       entropy_bits: of the codes at each depth, D.
       bits: of a position, as the sum over depth of log2 of the sizes; rounded down.
+      most: bits that a code may have.
 
     Raises:
-      ValueError: if there is less than a bit for each depth.
+      ValueError: if there is less than a bit for each depth, or more than `most`.
     """
     entropy, bits = np.asarray(entropy_bits, np.float64), math.floor(bits + 1e-6)
-    if bits < len(entropy):
+    if not len(entropy) <= bits <= most * len(entropy):
         raise ValueError(f"{bits} bits for {len(entropy)} depths")
-    low, high = -entropy.max() - bits, float(bits)
-    for _ in range(100):  # the shift at which the sum is right, none below one bit
+
+    def shifted(by):
+        return np.clip(entropy + by, 1.0, most)
+
+    low, high = -entropy.max() - bits, float(bits) + most
+    for _ in range(100):  # the shift at which the sum is right
         middle = (low + high) / 2
-        too_many = np.maximum(entropy + middle, 1.0).sum() > bits
+        too_many = shifted(middle).sum() > bits
         low, high = (low, middle) if too_many else (middle, high)
-    ideal = np.maximum(entropy + low, 1.0)
+    ideal = shifted(low)
     whole = np.floor(ideal + 1e-6).astype(int)
     rest = np.argsort(whole - ideal, kind="stable")[: bits - whole.sum()]
     whole[rest] += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pathlib
 import zipfile
+import zlib
 from typing import Any, NamedTuple
 
 import cv2
@@ -21,6 +22,7 @@ from rq.config import ConfigError
 
 REGIONS = ("all", "bottom", "top", "right", "left", "center")
 NUMPY = (".npy", ".npz")  # files of codes
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError)
 
 
 class Given(NamedTuple):
@@ -73,7 +75,7 @@ def read_mask(mask: str | np.ndarray, rows: int, columns: int) -> np.ndarray:
     if image is None:
         raise ConfigError(f"{name}: neither an image nor one of {REGIONS}")
     if image.shape[0] < rows or image.shape[1] < columns:
-        raise ConfigError(f"{name}: {image.shape} pixels for {rows, columns} codes")
+        raise ConfigError(f"{name}: {image.shape} pixels for {rows} x {columns} places")
     for row, band in enumerate(np.array_split(image > 127, rows)):
         for column, cell in enumerate(np.array_split(band, columns, axis=1)):
             found[row, column] = cell.any()
@@ -89,8 +91,10 @@ def make_keep(redo: np.ndarray, depth: int, keep_depth: int = 0) -> np.ndarray:
       keep_depth: first depths that are kept there too: the coarse picture stays.
 
     Raises:
-      ConfigError: if nothing would be resampled.
+      ConfigError: if nothing would be resampled, or `keep_depth` is negative.
     """
+    if keep_depth < 0:
+        raise ConfigError(f"--keep_depth={keep_depth}: must be 0 or more")
     keep = np.repeat(~redo[..., None], depth, axis=-1)
     keep[..., :keep_depth] = True
     if keep.all():
@@ -129,9 +133,9 @@ def read_codes(path, code_shape: tuple[int, int, int], sizes) -> np.ndarray:
     """
     try:
         codes = np.load(path, allow_pickle=False)
-        if pathlib.Path(path).suffix == ".npz":
+        if isinstance(codes, np.lib.npyio.NpzFile):  # whatever its name ends in
             codes = codes["codes"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(f"{path}: no codes can be read ({error})") from None
     codes = codes[0] if codes.ndim == 4 and len(codes) else codes
     check_codes(codes, code_shape, sizes, str(path))

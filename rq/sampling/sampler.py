@@ -132,6 +132,10 @@ class Sampler:
             codes, keep = given
         depth = config.depth or self.model.depth
         codes, keep = codes[..., :depth], keep[..., :depth]
+        if given is not None and keep.all():
+            raise ConfigError(
+                f"nothing to resample: all codes of the first {depth} depths are kept"
+            )
         order = order_options(self.model, keep, config)
         key = jax.random.key(config.seed)
         for start in range(0, number, size):
@@ -289,7 +293,11 @@ class Sampler:
     ) -> Samples:
         """Returns all of `batches` at once, on the host."""
         found = list(self.batches(cond, number, config, **options))
-        return Samples(*map(np.concatenate, zip(*found, strict=True)))
+        images, codes = zip(*found, strict=True)
+        has_images = self._rqvae is not None
+        return Samples(
+            np.concatenate(images) if has_images else None, np.concatenate(codes)
+        )
 
     def decode(
         self, codes: np.ndarray, config: SamplingConfig, dtype=np.float32

@@ -152,8 +152,10 @@ class TrainedModels(abc.ABC):
             )
         elif mask is not None:
             raise ConfigError(f"a mask of a model whose data.source is {data.source!r}")
-        if isinstance(images, str | os.PathLike) and pathlib.Path(images).is_dir():
-            images = [str(file) for file in walk.images(pathlib.Path(images))] or images
+        if isinstance(images, str | os.PathLike):
+            folder = pathlib.Path(images).expanduser()
+            if folder.is_dir():
+                images = [str(file) for file in walk.images(folder)] or images
         read = given_images.read(images, data.channels, source_images.given_size(data))
         made = np.stack([source_images.make(data, x, missing=missing) for x in read])
         names = list(map(str, range(len(made))))

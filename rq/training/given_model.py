@@ -39,10 +39,14 @@ class GivenModel:
     tokenizer_path: pathlib.Path
 
 
-def opened(place) -> GivenModel:
+def opened(place, field: str = "init_from") -> GivenModel:
     """Opens a run directory, a saved folder or a folder of the authors' checkpoints.
 
     Call it in any process; it does not communicate.
+
+    Args:
+      place: see `rq.loaded_models.find_folder`.
+      field: of the config that names it, for messages.
 
     Raises:
       ConfigError: if there are no models in it, or they are damaged.
@@ -50,23 +54,23 @@ def opened(place) -> GivenModel:
     """
     path = loaded_models.find_folder(place)
     if loaded_models.is_run(path):
-        return _run(path)
+        return _run(path, field)
     try:
         models = loaded_models.from_folder(path)
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"init_from: {error}") from None
+        raise ConfigError(f"{field}: {error}") from None
     return GivenModel(
         path, models.config, models.stages, models.read, models.tokenizer_path
     )
 
 
-def _run(path: pathlib.Path) -> GivenModel:
+def _run(path: pathlib.Path, field: str) -> GivenModel:
     steps = {stage: checkpoint.latest_step(path / stage) for stage in STAGES}
     steps = {stage: step for stage, step in steps.items() if step is not None}
     if not steps:
-        raise ConfigError(f"init_from: nothing was trained in {path}")
+        raise ConfigError(f"{field}: nothing was trained in {path}")
 
     def read(stage):
         model, _ = checkpoint.load_model(path / stage, stage, steps[stage])

@@ -7,6 +7,7 @@ Only stages without a checkpoint start from it; later the given model is not nee
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,9 +15,11 @@ import jax
 from absl import logging
 
 from rq.config import ConfigError
+from rq.convert import saved_folder
 from rq.data import text
 from rq.models.build import rqvae_model
 from rq.models.codebook import Codebook
+from rq.models.digest import digest
 from rq.parallel import sharding
 from rq.training import checkpoint, given_model, kept_weights
 from rq.training.checkpoint_manager import write_trained
@@ -83,8 +86,11 @@ def check(config, run) -> None:
 
 
 def _plan(config, run, given: GivenModel, stage: str) -> kept_weights.Plan:
-    same_text = stage != "transformer" or _is_same_text(config, run, given)
-    return kept_weights.plan(stage, given.config, config, given.path, same_text)
+    same = {}
+    if stage == "transformer":
+        same["same_text"] = _is_same_text(config, run, given)
+        same["same_source"] = _is_same_source(config, run, given)
+    return kept_weights.plan(stage, given.config, config, given.path, **same)
 
 
 def _check_unchanged(config, given: GivenModel) -> None:
@@ -168,6 +174,23 @@ def _uses_tokenizer(config, given: GivenModel) -> bool:
 
 def _tokenizer(given: GivenModel, config) -> text.TextTokenizer:
     return text.load(given.tokenizer_path, config.transformer.text.length)
+
+
+def _is_same_source(config, run, given: GivenModel) -> bool:
+    """Returns whether the RQ-VAE of source images is the given model's, by weights."""
+    both = (config, run), (given.config, given.path)
+    owned = [bool(config.transformer.source_rqvae) for config, _ in both]
+    if not all(owned):
+        return owned[0] == owned[1]
+    ours, theirs = (
+        digest(
+            saved_folder.opened(pathlib.Path(path) / saved_folder.SOURCE).variables(
+                "rqvae"
+            )
+        )
+        for _, path in both
+    )
+    return ours == theirs
 
 
 def _is_same_text(config, run, given: GivenModel) -> bool:

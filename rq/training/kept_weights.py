@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from rq.config import ConfigError
 from rq.config.schema import fields
-from rq.models.build import rqvae_model, transformer_model
+from rq.models.build import rqvae_model, source_sizes, transformer_model
 from rq.models.transformer import abstract_codebook
 from rq.parallel import sharding
 from rq.training.train_state import TrainState
@@ -82,6 +82,7 @@ _DEPENDS = {
         "transformer.source_dim",
     ),
     "body_positions": (_GRID, _WIDTH),
+    "target_positions": (_GRID, _WIDTH, "transformer.order"),
     "head_positions": (_GRID, _WIDTH),
     "body_input": (*_LATENTS, _GRID, _WIDTH, "transformer.model.body_from_codebook"),
     "head_input": (*_LATENTS, _GRID, _WIDTH, "transformer.model.head_from_codebook"),
@@ -106,7 +107,6 @@ _DEPENDS = {
 _MEANING = {
     "codebook": ("rqvae.model.cosine", "rqvae.model.fsq_levels"),
     "condition": ("transformer.condition",),
-    "source": ("transformer.source_rqvae",),
     "body_stack": ("transformer.model.body.heads",),
     "head_stack": ("transformer.model.head.heads",),
 }
@@ -135,7 +135,12 @@ class Plan(NamedTuple):
 
 
 def plan(
-    stage: str, there: ConfigDict, here: ConfigDict, source, same_text: bool = True
+    stage: str,
+    there: ConfigDict,
+    here: ConfigDict,
+    source,
+    same_text: bool = True,
+    same_source: bool = True,
 ) -> Plan:
     """Returns what a stage keeps.
 
@@ -145,6 +150,8 @@ def plan(
       here: config of the run.
       source: where the given model is, for messages.
       same_text: whether both have the same tokenizer, if both have text.
+      same_source: whether the codes of source images are of the same RQ-VAE, if both
+        have source images.
 
     Raises:
       ConfigError: if it would keep next to nothing.
@@ -153,9 +160,12 @@ def plan(
     differing = _differences(there, here)
     other = {p for p, names in _MEANING.items() if differing.keys() & set(names)}
     if there.rqvae.model.code_shape[:2] != here.rqvae.model.code_shape[:2]:
-        other.add("body_positions")
+        other |= {"body_positions", "target_positions"}
     if not same_text:
         other.add("condition")
+    grids = [(source_sizes(x)[0] or ())[:2] for x in (there, here)]
+    if not same_source or grids[0] != grids[1]:
+        other.add("source")
     kept = {
         name
         for name, shape in ours.items()

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import pathlib
-import unicodedata
 from collections.abc import Iterator
 
 from rq.data import captions as caption_files
@@ -15,6 +14,7 @@ from rq.data.own_images.found import (
     SPLITS,
     Found,
     class_name,
+    comparable,
     kind_of_file,
     note_encoding,
     stem,
@@ -91,7 +91,7 @@ class _Listed:
         for split, file in lists.items():
             text, _ = caption_files.decode_text(file.read_bytes())
             for line in caption_files.caption_lines(text):
-                name = _key(line)
+                name = comparable(line)
                 if self._splits.setdefault(name, split) != split:
                     note = "files in two lists of splits; the first is used"
                     inventory.note(note, line)
@@ -99,8 +99,8 @@ class _Listed:
 
     def split(self, name: str) -> str | None:
         """Returns the split of a file."""
-        self._unused.pop(_key(name), None)
-        return self._splits.get(_key(name))
+        self._unused.pop(comparable(name), None)
+        return self._splits.get(comparable(name))
 
     def count_unused(self) -> None:
         """Counts listed names without an image."""
@@ -121,7 +121,7 @@ class _Captions:
             rows, encoding = read(path)
             note_encoding(inventory, path.name, encoding)
             for file, caption in rows:
-                self._table.setdefault(_key(file), []).append(caption)
+                self._table.setdefault(comparable(file), []).append(caption)
         self._unused = set(self._table)
 
     def of(self, name: str) -> str:
@@ -134,7 +134,7 @@ class _Captions:
                 note_encoding(self._inventory, walk.printable(file), encoding)
                 lines += caption_files.caption_lines(text)
                 self._used.add(file)
-        key = _key(name)
+        key = comparable(name)
         self._unused.discard(key)
         lines = lines or self._table.get(key, [])
         return "\n".join(filter(None, map(caption_files.one_line, lines)))
@@ -157,12 +157,6 @@ def _read_text(path, inventory) -> tuple[str, str]:
     except OSError as error:
         inventory.note(f"captions not read ({error.strerror})", str(path))
         return "", "utf-8"
-
-
-def _key(name: str) -> str:
-    """Returns a file name in the form for comparison: NFC, with '/', without './'."""
-    name = unicodedata.normalize("NFC", walk.printable(name)).replace("\\", "/")
-    return name.removeprefix("./")
 
 
 def _class_folders(path: pathlib.Path, listed: bool) -> set[str]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,3 +77,9 @@ def note_encoding(inventory: Inventory, name: str, encoding: str) -> None:
     """Notes a text that was not UTF-8, since the encoding is a guess."""
     if encoding != "utf-8":
         inventory.note(f"texts read as {encoding}", name)
+
+
+def comparable(name: str) -> str:
+    """Returns a file name in the form for comparison: NFC, with '/', without './'."""
+    name = unicodedata.normalize("NFC", walk.printable(name)).replace("\\", "/")
+    return name.removeprefix("./")

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 from rq.data import DataError, walk
-from rq.data.own_images.found import Found, stem
+from rq.data.own_images.found import Found, comparable, stem
 from rq.data.own_images.inventory import Inventory
 
 
@@ -31,15 +31,18 @@ def with_sources(
     root = pathlib.Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(f"data.source_path={folder!r}: there is no such folder")
-    known = {
-        stem(walk.printable(file.name)): file.path
-        for file in walk.walk(root)
-        if not (file.problem or walk.is_system_file(file.name))
-        and walk.is_image(file.name, file.head)
-    }
+    known: dict[str, pathlib.Path] = {}
+    for file in walk.walk(root):
+        is_image = not file.problem and walk.is_image(file.name, file.head)
+        if not is_image or walk.is_system_file(file.name):
+            continue
+        name = stem(comparable(file.name))
+        if name in known:
+            inventory.note("second source images of a name, not used", file.name)
+        known.setdefault(name, file.path)
     unused, paired, without = set(known), 0, []
     for image in images:
-        name = stem(image.name)
+        name = stem(comparable(image.name))
         if name not in known:
             without.append(image.name)
             inventory.leave_out(image.name, "no source image of its name")
