@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import pathlib
 import runpy
 import time
@@ -43,19 +42,19 @@ PICTURE = ROOT / "docs/images/sampling_depths.png"
 STAGE_1 = (0.0, 0.1, 0.5)
 STAGE_2 = (0.0, 0.5)
 OF_CODES = (0.1, 0)  # depth dropout and seed of the RQ-VAE of stage 2
-STEPS = int(
-    os.environ.get("STEPS", 0)
-)  # of each stage, to try this file; 0: the config's
 SHOWN = 10  # samples of each depth in the picture
 
 
-def digits_config(seed: int, **changes):
-    """Returns the config of the quick start, changed; `a__b` is `a.b`."""
+def digits_config(seed: int, steps: int, **changes):
+    """Returns the config of the quick start, changed; `a__b` is `a.b`.
+
+    Each stage has `steps`, or, if that is 0, those of the quick start.
+    """
     config = runpy.run_path(find("digits"))["get_config"]()
     config.seed = seed
     config.log.eval_every = 1000
     for stage in ("features", "rqvae", "transformer"):
-        config[stage].steps = STEPS or config[stage].steps
+        config[stage].steps = steps or config[stage].steps
         config[stage].optimizer.warmup_steps = min(50, config[stage].steps)
     changed = {name.replace("__", "."): value for name, value in changes.items()}
     config.update_from_flattened_dict(changed)
@@ -71,20 +70,24 @@ def trained(config, path: pathlib.Path) -> Experiment:
     return Experiment(path)
 
 
-def rqvae(workdir, fraction: float, seed: int) -> Experiment:
+def rqvae(workdir, fraction: float, seed: int, steps: int) -> Experiment:
     """Returns a run with an RQ-VAE."""
     config = digits_config(
-        seed, stages=("features", "rqvae"), rqvae__model__depth_dropout=fraction
+        seed,
+        steps,
+        stages=("features", "rqvae"),
+        rqvae__model__depth_dropout=fraction,
     )
     if (fraction, seed) != OF_CODES:  # one network of features measures all
         config.stages = ("rqvae",)
     return trained(config, workdir / f"rqvae_{fraction}_{seed}")
 
 
-def transformer(workdir, fraction: float, seed: int) -> Experiment:
+def transformer(workdir, fraction: float, seed: int, steps: int) -> Experiment:
     """Returns a run with an RQ-Transformer of the codes of one RQ-VAE."""
     config = digits_config(
         seed,
+        steps,
         stages=("codes", "transformer"),
         init_from=str(workdir / f"rqvae_{OF_CODES[0]}_{OF_CODES[1]}"),
         init_stages=("rqvae",),
@@ -222,14 +225,15 @@ def main() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num_samples", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=0, help="of each stage")
     parser.add_argument("--document", action="store_true", help="write docs/results.md")
     given = parser.parse_args()
     workdir, seeds = given.workdir.absolute(), range(given.seeds)
-    first = rqvae(workdir, *OF_CODES)
+    first = rqvae(workdir, *OF_CODES, given.steps)
     extractor = extractors.of_experiment(first)
     result: dict = {"stage_1": {}, "stage_2": {}, "speed": {}}
     for fraction in STAGE_1:
-        runs = [rqvae(workdir, fraction, seed) for seed in seeds]
+        runs = [rqvae(workdir, fraction, seed, given.steps) for seed in seeds]
         result["stage_1"][str(fraction)] = [reconstructions(x, extractor) for x in runs]
         print(fraction, result["stage_1"][str(fraction)], flush=True)
     data = first.config.data
@@ -237,7 +241,7 @@ def main() -> None:
     batches = loader.in_order(source, data, 100, mesh=first.mesh)
     real = moments(extractor, (batch["image"][batch["mask"]] for batch in batches))
     for fraction in STAGE_2:
-        runs = [transformer(workdir, fraction, seed) for seed in seeds]
+        runs = [transformer(workdir, fraction, seed, given.steps) for seed in seeds]
         result["stage_2"][str(fraction)] = [
             {"bits": bits_by_depth(x)} | samples(x, extractor, real, given.num_samples)
             for x in runs
