@@ -373,15 +373,6 @@ class Model:
                 source = self._models.source_models.path
                 shutil.copytree(source, made / saved_folder.SOURCE)
 
-    def rqvae_alone(self) -> Model:
-        """Returns the model without its transformer."""
-
-        def info():
-            found = self._info()
-            return found | {"steps": {"rqvae": found["steps"]["rqvae"]}}
-
-        return Model(self._models, ("rqvae",), info)
-
     @property
     def _batch_size(self) -> int:
         return self.config.sampling.batch_size

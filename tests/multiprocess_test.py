@@ -17,6 +17,7 @@ import pytest
 import together
 from program import xla_flags
 
+import rq
 from rq.config import ConfigError
 from rq.data import digits
 from rq.data.stored_codes import CodeSource
@@ -211,6 +212,19 @@ def test_two_processes_evaluate_and_encode_what_one_does(tmp_path):
 def test_each_process_reads_its_own_rows_in_evaluation():
     found = together.ends(together.start(2, "reads", env=os.environ | FOUR_DEVICES))
     assert [status for status, _ in found] == [0, 0], found
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_one_process_takes_the_rqvae_of_source_images(trained, tmp_path, is_saved):
+    """The others wait, so that it must not communicate with them."""
+    given, run = trained, tmp_path / "run"
+    if is_saved:
+        given = tmp_path / "saved"
+        rq.load(trained).save(given)
+    env = os.environ | FOUR_DEVICES
+    found = together.ends(together.start(2, "takes", str(given), str(run), env=env))
+    assert [status for status, _ in found] == [0, 0], found
+    assert (run / "source/model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

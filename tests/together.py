@@ -165,6 +165,19 @@ def measures(index: int, data_dir: str, out: str) -> None:
         (out / "metrics.json").write_text(json.dumps(metrics))
 
 
+def takes(index: int, given: str, run: str) -> None:
+    """Takes the RQ-VAE of source images into a run."""
+    from etils import epath
+    from stages_test import tiny
+
+    from rq.cli import source_rqvae
+
+    config = tiny()
+    config.data.source, config.transformer.source_rqvae = "lowres:2", given
+    found = source_rqvae.resolve(config, epath.Path(run))
+    assert found.transformer.source_shape == (4, 4, 2)
+
+
 def fails(index: int, how: str) -> None:
     """All of them, by the user's mistake or the program's; or one of them alone."""
     import os
@@ -203,7 +216,7 @@ def main(place: str, number: str, index: str, what: str, *more: str) -> None:
     from rq.parallel import processes
 
     processes.start(place, int(number), int(index))
-    programs = asks, shards, reads, measures, fails, caches
+    programs = asks, shards, reads, measures, takes, fails, caches
     {program.__name__: program for program in programs}[what](int(index), *more)
 
 

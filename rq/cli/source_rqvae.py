@@ -37,13 +37,13 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
             f"transformer.source_rqvae: the RQ-VAE is kept on a disk, not in {path}"
         )
     folder = pathlib.Path(path) / saved_folder.SOURCE
-    with processes.process_0_first("the RQ-VAE of source images"):
-        # Without a config the run has not begun: what is there may be of another start.
-        begun = (pathlib.Path(path) / loaded_models.RUN_CONFIG).exists()
-        if processes.is_process_0() and not (begun and saved_folder.is_saved(folder)):
-            if folder.exists():
-                shutil.rmtree(folder)
-            _write(config, folder)
+    # Without a config the run has not begun: what is there may be of another start.
+    begun = (pathlib.Path(path) / loaded_models.RUN_CONFIG).exists()
+    if processes.broadcast(not (begun and saved_folder.is_saved(folder))):
+        given, model = _read(config)
+        with processes.process_0_first("the RQ-VAE of source images"):
+            if processes.is_process_0():
+                _write(given, model, folder)
     found = saved_folder.opened(folder).config
     with config.unlocked():
         config = config.copy_and_resolve_references()
@@ -53,10 +53,10 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
     return config
 
 
-def _write(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Writes the RQ-VAE as a saved folder; raises as `resolve` does.
+def _read(config: ConfigDict) -> tuple[ConfigDict, dict]:
+    """Returns config and variables of the RQ-VAE; raises as `resolve` does.
 
-    Other processes wait: nothing here may communicate with them.
+    All processes do: Orbax, which reads run directories, waits for all of them.
     """
     place = config.transformer.source_rqvae
     given = given_model.opened(place, "transformer.source_rqvae")
@@ -70,9 +70,15 @@ def _write(config: ConfigDict, folder: pathlib.Path) -> None:
                 "here"
             )
     found = given.read("rqvae")
-    model = {name: found[name] for name in ("params", "codebook")}
+    return given.config, {name: found[name] for name in ("params", "codebook")}
+
+
+def _write(config: ConfigDict, model: dict, folder: pathlib.Path) -> None:
+    """Writes an RQ-VAE as a saved folder, in place of what is there."""
+    if folder.exists():
+        shutil.rmtree(folder)
     info = {"steps": {"rqvae": 0}, "metrics": {}, "licence": model_card.UNKNOWN}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files.new_folder(folder) as (_, made):
         made.mkdir()
-        saved_folder.write(made, given.config, {"rqvae": model}, info, None)
+        saved_folder.write(made, config, {"rqvae": model}, info, None)
