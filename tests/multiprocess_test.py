@@ -214,7 +214,9 @@ def test_each_process_reads_its_own_rows_in_evaluation():
     assert [status for status, _ in found] == [0, 0], found
 
 
-@pytest.mark.parametrize("is_saved", [False, True])
+@pytest.mark.parametrize(
+    "is_saved", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_one_process_takes_the_rqvae_of_source_images(trained, tmp_path, is_saved):
     """The others wait, so that it must not communicate with them."""
     given, run = trained, tmp_path / "run"
