@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from any_order_test import KEY, _State, any_order, codes_of, orders, random_codes
 from hypothesis import strategies as st
-from stages_test import make_stage, one_device
+from stages_test import make_stage, one_device, run
 from stages_test import tiny as tiny_config
 
 from rq.config import ConfigError, SamplingConfig, validate
 from rq.models.unroll import unroll
+from rq.parallel import sharding
 from rq.sampling import Sampler
 from rq.sampling.choice import Request, make_choice, with_null
 from rq.sampling.filters import make_filters
@@ -23,10 +24,11 @@ from rq.sampling.levels import draw_levels, group_size, make_steps
 COND = np.array([1, 2, 3], np.int32)
 
 
-def make_sampler(**changes):
-    model, params, codebook = any_order(**changes)
+def make_sampler(mesh=None):
+    model, params, codebook = any_order()
     variables = {"params": params, "codebook": {"state": _State(codebook)}}
-    return Sampler(model, variables, None, None, mesh=one_device(), null_cond=4)
+    mesh = mesh or one_device()
+    return Sampler(model, variables, None, None, mesh=mesh, null_cond=4)
 
 
 # Steps
@@ -161,6 +163,14 @@ def test_coarse_codes_are_those_that_are_drawn_alone():
     np.testing.assert_array_equal(whole[..., :1], coarse)
 
 
+def test_eight_devices_draw_what_one_does():
+    config = SamplingConfig(parallel_steps=2, levels=(1, 2), seed=5, guidance=2.0)
+    cond = np.arange(8, dtype=np.int32) % 4
+    expected = codes_of(make_sampler(), cond, config)
+    found = codes_of(make_sampler(sharding.make_mesh(2, 2, 2)), cond, config)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_without_steps_positions_are_drawn_one_by_one():
     sampler = make_sampler()
     found = codes_of(sampler, COND, SamplingConfig(levels=(1, 2)))
@@ -221,6 +231,18 @@ def test_what_is_not_read_does_not_matter():
     np.testing.assert_array_equal(inputs(codes), inputs(changed))
     changed[*coarse, 0] = (codes[*coarse, 0] + 1) % 8
     assert (inputs(codes) != inputs(changed)).any()
+
+
+@pytest.mark.slow
+def test_eight_devices_train_what_one_does():
+    config = tiny_config()
+    config.transformer.order, config.transformer.depth_dropout = "random", 0.5
+    config.transformer.optimizer.eps = 1.0  # linear in the gradient, as in stages_test
+    config.transformer.optimizer.learning_rate = 0.01
+    expected = run("transformer", one_device(), config)
+    found = run("transformer", sharding.make_mesh(2, 2, 2), config)
+    parts = ((state.params, metrics) for state, metrics in (found, expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), *parts)
 
 
 def test_depths_grow_once_within_an_image():
