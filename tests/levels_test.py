@@ -187,13 +187,6 @@ def test_levels_that_cannot_be_are_refused(levels, depth):
         codes_of(make_sampler(), COND, SamplingConfig(levels=levels, depth=depth))
 
 
-def test_keeping_all_that_is_drawn_is_refused():
-    """Of the first depth, which is kept everywhere."""
-    given = make_given(np.asarray(random_codes(1)[0]), "all", keep_depth=1)
-    with pytest.raises(ConfigError, match="nothing to resample"):
-        codes_of(make_sampler(), COND, SamplingConfig(depth=1), given=given)
-
-
 def test_without_an_rqvae_all_samples_are_codes_alone():
     found = make_sampler().sample(COND, 3, SamplingConfig(batch_size=2))
     assert found.images is None and found.codes.shape == (3, 2, 3, 2)

@@ -132,10 +132,6 @@ class Sampler:
             codes, keep = given
         depth = config.depth or self.model.depth
         codes, keep = codes[..., :depth], keep[..., :depth]
-        if given is not None and keep.all():
-            raise ConfigError(
-                f"nothing to resample: all codes of the first {depth} depths are kept"
-            )
         order = order_options(self.model, keep, config)
         key = jax.random.key(config.seed)
         for start in range(0, number, size):
