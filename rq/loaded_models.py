@@ -152,17 +152,20 @@ def from_saved(path: pathlib.Path, **options) -> LoadedModels:
     """Opens a folder that `Model.save` wrote.
 
     Raises:
-      ConfigError: if its config.json is damaged.
+      ConfigError: if its config.json is damaged; `read` also where its weights are.
     """
     saved = saved_folder.opened(path)
-    return LoadedModels(
-        path, saved.config, saved.stages, saved.info, saved.variables, **options
-    )
+
+    def read(stage):
+        with _as_config_errors():
+            return saved.variables(stage)
+
+    return LoadedModels(path, saved.config, saved.stages, saved.info, read, **options)
 
 
 @contextlib.contextmanager
 def _as_config_errors() -> Iterator[None]:
-    """Raises ConfigError for what is wrong with the authors' files."""
+    """Raises ConfigError for what is wrong with files of weights."""
     try:
         yield
     except ConfigError:

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from sampling_test import logits_of, tiny
-from stages_test import BATCH, make_stage, one_device, run
+from stages_test import (
+    BATCH,
+    check_transformer_on_eight_devices,
+    make_stage,
+    one_device,
+)
 from stages_test import tiny as tiny_config
 
 from rq.config import ConfigError, SamplingConfig, validate
@@ -392,12 +397,7 @@ def test_eight_devices_compute_what_one_does():
     config = tiny_config()
     config.transformer.order = "annealed"
     config.transformer.order_anneal = (0.0, 1.0)
-    config.transformer.optimizer.eps = 1.0  # linear in the gradient, as in stages_test
-    config.transformer.optimizer.learning_rate = 0.01
-    expected = run("transformer", one_device(), config)
-    found = run("transformer", sharding.make_mesh(2, 2, 2), config)
-    parts = ((state.params, metrics) for state, metrics in (found, expected))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), *parts)
+    check_transformer_on_eight_devices(config)
     assert BATCH > 1
 
 

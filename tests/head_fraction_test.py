@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stages_test import BATCH, make_stage, one_device, run, tiny
+from stages_test import (
+    BATCH,
+    check_transformer_on_eight_devices,
+    make_stage,
+    one_device,
+    tiny,
+)
 
 from rq import flops
 from rq.config import ConfigError, trained_positions, validate
@@ -133,12 +139,7 @@ def test_the_head_costs_a_quarter_of_the_flops():
 def test_eight_devices_compute_what_one_does():
     config = tiny()
     config.transformer.loss.head_fraction = FRACTION
-    config.transformer.optimizer.eps = 1.0  # linear in the gradient, as in stages_test
-    config.transformer.optimizer.learning_rate = 0.01
-    expected = run("transformer", one_device(), config)
-    found = run("transformer", sharding.make_mesh(2, 2, 2), config)
-    parts = ((state.params, metrics) for state, metrics in (found, expected))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), *parts)
+    check_transformer_on_eight_devices(config)
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from any_order_test import KEY, _State, any_order, codes_of, orders, random_codes
 from hypothesis import strategies as st
-from stages_test import make_stage, one_device, run
+from stages_test import check_transformer_on_eight_devices, make_stage, one_device
 from stages_test import tiny as tiny_config
 
 from rq.config import ConfigError, SamplingConfig, validate
@@ -230,12 +230,7 @@ def test_what_is_not_read_does_not_matter():
 def test_eight_devices_train_what_one_does():
     config = tiny_config()
     config.transformer.order, config.transformer.depth_dropout = "random", 0.5
-    config.transformer.optimizer.eps = 1.0  # linear in the gradient, as in stages_test
-    config.transformer.optimizer.learning_rate = 0.01
-    expected = run("transformer", one_device(), config)
-    found = run("transformer", sharding.make_mesh(2, 2, 2), config)
-    parts = ((state.params, metrics) for state, metrics in (found, expected))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), *parts)
+    check_transformer_on_eight_devices(config)
 
 
 def test_depths_grow_once_within_an_image():

@@ -87,6 +87,16 @@ def run(name, mesh, config=None, steps=STEPS, history=None):
     return jax.device_get(state), jax.device_get(metrics)
 
 
+def check_transformer_on_eight_devices(config):
+    """Checks that a few steps are those on one device."""
+    config.transformer.optimizer.eps = 1.0  # linear in the gradient, as below
+    config.transformer.optimizer.learning_rate = 0.01
+    expected = run("transformer", one_device(), config)
+    found = run("transformer", sharding.make_mesh(2, 2, 2), config)
+    parts = ((state.params, metrics) for state, metrics in (found, expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), *parts)
+
+
 def smooth_leaky_relu(x, slope):
     return slope * x + (1 - slope) * jax.nn.softplus(4 * x) / 4
 

@@ -60,19 +60,19 @@ class SavedFolder:
         """Returns the variables of a stage.
 
         Raises:
-          ConfigError: if the file is damaged, or of another model than the config.
+          ValueError: if the file is damaged, or of another model than the config.
         """
         path, prefix = self.path / WEIGHTS, f"{stage}."
-        try:
-            with safetensors_file.opened(path, lambda size: None) as found:
-                arrays: dict[str, Any] = {
-                    name.removeprefix(prefix): array
-                    for name, array in found.items()
-                    if name.startswith(prefix)
-                }
+        with safetensors_file.opened(path, lambda size: None) as found:
+            arrays: dict[str, Any] = {
+                name.removeprefix(prefix): array
+                for name, array in found.items()
+                if name.startswith(prefix)
+            }
+            try:
                 return authors.variables(_BUILD[stage](self.config), arrays)
-        except ValueError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
 
 
 def is_saved(path: pathlib.Path) -> bool:

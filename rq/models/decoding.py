@@ -67,16 +67,18 @@ def start(
     return x_BM.astype(jnp.float32), caches
 
 
-def start_from(model: RQTransformer, codes_BTD, cond, codebook, order, extra: int = 0):
+def start_from(
+    model: RQTransformer, codes_BTD, cond, codebook, order, extra: int = 0, depths=None
+):
     """Returns caches as if all codes had been read in an order, with `any_order`.
 
     Places from some position on may be overwritten, to read others from there on.
 
     Args:
-      codes_BTD, cond, codebook, order: see `RQTransformer.body_inputs`.
+      codes_BTD, cond, codebook, order, depths: see `RQTransformer.body_inputs`.
       extra: see `init_caches`.
     """
-    x_BSM = model.body_inputs(codes_BTD, cond, codebook, order)
+    x_BSM = model.body_inputs(codes_BTD, cond, codebook, order, depths)
     caches = init_caches(model, len(codes_BTD), extra)
     return model.body_stack(x_BSM.astype(model.dtype), caches, 0)[1]
 
@@ -126,9 +128,7 @@ def group_contexts(
       asked_BG: the positions that are asked for, int32 `[B, G]`.
     """
     batch, places = asked_BG.shape
-    x_BSM = model.body_inputs(codes_BTD, cond, codebook, order, depths)
-    caches = init_caches(model, batch, places)
-    _, caches = model.body_stack(x_BSM.astype(model.dtype), caches, 0)
+    caches = start_from(model, codes_BTD, cond, codebook, order, places, depths)
 
     start_BM = model.prefix_tokens(cond, batch, codebook)[:, -1]
     last_B = order[:, jnp.maximum(first - 1, 0)]

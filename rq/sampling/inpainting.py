@@ -22,7 +22,14 @@ from rq.config import ConfigError
 
 REGIONS = ("all", "bottom", "top", "right", "left", "center")
 NUMPY = (".npy", ".npz")  # files of codes
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Given(NamedTuple):
@@ -135,7 +142,7 @@ def read_codes(path, code_shape: tuple[int, int, int], sizes) -> np.ndarray:
         codes = np.load(path, allow_pickle=False)
         if isinstance(codes, np.lib.npyio.NpzFile):  # whatever its name ends in
             codes = codes["codes"]
-    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{path}: no codes can be read ({error})") from None
     codes = codes[0] if codes.ndim == 4 and len(codes) else codes
     check_codes(codes, code_shape, sizes, str(path))

@@ -50,7 +50,7 @@ def make_steps(keep: np.ndarray, levels: tuple[int, ...], steps: int) -> Steps:
 
     The groups of the first level grow, as those of `rq.sampling.order.group_starts`;
     in later levels, where the whole picture is known, they are equal. No group is
-    larger than `largest_group(T, steps)`.
+    larger than `group_size(T, steps)`.
 
     Args:
       keep: bool `[H, W, D]`, codes that are not drawn; D is the last level.

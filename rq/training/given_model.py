@@ -57,9 +57,7 @@ def opened(place, field: str = "init_from") -> GivenModel:
         return _run(path, field)
     try:
         models = loaded_models.from_folder(path)
-    except ConfigError:
-        raise
-    except ValueError as error:
+    except ConfigError as error:
         raise ConfigError(f"{field}: {error}") from None
     return GivenModel(
         path, models.config, models.stages, models.read, models.tokenizer_path

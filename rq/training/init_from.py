@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
+from rq import loaded_models
 from rq.config import ConfigError
 from rq.convert import saved_folder
 from rq.data import text
@@ -184,7 +185,7 @@ def _is_same_source(config, run, given: GivenModel) -> bool:
         return owned[0] == owned[1]
     ours, theirs = (
         digest(
-            saved_folder.opened(pathlib.Path(path) / saved_folder.SOURCE).variables(
+            loaded_models.from_saved(pathlib.Path(path) / saved_folder.SOURCE).read(
                 "rqvae"
             )
         )
