@@ -79,6 +79,9 @@ class JaxSteps:
     """Takes the train steps that `rq train` takes."""
 
     def __init__(self, config, name: str):
+        from rq.cli import kept_memory
+
+        kept_memory.enable()
         import jax
 
         from rq.aot.programs import make_stage

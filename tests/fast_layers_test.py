@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rq.models import activations, channel_sums, quantizer
+from rq.models.autoencoder import Conv
 from rq.models.linear import Linear
 
 
@@ -38,6 +39,34 @@ def denses():
     return *functions, (variables, x)
 
 
+def activated_denses():
+    """Returns the same of activated inputs, narrower outputs, without biases."""
+    settings = dict(use_bias=False, dtype=jnp.float32, bias_init=None)
+    settings["kernel_init"] = nn.initializers.normal(1.0)
+    layer = Linear(4, activation=activations.gelu, **settings)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 8))
+    variables = layer.init(jax.random.key(1), x)
+
+    def expected(variables, x):
+        return nn.gelu(x, approximate=False) @ variables["params"]["kernel"]
+
+    return layer.apply, expected, (variables, x)
+
+
+def convolutions_of_enlarged_images():
+    """Returns ours and Flax's convolution of an image enlarged by nearest neighbours."""
+    x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8))
+    layer = Conv(6, enlarge=True)
+    variables = nn.meta.unbox(layer.init(jax.random.key(1), x))
+
+    def expected(variables, x):
+        enlarged = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        parameters = {"params": variables["params"]["conv"]}
+        return nn.Conv(6, (3, 3)).apply(parameters, enlarged)
+
+    return layer.apply, expected, (variables, x)
+
+
 def elementwise(ours, expected):
     return ours, expected, (jnp.linspace(-6, 6, 101),)
 
@@ -45,6 +74,8 @@ def elementwise(ours, expected):
 CASES = {
     "group norm": norms,
     "dense": denses,
+    "dense of activations": activated_denses,
+    "convolution of an enlarged image": convolutions_of_enlarged_images,
     "gelu": lambda: elementwise(
         activations.gelu, lambda x: nn.gelu(x, approximate=False)
     ),

@@ -226,6 +226,29 @@ def test_muon_is_the_librarys_on_each_matrix_and_adam_elsewhere():
     np.testing.assert_allclose(found["e"], -0.1 * np.sign(grads["e"]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("max_norm", [0.5, 20.0])
+def test_gradients_are_clipped_as_the_library_clips_them(max_norm):
+    """Arrays of any number of axes; those of norm 8 are scaled down, or are not."""
+    rng = np.random.default_rng(0)
+    shapes = ((), (3,), (4, 2), (3, 2, 4), (2, 3, 2, 4))
+    grads = {
+        str(len(shape)): jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in shapes
+    }
+    library = optax.clip_by_global_norm(max_norm)
+    expected, _ = library.update(grads, library.init(grads))
+    options = tiny().transformer.optimizer
+    options.name, options.weight_decay, options.b1 = "sgd", 0.0, 0.0
+    options.clip_norm = max_norm
+    tx = optim.make_optimizer(options, lambda step: 1.0)
+    found, _ = tx.update(grads, tx.init(grads), grads)
+    np.testing.assert_allclose(
+        optim.global_norm(grads), optax.tree.norm(grads), rtol=1e-6
+    )
+    for name in grads:
+        np.testing.assert_allclose(found[name], -expected[name], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
 def test_the_mean_of_gradients_may_have_half_the_size(name):
     """Only the mean is bfloat16, and the steps are nearly the same."""

@@ -17,7 +17,14 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 from etils import epath
 
-from rq.cli import found_conditions, own_codes, run_checks, run_flags, source_rqvae
+from rq.cli import (
+    found_conditions,
+    kept_memory,
+    own_codes,
+    run_checks,
+    run_flags,
+    source_rqvae,
+)
 from rq.config import ConfigError, size_text, to_json
 from rq.data import given_codes, loader, sources, text
 from rq.evaluation import trained_stages, training_pictures
@@ -37,6 +44,7 @@ def run(values) -> None:
     """Trains with the config and in the run directory of the flags."""
     config = run_flags.require_config(values, "train")
     workdir = run_flags.require_workdir(values, "train")
+    kept_memory.enable()
     run_flags.join_processes(values)
     run_stages(config, workdir)
 

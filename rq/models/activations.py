@@ -16,6 +16,16 @@ def _wide(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def identity(x: jax.Array) -> jax.Array:
+    """Returns x."""
+    return x
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """Returns x times the logistic function of 1.702 x, an approximation of GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """Returns x times the normal distribution function of x, by erf as PyTorch."""

@@ -11,12 +11,14 @@ Legend: R rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rq.models.activations import identity
 from rq.models.row_sums import largest
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -95,6 +97,7 @@ class Projection(nn.Module):
       precision: of the weights, one of `PRECISIONS`.
       dtype: of the output.
       use_bias: whether it adds a bias `[*O]`.
+      activation: of the inputs.
     """
 
     features: tuple[int, ...]
@@ -102,6 +105,7 @@ class Projection(nn.Module):
     precision: str
     dtype: Any
     use_bias: bool = True
+    activation: Callable[[jax.Array], jax.Array] = identity
 
     @nn.compact
     def __call__(self, x):
@@ -116,7 +120,8 @@ class Projection(nn.Module):
         if self.precision == "int8":
             scale = parameter("scale", shape[:-1], jnp.float32)
         # Rounded as `nn.Dense` does, before the bias is added.
-        y = product(x.astype(self.dtype), weight, scale).astype(self.dtype)
+        x = self.activation(x.astype(self.dtype))
+        y = product(x, weight, scale).astype(self.dtype)
         if self.use_bias:
             y += parameter("bias", shape[:-1], jnp.dtype(self.dtype))
         return y

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rq.models.activations import gelu
+from rq.models.activations import gelu, identity, quick_gelu
 from rq.models.autoencoder import uniform_fan_in
 from rq.models.linear import Linear
 from rq.models.projection import Projection
@@ -110,13 +110,17 @@ def linear(
     name=None,
     scale=1.0,
     precision=None,
+    activation=identity,
 ) -> nn.Module:
     """Returns a dense layer with PyTorch's initialisation times `scale`, named axes.
 
-    With a `precision` it is the same layer for decoding.
+    It multiplies the activations of its inputs. With a `precision` it is the same layer
+    for decoding.
     """
     if precision is not None:
-        return Projection((features,), axes[::-1], precision, dtype, bias, name=name)
+        return Projection(
+            (features,), axes[::-1], precision, dtype, bias, activation, name=name
+        )
     init = uniform_fan_in(fan_in / scale**2)
     return Linear(
         features,
@@ -124,6 +128,7 @@ def linear(
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(init, axes),
         bias_init=nn.with_logical_partitioning(init, axes[1:]),
+        activation=activation,
         name=name,
     )
 
@@ -300,19 +305,18 @@ class Block(nn.Module):
 
         y_BTM = normed("norm2")
 
-        def dense(features, axes, fan_in, name, scale=1.0):
-            return linear(
-                features, axes, self.dtype, bias, fan_in, name, scale, self.precision
-            )
+        def dense(features, axes, fan_in, name, **options):
+            settings = dict(fan_in=fan_in, name=name, precision=self.precision)
+            return linear(features, axes, self.dtype, bias, **settings, **options)
 
-        y = dense(4 * width, ("embed", "mlp"), width, "mlp_in")(y_BTM)
-        if self.config.gelu == "exact":
-            y = gelu(y)
-        else:
-            y = y * nn.sigmoid(1.702 * y)
+        hidden = dense(4 * width, ("embed", "mlp"), width, "mlp_in")(y_BTM)
+        activation = gelu if self.config.gelu == "exact" else quick_gelu
         scale = self.config.output_scale
-        y = dense(width, ("mlp", "embed"), 4 * width, "mlp_out", scale)(y)
-        x_BTM += dropout(y)
+        axes = ("mlp", "embed")
+        output = dense(
+            width, axes, 4 * width, "mlp_out", scale=scale, activation=activation
+        )
+        x_BTM += dropout(output(hidden))
         return sharding.constrain(x_BTM, "batch", None, None), cache
 
 

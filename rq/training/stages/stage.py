@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
-import optax
 
 from rq.parallel import sharding
 from rq.training import optimizer as optim
@@ -97,7 +96,7 @@ class Stage(abc.ABC):
     def update(self, state: TrainState, grads):
         """Returns the state after the optimizer's step, and metrics of that step."""
         metrics = {
-            "gradient_norm": optax.tree.norm(grads),
+            "gradient_norm": optim.global_norm(grads),
             "learning_rate": self._schedule(state.step),
         }
         ema = self._part.optimizer.ema
