@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs/performance.md"
 # Name of the table, which is that of the script, and its flags: in full, and quick.
 PARTS = {
-    "sampling": (("--rounds=5",), ("--batch_sizes=1,32", "--rounds=1")),
+    "sampling": (("--rounds=5",), ("--batch_sizes=1,8,32", "--rounds=1")),
     "training": (("--rounds=5",), ("--rounds=2",)),
     "filters": ((), ("--rounds=5",)),
     "nearest_code": ((), ("--vectors=20000", "--rounds=1")),

@@ -41,9 +41,9 @@ IMPORTS = {
 SHOWN = 8  # packages of each
 # Lines that a command prints: when it has imported its modules and found its devices,
 # when it starts to compile or has written samples, and when a train step has ended.
-DEVICES = re.compile(r"JAX \S+ on ")
-SAMPLED = re.compile(r"^wrote ")
-STEPPED = re.compile(r"\[1\].* loss=")
+DEVICES = re.compile(r"devices: \d+ x ")
+SAMPLED = re.compile(r"wrote ")
+STEPPED = re.compile(r"(rqvae|transformer) 1/2 .*loss")
 
 
 def environment(cache: pathlib.Path) -> dict[str, str]:
