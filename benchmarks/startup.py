@@ -40,10 +40,10 @@ IMPORTS = {
 }
 SHOWN = 8  # packages of each
 # Lines that a command prints: when it has imported its modules and found its devices,
-# when it starts to compile or has written samples, and when a train step has ended.
+# when it has written samples, and when it writes the checkpoint of the first step.
 DEVICES = re.compile(r"devices: \d+ x ")
 SAMPLED = re.compile(r"wrote ")
-STEPPED = re.compile(r"(rqvae|transformer) 1/2 .*loss")
+STEPPED = re.compile(r": writing .*/(rqvae|transformer)/1$")
 
 
 def environment(cache: pathlib.Path) -> dict[str, str]:
@@ -86,7 +86,7 @@ def train(config: str, folder: pathlib.Path, *stages: str) -> list[str]:
     for section in ("rqvae", "transformer"):
         flags.append(f"--config.{section}.steps=2")
         flags.append(f"--config.{section}.optimizer.warmup_steps=0")
-    return [*flags, "--config.log.every=1"]
+    return [*flags, "--config.checkpoint.every=1"]
 
 
 def measure(config: str, repeats: int) -> dict[str, dict[str, float]]:
