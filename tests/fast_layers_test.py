@@ -54,7 +54,7 @@ def activated_denses():
 
 
 def convolutions_of_enlarged_images():
-    """Returns ours and Flax's convolution of an image enlarged by nearest neighbours."""
+    """Returns ours and Flax's convolution of an image of repeated pixels."""
     x = jax.random.normal(jax.random.key(0), (2, 5, 3, 8))
     layer = Conv(6, enlarge=True)
     variables = nn.meta.unbox(layer.init(jax.random.key(1), x))
