@@ -57,14 +57,16 @@ def changed(config, **loss):
 
 
 def random_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
-    """Returns a batch of random codes, latents and labels."""
+    """Returns a batch of random codes, latents, labels and texts."""
     rng, size = np.random.default_rng(seed), config.transformer.batch_size
     shape, codes = config.rqvae.model.code_shape, config.rqvae.model.num_codes[0]
     latents = (size, *shape[:2], config.rqvae.model.embed_dim)
+    text = config.transformer.text
     return {
         "codes": rng.integers(0, codes, (size, *shape), np.int32),
         "features": rng.standard_normal(latents, np.float32),
         "label": rng.integers(0, max(config.data.num_classes, 1), size, np.int32),
+        "text": rng.integers(0, text.vocab_size, (size, text.length), np.int32),
     }
 
 
