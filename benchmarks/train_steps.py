@@ -79,16 +79,15 @@ class JaxSteps:
     """Takes the train steps that `rq train` takes."""
 
     def __init__(self, config, name: str):
-        from rq.cli import kept_memory
-
-        kept_memory.enable()
         import jax
 
         from rq.aot.programs import make_stage
+        from rq.cli import kept_memory
         from rq.models.codebook import Codebook
         from rq.parallel import sharding
         from rq.training import loop
 
+        kept_memory.enable()  # as `rq train` does, before anything uses a device
         self.mesh, self.dtype = sharding.make_mesh(), config[name].model.dtype
         stage = make_stage(config, name, self.mesh)
         if name == "transformer":

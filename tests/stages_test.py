@@ -166,10 +166,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(microbatches):
     np.testing.assert_allclose(parts[2]["loss"], whole[2]["loss"], rtol=1e-5)
 
 
-def test_the_transformer_trains_with_accumulation():  # stage 1: stage_one_test.py
+@pytest.mark.parametrize("name", ["rqvae", "transformer"])
+def test_a_stage_trains_with_accumulation(name):
     config = tiny()
-    config.transformer.grad_accum_steps = 2
-    state, metrics = run("transformer", one_device(), config, steps=1)
+    config[name].grad_accum_steps = 2
+    state, metrics = run(name, one_device(), config, steps=1)
     assert state.step == 1 and np.isfinite(metrics["loss"])
 
 
