@@ -13,8 +13,8 @@ import resource, sys
 from rq.cli import kept_memory
 enabled = kept_memory.enable()
 import jax, jax.numpy as jnp
-step = jax.jit(lambda x: (x + 1, x * 2))  # arrays of 16 MB
-x = jnp.ones((2048, 2048))
+step = jax.jit(lambda x: (x + 1, x * 2))  # arrays of 64 MB
+x = jnp.ones((4096, 4096))
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 found = []
@@ -43,7 +43,7 @@ def test_a_step_touches_no_new_memory():
     enabled, faults = run(JAX_PLATFORMS="cpu")
     assert enabled
     assert faults < 1000
-    # Also shows that the step above would have: 16 MB are 4,096 pages.
+    # Also shows that the step above would have: 64 MB are 16,384 pages.
     enabled, faults = run(JAX_PLATFORMS="cpu", MALLOC_ARENA_MAX="8")
     assert not enabled
     assert faults > 4000
