@@ -9,9 +9,10 @@ positions, several depths and codebook sizes: all with the same steps, batches a
 learning rates, and networks that differ in the levels of stage 1 alone. Measures the
 bits of an image, PSNR, rFID and gFID on the features of one classifier for each
 resolution, and how many images a second are sampled. Finished rows are kept,
-interrupted ones resume; `--quick` trains four rows, `--resolutions` those of some.
-Writes a table to docs/results.md, with the best shapes by budget. The last line is one
-JSON object.
+interrupted ones resume; `--quick` trains four rows, `--resolutions` those of some,
+`--rows` those that it names, and `--report` none: with several cores, start a process
+with other rows on each, and report at the end. Writes a table to docs/results.md, with
+the best shapes by budget, unless `--rows` is given. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -239,6 +240,14 @@ def main() -> None:
     parser.add_argument(
         "--resolutions", type=int, nargs="*", choices=RESOLUTIONS, default=RESOLUTIONS
     )
+    names = {shape.name: shape for shape in SHAPES}
+    parser.add_argument(
+        "--rows",
+        nargs="*",
+        choices=names,
+        metavar="PIXELS_GRID_DEPTH_CODES",
+        help="as 32_8_4_256",
+    )
     parser.add_argument("--report", action="store_true", help="train nothing")
     given = parser.parse_args()
 
@@ -247,6 +256,8 @@ def main() -> None:
     compilation_cache.enable()
     workdir = given.workdir.absolute()
     wanted = QUICK if given.quick else SHAPES
+    if given.rows:
+        wanted = [names[row] for row in given.rows]
     wanted = [shape for shape in wanted if shape.resolution in given.resolutions]
     results = []
     for shape in wanted:
@@ -257,7 +268,8 @@ def main() -> None:
         print(json.dumps(results[-1]), flush=True)
     if not results:
         parser.error("no row is finished: leave out --report")
-    document.insert(RESULTS, "code_shape", tables(results))
+    if not given.rows:
+        document.insert(RESULTS, "code_shape", tables(results))
     print(tables(results))
     rows = [Shape(**r["shape"]).name for r in results]
     named = dict(zip(rows, results, strict=True))

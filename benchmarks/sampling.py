@@ -26,6 +26,7 @@ The last line is a JSON object.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import time
@@ -70,6 +71,7 @@ def transformer(size: str, code_shape, num_codes: int) -> RQTransformer:
     )
 
 
+@functools.cache
 def weights(model: RQTransformer):
     """Returns random parameters, those of decoding where the model decodes."""
     codes = jnp.zeros((1, *model.code_shape), jnp.int32)
@@ -144,13 +146,11 @@ class Case:
         return model.positions * (body + model.depth * head)
 
 
-def pytorch_sampler(model, precision: str, batch: int, top_p: float):
-    """Returns the function that samples a batch in eager PyTorch."""
-    import torch
-    from pytorch import sampler
+@functools.cache
+def pytorch_model(model: RQTransformer, device: str, dtype):
+    """Returns the same model in PyTorch, with random parameters."""
     from pytorch.transformer import RQTransformer as TorchTransformer
 
-    dtype = getattr(torch, precision)
     theirs = TorchTransformer(
         model.code_shape,
         max(model.num_codes),
@@ -161,8 +161,17 @@ def pytorch_sampler(model, precision: str, batch: int, top_p: float):
         CODE_DIM,
         CLASSES + 1,
     )
+    return theirs.to(device, dtype).eval()
+
+
+def pytorch_sampler(model, precision: str, batch: int, top_p: float):
+    """Returns the function that samples a batch in eager PyTorch."""
+    import torch
+    from pytorch import sampler
+
+    dtype = getattr(torch, precision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    theirs = theirs.to(device, dtype).eval()
+    theirs = pytorch_model(model, device, dtype)
     codebook = torch.randn(max(model.num_codes), CODE_DIM, device=device, dtype=dtype)
     classes = torch.arange(batch, device=device) % CLASSES
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import functools
 import json
 import os
 import pathlib
@@ -52,10 +51,13 @@ def environment(cache: pathlib.Path) -> dict[str, str]:
     return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": path}
 
 
-def seconds_until(command: list[str], last: re.Pattern, cache) -> dict[str, float]:
+def seconds_until(
+    command: list[str], last: re.Pattern, cache, to_end: bool = False
+) -> dict[str, float]:
     """Runs a command until it prints a line; returns the seconds to that line.
 
-    Also those until it has its devices. The process is then killed.
+    Also those until it has its devices. The process is then killed, unless it is to run
+    to its end.
     """
     found, printed, start = {}, [], time.perf_counter()
     with subprocess.Popen(
@@ -72,8 +74,8 @@ def seconds_until(command: list[str], last: re.Pattern, cache) -> dict[str, floa
                 found["devices"] = time.perf_counter() - start
             if last.search(line):
                 found["first"] = time.perf_counter() - start
-                break
-        process.kill()
+                if not to_end:
+                    process.kill()
     if "first" not in found:
         raise SystemExit(f"{' '.join(command)} has failed:\n{''.join(printed)}")
     return found
@@ -90,44 +92,35 @@ def train(config: str, folder: pathlib.Path, *stages: str) -> list[str]:
 
 
 def measure(config: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Returns the seconds of each case, cold and warm."""
+    """Returns the seconds of each case, cold and warm.
+
+    The last run of each case goes on to its end, and leaves what the next case needs.
+    """
+    from rq.data import digits
+
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        workdir, copy, cache = (folder / x for x in ("run", "copy", "cache"))
-        stages = train(config, folder, "rqvae", "codes", "transformer")
-        subprocess.run(
-            [sys.executable, "-m", "rq.main", *stages, f"--workdir={workdir}"],
-            cwd=ROOT,
-            env=environment(folder / "prepared"),
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-        def first_sample():
-            command = ["--mode=sample", f"--workdir={workdir}", "--num_samples=1"]
-            return seconds_until(command, SAMPLED, cache)
-
-        def first_step(stage):
-            shutil.rmtree(copy, ignore_errors=True)
-            if stage == "transformer":
-                without = shutil.ignore_patterns("transformer")
-                shutil.copytree(workdir, copy, ignore=without)
-            command = [*train(config, folder, stage), f"--workdir={copy}"]
-            return seconds_until(command, STEPPED, cache)
-
-        cases = {
-            "first sample": first_sample,
-            "first step of stage 1": functools.partial(first_step, "rqvae"),
-            "first step of stage 2": functools.partial(first_step, "transformer"),
+        digits.prepare(str(folder / "data"))
+        workdir, cache = folder / "run", folder / "cache"
+        at = f"--workdir={workdir}"
+        encoded = [*train(config, folder, "rqvae", "codes"), at]
+        trained = [*train(config, folder, "transformer"), at]
+        sampled = ["--mode=sample", "--num_samples=1", at]
+        cases = {  # the command, the line that it prints, and what is made anew
+            "first step of stage 1": (encoded, STEPPED, workdir),
+            "first step of stage 2": (trained, STEPPED, workdir / "transformer"),
+            "first sample": (sampled, SAMPLED, None),
         }
         results = {}
-        for case, run in cases.items():
+        for case, (command, line, made) in cases.items():
             times = collections.defaultdict(list)
-            for _ in range(repeats):
+            for k in range(repeats):
                 shutil.rmtree(cache, ignore_errors=True)
                 for state in ("cold", "warm"):
-                    found = run()
+                    if made:
+                        shutil.rmtree(made, ignore_errors=True)
+                    to_end = k == repeats - 1 and state == "warm"
+                    found = seconds_until(command, line, cache, to_end)
                     times["imports and devices"].append(found["devices"])
                     times[state].append(found["first"])
             results[case] = {k: statistics.median(v) for k, v in times.items()}
