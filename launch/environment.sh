@@ -69,11 +69,10 @@ use_environment() {
   key="$ROOT $(cksum <"$ROOT/setup.py")"
   if [ "$(cat "$stamp" 2>/dev/null)" != "$key" ]; then
     echo "Installing rq[$extra] into $VENV (about a minute on a fast network)"
-    if [ -t 1 ]; then
-      "$VENV/bin/python" -m pip install -e ".[$extra]"
-    else
-      "$VENV/bin/python" -m pip install --quiet -e ".[$extra]"
-    fi
+    # Python compiles modules when it first imports them: few of those installed.
+    local output=--quiet
+    if [ -t 1 ]; then output=--progress-bar=on; fi
+    "$VENV/bin/python" -m pip install "$output" --no-compile -e ".[$extra]"
     echo "$key" >"$stamp"
   fi
 }
