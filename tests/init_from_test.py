@@ -85,6 +85,29 @@ def test_weights_for_another_rqvae_of_source_images_are_new():
     assert all(part.startswith("source") for part in found) and found
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "how"),
+    [
+        ((16, 16), (16, 8), "the most used codes stay"),
+        ((16, 8), (16, 16), "codes are added from residuals of the first batches"),
+    ],
+)
+def test_codebooks_of_another_size_are_resized_in_arrays_of_the_same_shape(
+    before, after, how
+):
+    """They have the size of the largest depth; the numbers of codes change."""
+    there = TINY.copy_and_resolve_references()
+    there.rqvae.model.shared_codebook = False
+    there.rqvae.model.num_codes = before
+    there.transformer.model.shared_classifier = False
+    changes, why = {"rqvae.model.num_codes": after}, f"{before} there, {after} here)"
+    assert new_parts("rqvae", {}, there) == {}
+    found = new_parts("rqvae", changes, there)
+    assert found == {"codebook": f"{how} (rqvae.model.num_codes {why}"}
+    found = new_parts("transformer", changes, there)
+    assert found == {"classifier": f"new (rqvae.model.num_codes {why}"}
+
+
 @pytest.mark.parametrize("stage", ["rqvae", "transformer"])
 def test_the_same_model_is_kept_whole(stage):
     plan = kept_weights.plan(stage, TINY, TINY, "DIR")

@@ -159,6 +159,8 @@ def plan(
     theirs, ours = _arrays(stage, there), _arrays(stage, here)
     differing = _differences(there, here)
     other = {p for p, names in _MEANING.items() if differing.keys() & set(names)}
+    if _renumbered(there, here):
+        other |= {"codebook", "classifier", "token_embedding"}
     if there.rqvae.model.code_shape[:2] != here.rqvae.model.code_shape[:2]:
         other |= {"body_positions", "target_positions"}
     if not same_text:
@@ -202,6 +204,15 @@ def given_sizes(there: ConfigDict, here: ConfigDict) -> tuple[int, ...]:
     """Returns the number of codes of a given codebook at each depth of the run."""
     model, depth = rqvae_model(there), rqvae_model(here).depth
     return (model.num_codes[0],) * depth if model.shared_codebook else model.sizes
+
+
+def _renumbered(there: ConfigDict, here: ConfigDict) -> bool:
+    """Returns whether some depth has another number of codes.
+
+    The arrays are those of the largest depth and may have the same shape.
+    """
+    before, after = given_sizes(there, here), rqvae_model(here).sizes
+    return len(before) == len(after) and before != after
 
 
 def _resizes(there: ConfigDict, here: ConfigDict) -> str:
