@@ -14,6 +14,7 @@ from PIL import Image
 from stages_test import BATCH, make_stage, one_device, run, text_config, tiny
 
 import rq
+from rq.aot import programs
 from rq.cli import program as cli
 from rq.cli import sample, source_rqvae, train
 from rq.config import ConfigError, SamplingConfig, from_json, validate
@@ -407,6 +408,30 @@ def test_the_rqvae_of_a_start_that_failed_is_taken_anew(trained, tmp_path):
     given, kept = rq.load(trained), rq.load(tmp_path / "source")
     images = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 1), np.uint8)
     np.testing.assert_array_equal(kept.encode(images), given.encode(images))
+
+
+def test_files_that_are_no_rqvae_are_not_removed(trained, tmp_path):
+    config = config_of("class", source="lowres:2")
+    config.transformer.source_rqvae = str(trained)
+    photo = tmp_path / "source/photo.png"
+    photo.parent.mkdir()
+    photo.touch()
+    with pytest.raises(ConfigError, match="other files: choose another --workdir"):
+        source_rqvae.resolve(config, epath.Path(tmp_path))
+    assert photo.exists()
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_programs_of_source_images_with_an_rqvae_of_their_own_trace(trained, online):
+    config = config_of("class", source="lowres:2")
+    config.transformer.source_rqvae = str(trained)
+    config.transformer.online, config.sampling.batch_size = online, 16
+    config = source_rqvae.with_shapes(config, programs.source_config(config))
+    mesh = sharding.make_mesh(2, 2, 2)
+    state, metrics = programs.train_step(config, "transformer", mesh).out_info
+    assert metrics["loss"].shape == () and "source" in state.codebook
+    (codes,) = jax.tree.leaves(programs.sampler(config, mesh).out_info)
+    assert codes.shape == (16, 4, 4, 2)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ import numpy as np
 
 from rq import flops
 from rq.config import ConfigError, SamplingConfig, image_shape
-from rq.models.build import code_dim, rqvae_model, source_sizes
+from rq.models.build import code_dim, condition_sizes, rqvae_model, source_sizes
 from rq.models.networks.lpips import PerceptualDistance, own_distance
+from rq.models.transformer import code_vectors
 from rq.parallel import sharding
 from rq.sampling import conditions, program
 from rq.sampling.sampler import compile_options, order_options
-from rq.training import loop
+from rq.training import given_model, loop
 from rq.training.stages import FeaturesStage, RQVAEStage, TransformerStage
 
 PROGRAMS = ("features", "rqvae", "transformer", "sample")
@@ -55,12 +56,30 @@ def make_stage(config, name: str, mesh):
         return FeaturesStage(config, mesh, nothing)
     if name == "rqvae":
         return RQVAEStage(config, mesh, nothing, _perceptual(config))
-    rqvae = rqvae_model(config)
-    images = jax.ShapeDtypeStruct((1, *rqvae.image_shape), jnp.float32)
-    abstract = sharding.unbox(jax.eval_shape(rqvae.init, jax.random.key(0), images))
-    params = _zeros(abstract["params"]) if config.transformer.online else {}
-    variables = {"params": params, "codebook": _zeros(abstract["codebook"])}
-    return TransformerStage(config, mesh, nothing, variables)
+    online, source = config.transformer.online, None
+    if config.transformer.source_rqvae:
+        source = _rqvae(source_config(config), online)
+    variables = _rqvae(config, online)[1]
+    return TransformerStage(config, mesh, nothing, variables, source=source)
+
+
+def source_config(config):
+    """Returns the config of the RQ-VAE of source images, which may be untrained.
+
+    Raises:
+      ConfigError, FileNotFoundError: see `given_model.opened`.
+    """
+    field = "transformer.source_rqvae"
+    return given_model.opened(config.transformer.source_rqvae, field).config
+
+
+def _rqvae(config, encodes: bool):
+    """Returns an RQ-VAE, and zeros for its codebook and, if it encodes, parameters."""
+    model = rqvae_model(config)
+    images = jax.ShapeDtypeStruct((1, *model.image_shape), jnp.float32)
+    abstract = sharding.unbox(jax.eval_shape(model.init, jax.random.key(0), images))
+    params = _zeros(abstract["params"]) if encodes else {}
+    return model, {"params": params, "codebook": _zeros(abstract["codebook"])}
 
 
 def example(config, stage) -> dict:
@@ -138,10 +157,10 @@ def sampler(config, mesh) -> jax.stages.Traced:
             f"sampling.batch_size={number} does not divide by data x fsdp = {parts}"
         )
     stage = make_stage(config, "transformer", mesh)
-    embedding = stage.rqvae_variables["codebook"]["state"].embedding
+    vectors = code_vectors(stage.codebooks)
     model = stage.model.clone(precision=stage.model.dtype)
     codes = jax.ShapeDtypeStruct((1, *model.code_shape), "int32")
-    boxed = jax.eval_shape(model.init, jax.random.key(0), codes, None, embedding)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), codes, None, vectors)
     params = sharding.abstract_state(boxed["params"], mesh)
     # Passed as arguments: with constants the compiler would remove unused filters.
     asked = SamplingConfig(**config.sampling)
@@ -176,7 +195,9 @@ def sampler(config, mesh) -> jax.stages.Traced:
             **order,
         )
 
-    codebook = jax.ShapeDtypeStruct(embedding.shape, embedding.dtype, sharding=whole)
+    codebook = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), vectors
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     with sharding.context(mesh):
         return jax.jit(sample).trace(params, codebook, cond, key, options)
@@ -190,10 +211,8 @@ def code_shape(config) -> tuple[int, int, int]:
 def cache_bytes(config, mesh) -> float:
     """Returns the bytes of keys, or of values, of a layer of the body on one device."""
     height, width, _ = code_shape(config)
-    model, text = config.transformer.model, config.transformer.text
-    length = height * width
-    if config.transformer.condition == "text":
-        length += text.length - 1
+    model = config.transformer.model
+    length = height * width + condition_sizes(config)[1] - 1
     source, _ = source_sizes(config)
     if source is not None:
         length += source[0] * source[1]

@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
 from absl import logging  # noqa: E402
 
 from rq.aot import chips, compiled_report, programs  # noqa: E402
-from rq.cli import found_conditions  # noqa: E402
+from rq.cli import found_conditions, source_rqvae  # noqa: E402
 from rq.cli.flag import Flag  # noqa: E402
 from rq.config import ConfigError  # noqa: E402
 
@@ -55,6 +55,9 @@ def run(values) -> int:
     if values.config is None or values.topology is None:
         raise ConfigError("rq aot needs --config=FILE and --topology=NAME")
     config = found_conditions.without_data(values.config)
+    if config.transformer.source_rqvae:
+        found = programs.source_config(config)
+        config = source_rqvae.with_shapes(config, found)
     make = compiled_report.make
     if values.batch == "fit":
         make = compiled_report.make_for_largest_batch

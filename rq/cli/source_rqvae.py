@@ -27,7 +27,8 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
     Process 0 writes the RQ-VAE to the run directory, if it is not there yet.
 
     Raises:
-      ConfigError: if there is no such RQ-VAE, or it is for other images.
+      ConfigError: if there is no such RQ-VAE, it is for other images, or its place in
+        the run directory has other files.
       FileNotFoundError: if there is no such folder.
     """
     if not config.transformer.source_rqvae:
@@ -44,7 +45,11 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
         with processes.process_0_first("the RQ-VAE of source images"):
             if processes.is_process_0():
                 _write(given, model, folder)
-    found = saved_folder.opened(folder).config
+    return with_shapes(config, saved_folder.opened(folder).config)
+
+
+def with_shapes(config: ConfigDict, found: ConfigDict) -> ConfigDict:
+    """Returns a config with the shapes of source images' codes, of their RQ-VAE's."""
     with config.unlocked():
         config = config.copy_and_resolve_references()
     config.transformer.source_shape = rqvae_model(found).code_shape
@@ -74,8 +79,17 @@ def _read(config: ConfigDict) -> tuple[ConfigDict, dict]:
 
 
 def _write(config: ConfigDict, model: dict, folder: pathlib.Path) -> None:
-    """Writes an RQ-VAE as a saved folder, in place of what is there."""
+    """Writes an RQ-VAE as a saved folder, in place of that of an earlier start.
+
+    Raises:
+      ConfigError: if something else is there.
+    """
     if folder.exists():
+        if any(folder.iterdir()) and not saved_folder.is_saved(folder):
+            raise ConfigError(
+                f"{folder} is for the RQ-VAE of source images, and has other files: "
+                "choose another --workdir"
+            )
         shutil.rmtree(folder)
     info = {"steps": {"rqvae": 0}, "metrics": {}, "licence": model_card.UNKNOWN}
     folder.parent.mkdir(parents=True, exist_ok=True)

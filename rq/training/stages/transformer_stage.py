@@ -67,6 +67,14 @@ class TransformerStage(Stage):
                 self.frozen["source_rqvae"] = self._source_variables
         self._eval_step = jax.jit(self._cross_entropy)
 
+    @property
+    def codebooks(self) -> dict:
+        """The model's collection 'codebook', with any of source images' own."""
+        found = dict(self.rqvae_variables["codebook"])
+        if self.source_rqvae is not None:
+            found["source"] = self._source_variables["codebook"]["state"]
+        return found
+
     def without_recomputation(self) -> TransformerStage:
         """See `Stage`; without remat, and with the loss of all positions at once."""
         with self.config.unlocked():
@@ -82,10 +90,7 @@ class TransformerStage(Stage):
         """Returns a new state; traceable, so that it is created sharded."""
         init_key, state_key = jax.random.split(key)
         # They become constants of the traced program, which must be host arrays.
-        codebook = dict(self.rqvae_variables["codebook"])
-        if self.source_rqvae is not None:
-            codebook["source"] = self._source_variables["codebook"]["state"]
-        codebook, frozen = jax.tree.map(np.asarray, (codebook, self.frozen))
+        codebook, frozen = jax.tree.map(np.asarray, (self.codebooks, self.frozen))
         codes = jnp.zeros((1, *self.model.code_shape), jnp.int32)
         variables = self.model.init(init_key, codes, None, code_vectors(codebook))
         return self.new_state(variables["params"], codebook, state_key, frozen=frozen)
