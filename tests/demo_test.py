@@ -11,6 +11,7 @@ import pathlib
 import re
 import sys
 import threading
+import types
 import uuid
 import zlib
 
@@ -149,6 +150,18 @@ def test_images_appear_row_by_row_and_depth_by_depth(model, batches):
 
 def previews_grey():
     return np.rint((0.8 + 1) * 127.5).astype(np.uint8)
+
+
+def test_a_model_whose_config_is_not_row_by_row_is_drawn_row_by_row(model, batches):
+    config = model.config.copy_and_resolve_references()
+    config.sampling.parallel_steps, config.sampling.levels = 4, (1, 2)
+    config.sampling.depth = 1
+    other = types.SimpleNamespace(config=config, models=model.models)
+    for asked in (model, other):
+        images = images_of(batches.submit(wanted(asked, 1)))
+        if asked is model:
+            expected = images
+    np.testing.assert_array_equal(images, expected)
 
 
 def test_closing_the_page_cancels_what_is_not_yet_in_a_batch(model, batches, held):

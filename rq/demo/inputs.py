@@ -72,14 +72,20 @@ def make_wanted(
       model: with a transformer.
       classes, texts: see `rq.Model.sample`; empty: all classes.
       number: of samples.
-      options: of `SamplingConfig`; those of the model's config if not given.
+      options: of `SamplingConfig`; those of the model's config if not given, but for
+        what is not row by row.
       given: codes of which some are kept in all samples.
 
     Raises:
       ConfigError: on what the model does not have.
     """
     models = model.models
-    config = SamplingConfig(**model.config.sampling).replace(**options)
+    # The page draws row by row and to the full depth, whatever is faster otherwise.
+    plain = SamplingConfig()
+    whole = {
+        name: getattr(plain, name) for name in ("parallel_steps", "levels", "depth")
+    }
+    config = SamplingConfig(**model.config.sampling).replace(**whole | dict(options))
     asked = conditions.parse(
         model.config, models.tokenizer, tuple(classes), tuple(texts)
     )
