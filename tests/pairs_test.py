@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of images of one's own and of the font; how their label maps are measured."""
 
+import os
+
 import numpy as np
 import pytest
 from files_test import encoded, section, write
@@ -71,9 +73,12 @@ def test_names_are_compared_in_one_unicode_form_and_the_first_of_two_is_used(tmp
     write(tmp_path / "images/cat/caf\u00e9.jpg", encoded(5))
     write(tmp_path / "maps/cat/cafe\u0301.png", encoded(105))
     write(tmp_path / "maps/cat/0.webp", encoded(9))
+    for name in (b"caf\xe9.png", b"caf\xe9.webp"):  # no Unicode
+        write(tmp_path / "maps/cat" / os.fsdecode(name), encoded(9))
     report = sources.prepare(pairs(tmp_path))
     assert sum(report["kept"].values()) == 5 and report["left_out"] == 0
-    assert "second source images of a name, not used: 1 (cat/0.webp)" in report["notes"]
+    second = "second source images of a name, not used: 2"
+    assert rf"{second} (cat/0.webp, cat/caf\xe9.webp)" in report["notes"]
 
 
 def test_images_without_a_source_image_are_counted_and_named(tmp_path):
@@ -128,6 +133,25 @@ def test_a_table_has_a_column_of_source_images(tmp_path):
     assert sum(report["kept"].values()) == 5 and report["images_with_captions"] == 4
     example, _ = sources.open_split(data, "train", paired=True).read(0)
     assert example["source"].shape == (24, 24, 3)
+
+
+def test_a_second_source_image_in_a_table_is_counted_and_named(tmp_path):
+    rows = []
+    for k in range(4):
+        write(tmp_path / f"images/{k}.png", encoded(k))
+        rows.append(f"{k}.png\t{k}.png\tpicture {k}")
+    rows += ["1.png\t2.png\tanother", "1.png\t1.png\ta second caption"]
+    write(tmp_path / "images/table.tsv", "\n".join(rows))
+    data = section(tmp_path / "images/table.tsv", tmp_path, name="tsv", source="pairs")
+    report = sources.prepare(data)
+    assert sum(report["kept"].values()) == 4
+    second = "second source images of a name, not used: 1"
+    assert rf"{second} (1.png 2.png)" in report["notes"]
+    lines = []
+    for split in ("train", "validation"):
+        opened = sources.open_split(data, split, paired=True)
+        lines += [tuple(opened.read(k)[1]) for k in range(len(opened))]
+    assert ("picture 1", "a second caption") in lines
 
 
 def test_the_name_of_a_prepared_set_depends_on_its_sources(tmp_path):

@@ -67,7 +67,7 @@ class Inventory:
         entry = self._named[what]
         entry[0] += 1
         if name and len(entry[1]) < NAMED:
-            entry[1].append(name)
+            entry[1].append(walk.printable(name))
 
     def as_dict(self, class_names=()) -> dict:
         """Returns the report as a JSON-compatible dict.

@@ -44,7 +44,11 @@ def tsv(
                 source, _, caption = caption.partition("\t")
                 if not captions and (file.lower(), source.lower()) == _HEADER:
                     continue
-                sources.setdefault(file, table.parent / source.strip())
+                read = table.parent / source.strip()
+                if sources.setdefault(file, read) != read:
+                    line = walk.printable(f"{file} {source}")
+                    inventory.note("second source images of a name, not used", line)
+                    continue
             captions.setdefault(file, []).append(caption)
         split = SPLITS.get(table.stem.lower()) if path.is_dir() else None
         for file, lines in captions.items():
