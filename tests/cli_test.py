@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands: help, flags, errors of one line, overrides in a run directory."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -301,6 +302,45 @@ def test_a_whole_config_is_compared_with_that_of_the_run(workdir, monkeypatch):
     values = parsed("sample", str(workdir), tiny, "--config.rqvae.steps=9")
     with pytest.raises(config_lib.ConfigError, match="rqvae.steps: 4 != 9"):
         run_flags.run_config(values, "sample")
+
+
+def test_what_a_run_found_at_its_start_is_not_another_config(workdir, tmp_path):
+    """The file that trained it says 'auto', and leaves the shapes of codes open."""
+    file = tmp_path / "found.py"
+    file.write_text(
+        "from rq.config import load\n"
+        "def get_config():\n"
+        "  config = load('digits', 'tiny')\n"
+        "  config.transformer.condition = 'auto'\n"
+        "  config.data.num_classes = 0\n"
+        "  config.data.source = 'grey'\n"
+        "  config.transformer.source_rqvae = 'digits'\n"
+        "  return config\n"
+    )
+    config = load("digits", "tiny")
+    config.data.source, config.transformer.source_rqvae = "grey", "digits"
+    config.transformer.source_shape, config.transformer.source_dim = (4, 4, 2), 7
+    (workdir / "config.json").write_text(config_lib.to_json(config))
+    values = parsed("sample", str(workdir), f"--config={file}")
+    found = run_flags.run_config(values, "sample")
+    assert found.transformer.condition == "class" and found.data.num_classes == 10
+    assert found.transformer.source_shape == (4, 4, 2)
+    values = parsed("sample", str(workdir), f"--config={file}", "--config.data.source=")
+    with pytest.raises(config_lib.ConfigError):
+        run_flags.run_config(values, "sample")
+
+
+def test_names_that_are_no_unicode_are_printed():
+    code = "from rq.cli import log_output; log_output.start(False); print('caf\\udce9')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=ROOT,
+        timeout=120,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.stdout == b"caf\\udce9\n"
 
 
 def test_paths_of_a_run_do_not_depend_on_the_folder_it_is_used_from(

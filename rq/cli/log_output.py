@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import logging as standard
 import os
 import sys
@@ -54,9 +55,14 @@ class _Lines(standard.Handler):
 def start(debug: bool) -> None:
     """Chooses what is written to standard error, for the whole process.
 
+    Standard output escapes what its encoding lacks, as standard error does: names of
+    files may be any bytes.
+
     Args:
       debug: writes all messages of all libraries as absl does, and no bars.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if debug:
         from rq import progress
 

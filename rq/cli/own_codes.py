@@ -12,7 +12,7 @@ from rq.data import DataError, given_codes
 from rq.experiment import CONFIG
 from rq.parallel import processes
 
-_FITTED = (  # fields of `rqvae.model` that follow from the file
+FITTED = (  # fields of `rqvae.model` that follow from the file
     "code_shape",
     "num_codes",
     "shared_codebook",
@@ -37,13 +37,13 @@ def resolve(config: ConfigDict, path: epath.Path) -> ConfigDict:
     file, model = path / CONFIG, config.rqvae.model
     if file.exists():
         before = from_json(file.read_text()).rqvae.model
-        model.update({name: before[name] for name in _FITTED})
+        model.update({name: before[name] for name in FITTED})
         return config
     given = given_codes.read(config.transformer.codes_file)
     _check(config, given)
     shape, size = given.codes.shape[1:], given.codebook.shape[-2]
     fitted = shape, (size,), given.codebook.ndim == 2, given.codebook.shape[-1]
-    model.update(dict(zip(_FITTED, fitted, strict=True)))
+    model.update(dict(zip(FITTED, fitted, strict=True)))
     validate(config)
     if processes.is_process_0():
         grid = " x ".join(map(str, shape))

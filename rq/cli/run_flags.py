@@ -11,7 +11,7 @@ import jax
 from absl import logging
 from etils import epath
 
-from rq.cli import compilation_cache
+from rq.cli import compilation_cache, own_codes
 from rq.cli.flag import Flag
 from rq.config import ConfigError, differences, validate, with_absolute_paths
 from rq.config.sampling import OPTIONS, SamplingConfig
@@ -138,12 +138,13 @@ def run_config(values, command: str):
     """
     stored, flag = config_of(values.workdir), values["config"]
     if isinstance(flag.config_filename, str):  # a whole config, not only overrides
-        if differing := differences(stored, flag.value, command):
+        given = _with_found(with_absolute_paths(flag.value), stored)
+        if differing := differences(stored, given, command):
             raise ConfigError(
                 f"{values.workdir} was trained with another config: "
                 f"{'; '.join(differing)}"
             )
-        overrides = fields(flag.value)
+        overrides = fields(given)
     else:
         overrides, before = dict(flag.override_values), fields(stored)
         for name, value in overrides.items():
@@ -162,6 +163,20 @@ def run_config(values, command: str):
         validate(config)  # without the mesh: training batches need not divide by it
         config.update_from_flattened_dict(mesh)
     return with_absolute_paths(config)
+
+
+def _with_found(config, stored):
+    """Returns a config with what its run found out at the start, as it found it."""
+    part, names = config.transformer, []
+    if part.condition == "auto":
+        names += ["transformer.condition", "data.num_classes"]
+    if part.source_rqvae:
+        names += ["transformer.source_shape", "transformer.source_dim"]
+    if part.codes_file:
+        names += [f"rqvae.model.{name}" for name in own_codes.FITTED]
+    config, found = config.copy_and_resolve_references(), fields(stored)
+    config.update_from_flattened_dict({name: found[name] for name in names})
+    return config
 
 
 def _refusal(name, value, before, command: str) -> str:
