@@ -32,6 +32,7 @@ class Range:
 
 ANY = Range(lambda x: True, "")
 POSITIVE = Range(lambda x: x > 0, "positive")
+SEVERAL = Range(lambda x: x > 1, "2 or more")
 NOT_NEGATIVE = Range(lambda x: x >= 0, "0 or more")
 BELOW_ONE = Range(lambda x: 0 <= x < 1, "within [0, 1)")
 FRACTION = Range(lambda x: 0 <= x <= 1, "within [0, 1]")

@@ -22,6 +22,7 @@ from rq.config.declaration import (
     PROBABILITY,
     RUN_COMMANDS,
     SEED,
+    SEVERAL,
     Field,
     Range,
     changed_by,
@@ -192,7 +193,7 @@ _RQVAE_MODEL = dict(
     z_channels=Field(256, "channels of the encoder's output", POSITIVE),
     embed_dim=Field(256, "channels of the quantized feature map", POSITIVE),
     code_shape=Field((8, 8, 4), "rows, columns, depth D of the codes", POSITIVE),
-    num_codes=Field((16384,), "codebook size K; one, or one per depth", POSITIVE),
+    num_codes=Field((16384,), "codebook size K; one, or one per depth", SEVERAL),
     shared_codebook=Field(True, "one codebook for all depths"),
     decay=Field(
         (0.99,), "decay of codebook averages; one, or one per depth", BELOW_ONE
