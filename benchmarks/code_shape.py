@@ -18,6 +18,7 @@ the best shapes by budget, unless `--rows` is given. The last line is one JSON o
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import math
 import pathlib
@@ -145,10 +146,13 @@ def measure(shape: Shape, workdir: pathlib.Path, steps: int, samples: int) -> di
     file = path / "result.json"
     if file.exists():
         return json.loads(file.read_text())
+    workdir.mkdir(parents=True, exist_ok=True)
     classifier = workdir / f"classifier_{shape.resolution}"
     # The same for all rows, whatever their codes.
     same = Shape(shape.resolution, 4, 4, 256)
-    run_stages(make_config(same, steps, stage="features"), classifier)
+    with classifier.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may train it
+        run_stages(make_config(same, steps, stage="features"), classifier)
     config = make_config(shape, steps)
     validate(config)
     start = time.monotonic()
