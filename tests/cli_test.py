@@ -306,27 +306,27 @@ def test_a_whole_config_is_compared_with_that_of_the_run(workdir, monkeypatch):
 
 def test_what_a_run_found_at_its_start_is_not_another_config(workdir, tmp_path):
     """The file that trained it says 'auto', and leaves the shapes of codes open."""
-    file = tmp_path / "found.py"
-    file.write_text(
-        "from rq.config import load\n"
-        "def get_config():\n"
-        "  config = load('digits', 'tiny')\n"
-        "  config.transformer.condition = 'auto'\n"
-        "  config.data.num_classes = 0\n"
-        "  config.data.source = 'grey'\n"
-        "  config.transformer.source_rqvae = 'digits'\n"
-        "  return config\n"
-    )
-    config = load("digits", "tiny")
+    config, given = load("digits", "tiny"), tmp_path / "given.json"
     config.data.source, config.transformer.source_rqvae = "grey", "digits"
     config.transformer.source_shape, config.transformer.source_dim = (4, 4, 2), 7
     (workdir / "config.json").write_text(config_lib.to_json(config))
+    config.transformer.condition, config.data.num_classes = "auto", 0
+    config.transformer.source_shape, config.transformer.source_dim = (0,), 0
+    given.write_text(config_lib.to_json(config))
+    file = tmp_path / "given.py"
+    file.write_text(
+        "import pathlib\n"
+        "from rq.config import from_json\n"
+        "def get_config():\n"
+        f"  return from_json(pathlib.Path({str(given)!r}).read_text())\n"
+    )
     values = parsed("sample", str(workdir), f"--config={file}")
     found = run_flags.run_config(values, "sample")
     assert found.transformer.condition == "class" and found.data.num_classes == 10
     assert found.transformer.source_shape == (4, 4, 2)
-    values = parsed("sample", str(workdir), f"--config={file}", "--config.data.source=")
-    with pytest.raises(config_lib.ConfigError):
+    other = "--config.data.source=edges"
+    values = parsed("sample", str(workdir), f"--config={file}", other)
+    with pytest.raises(config_lib.ConfigError, match="data.source: 'grey' != 'edges'"):
         run_flags.run_config(values, "sample")
 
 

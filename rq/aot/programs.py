@@ -82,15 +82,18 @@ def _rqvae(config, encodes: bool):
     return model, {"params": params, "codebook": _zeros(abstract["codebook"])}
 
 
-def example(config, stage) -> dict:
-    """Returns shape and dtype of all fields of one example of a batch, by name."""
+def example(config, stage, encoded: bool = False) -> dict:
+    """Returns shape and dtype of all fields of one example of a batch, by name.
+
+    Of stage 2 it has codes if it is `encoded`, or the step does not encode images.
+    """
     image = (image_shape(config.data), jnp.uint8)
     label = ((), jnp.int32)
     if stage.name != "transformer":
         return {"image": image, "label": label}
     found = {"label": label, "text": ((config.transformer.text.length,), jnp.int32)}
     paired = config.data.source != "none"
-    if config.transformer.online:
+    if config.transformer.online and not encoded:
         return found | {"image": image} | ({"source": image} if paired else {})
     if paired:
         found["source_codes"] = (stage.model.source_shape, jnp.int32)
@@ -172,7 +175,7 @@ def sampler(config, mesh) -> jax.stages.Traced:
     place, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     fields = {
         name: jax.ShapeDtypeStruct((number, *shape), dtype)
-        for name, (shape, dtype) in example(config, stage).items()
+        for name, (shape, dtype) in example(config, stage, encoded=True).items()
     }
     cond = jax.eval_shape(lambda batch: conditions.make(config, batch), fields)
     if cond is not None:
