@@ -4,7 +4,7 @@
 
     python -m benchmarks.performance --quick
 
-`--quick` takes fewer rounds and sizes: 16.5 minutes on two slow cores (134 GFLOP/s). The
+`--quick` takes fewer rounds and sizes: 16.5 minutes on two cores of 134 GFLOP/s. The
 comparisons need PyTorch and FAISS (`pip install torch faiss-cpu`); without them their
 columns stay empty. Nothing else should run on the machine.
 """
