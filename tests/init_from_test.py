@@ -105,7 +105,8 @@ def test_codebooks_of_another_size_are_resized_in_arrays_of_the_same_shape(
     found = new_parts("rqvae", changes, there)
     assert found == {"codebook": f"{how} (rqvae.model.num_codes {why}"}
     found = new_parts("transformer", changes, there)
-    assert found == {"classifier": f"new (rqvae.model.num_codes {why}"}
+    names = "classifier_bias, classifier_kernel"
+    assert found == {names: f"new (rqvae.model.num_codes {why}"}
 
 
 @pytest.mark.parametrize("stage", ["rqvae", "transformer"])

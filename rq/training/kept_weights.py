@@ -110,6 +110,8 @@ _MEANING = {
     "body_stack": ("transformer.model.body.heads",),
     "head_stack": ("transformer.model.head.heads",),
 }
+# Arrays with a row, or a column, for each code, besides the codebook.
+_BY_CODE = ("classifier_kernel", "classifier_bias", "token_embedding")
 
 
 class Plan(NamedTuple):
@@ -159,8 +161,7 @@ def plan(
     theirs, ours = _arrays(stage, there), _arrays(stage, here)
     differing = _differences(there, here)
     other = {p for p, names in _MEANING.items() if differing.keys() & set(names)}
-    if _renumbered(there, here):
-        other |= {"codebook", "classifier", "token_embedding"}
+    renumbered = _renumbered(there, here)
     if there.rqvae.model.code_shape[:2] != here.rqvae.model.code_shape[:2]:
         other |= {"body_positions", "target_positions"}
     if not same_text:
@@ -171,7 +172,9 @@ def plan(
     kept = {
         name
         for name, shape in ours.items()
-        if theirs.get(name) == shape and _part(name) not in other
+        if theirs.get(name) == shape
+        and _part(name) not in other
+        and not (renumbered and _is_by_code(name))
     }
     if any(name not in kept for name in ours if _part(name) == "codebook"):
         kept -= {name for name in ours if _part(name) == "codebook"}
@@ -204,6 +207,11 @@ def given_sizes(there: ConfigDict, here: ConfigDict) -> tuple[int, ...]:
     """Returns the number of codes of a given codebook at each depth of the run."""
     model, depth = rqvae_model(there), rqvae_model(here).depth
     return (model.num_codes[0],) * depth if model.shared_codebook else model.sizes
+
+
+def _is_by_code(name: str) -> bool:
+    """Returns whether an array has a row, or a column, for each code."""
+    return _part(name) == "codebook" or name.split("/")[1].startswith(_BY_CODE)
 
 
 def _renumbered(there: ConfigDict, here: ConfigDict) -> bool:
