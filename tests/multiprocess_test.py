@@ -104,6 +104,7 @@ def model(workdir, stage):
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(one, two):
     for stage in ("rqvae", "transformer"):
         jax.tree.map(
@@ -113,6 +114,7 @@ def test_two_processes_train_what_one_does(one, two):
         )
 
 
+@pytest.mark.slow
 def test_metrics_and_pictures_are_written_once_and_equal(one, two):
     expected = json.loads((one / "samples/evaluation.json").read_text())
     found = json.loads((two / "samples/evaluation.json").read_text())
@@ -123,6 +125,7 @@ def test_metrics_and_pictures_are_written_once_and_equal(one, two):
         assert len(list((two / "tensorboard" / stage).glob("events*"))) == 1
 
 
+@pytest.mark.slow
 def test_each_process_encodes_shards_of_its_own(two):
     shards = sorted((two / "codes/train").glob("*.array_record"))
     assert len(shards) == 7  # of 700 images each, 4,500 in total
