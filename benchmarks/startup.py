@@ -72,7 +72,7 @@ def seconds_until(
             printed.append(line)
             if DEVICES.search(line):
                 found["devices"] = time.perf_counter() - start
-            if last.search(line):
+            if "first" not in found and last.search(line):
                 found["first"] = time.perf_counter() - start
                 if not to_end:
                     process.kill()
