@@ -27,7 +27,7 @@ from rq.parallel import sharding
 from rq.sampling import conditions, program
 from rq.sampling.order import make_order
 from rq.sampling.sampler import Sampler
-from rq.training import checkpoint
+from rq.training import checkpoint, given_model
 
 
 def config_of(condition="none", source="grey", dropout=0.1):
@@ -426,7 +426,8 @@ def test_programs_of_source_images_with_an_rqvae_of_their_own_trace(trained, onl
     config = config_of("class", source="lowres:2")
     config.transformer.source_rqvae = str(trained)
     config.transformer.online, config.sampling.batch_size = online, 16
-    config = source_rqvae.with_shapes(config, programs.source_config(config))
+    given = given_model.of_source_images(config)
+    config = source_rqvae.with_shapes(config, given.config)
     mesh = sharding.make_mesh(2, 2, 2)
     state, metrics = programs.train_step(config, "transformer", mesh).out_info
     assert metrics["loss"].shape == () and "source" in state.codebook

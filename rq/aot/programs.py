@@ -58,19 +58,9 @@ def make_stage(config, name: str, mesh):
         return RQVAEStage(config, mesh, nothing, _perceptual(config))
     online, source = config.transformer.online, None
     if config.transformer.source_rqvae:
-        source = _rqvae(source_config(config), online)
+        source = _rqvae(given_model.of_source_images(config).config, online)
     variables = _rqvae(config, online)[1]
     return TransformerStage(config, mesh, nothing, variables, source=source)
-
-
-def source_config(config):
-    """Returns the config of the RQ-VAE of source images, which may be untrained.
-
-    Raises:
-      ConfigError, FileNotFoundError: see `given_model.opened`.
-    """
-    field = "transformer.source_rqvae"
-    return given_model.opened(config.transformer.source_rqvae, field).config
 
 
 def _rqvae(config, encodes: bool):

@@ -26,6 +26,7 @@ from rq.aot import chips, compiled_report, programs  # noqa: E402
 from rq.cli import found_conditions, source_rqvae  # noqa: E402
 from rq.cli.flag import Flag  # noqa: E402
 from rq.config import ConfigError  # noqa: E402
+from rq.training import given_model  # noqa: E402
 
 CONFIG = "file"
 FLAGS = (
@@ -56,8 +57,8 @@ def run(values) -> int:
         raise ConfigError("rq aot needs --config=FILE and --topology=NAME")
     config = found_conditions.without_data(values.config)
     if config.transformer.source_rqvae:
-        found = programs.source_config(config)
-        config = source_rqvae.with_shapes(config, found)
+        given = given_model.of_source_images(config)
+        config = source_rqvae.with_shapes(config, given.config)
     make = compiled_report.make
     if values.batch == "fit":
         make = compiled_report.make_for_largest_batch

@@ -63,17 +63,7 @@ def _read(config: ConfigDict) -> tuple[ConfigDict, dict]:
 
     All processes do: Orbax, which reads run directories, waits for all of them.
     """
-    place = config.transformer.source_rqvae
-    given = given_model.opened(place, "transformer.source_rqvae")
-    if "rqvae" not in given.stages:
-        raise ConfigError(f"transformer.source_rqvae: {place} has no RQ-VAE")
-    for name in ("resolution", "channels"):
-        here, there = config.data[name], given.config.data[name]
-        if here != there:
-            raise ConfigError(
-                f"transformer.source_rqvae: data.{name} is {there} in {place}, {here} "
-                "here"
-            )
+    given = given_model.of_source_images(config)
     found = given.read("rqvae")
     return given.config, {name: found[name] for name in ("params", "codebook")}
 

@@ -64,6 +64,27 @@ def opened(place, field: str = "init_from") -> GivenModel:
     )
 
 
+def of_source_images(config: ConfigDict) -> GivenModel:
+    """Opens the model whose RQ-VAE encodes source images (`transformer.source_rqvae`).
+
+    Raises:
+      ConfigError: if it has no RQ-VAE, or one for other images; and see `opened`.
+      FileNotFoundError: if there is no such folder.
+    """
+    place = config.transformer.source_rqvae
+    given = opened(place, "transformer.source_rqvae")
+    if "rqvae" not in given.stages:
+        raise ConfigError(f"transformer.source_rqvae: {place} has no RQ-VAE")
+    for name in ("resolution", "channels"):
+        here, there = config.data[name], given.config.data[name]
+        if here != there:
+            raise ConfigError(
+                f"transformer.source_rqvae: data.{name} is {there} in {place}, {here} "
+                "here"
+            )
+    return given
+
+
 def _run(path: pathlib.Path, field: str) -> GivenModel:
     steps = {stage: checkpoint.latest_step(path / stage) for stage in STAGES}
     steps = {stage: step for stage, step in steps.items() if step is not None}
