@@ -64,10 +64,11 @@ def test_row_by_row_it_is_the_model_of_raster_order():
     fresh = model.init(KEY, codes, cond, codebook)["params"]["target_positions"]
     assert not jnp.any(fresh.unbox())
     params = params | {"target_positions": jnp.zeros((6, 16))}
+    forward = jax.jit(model.apply)
     for given in (None, in_raster(order)):
-        found = model.apply({"params": params}, codes, cond, codebook, order=given)
+        found = forward({"params": params}, codes, cond, codebook, order=given)
         np.testing.assert_array_equal(found, expected)
-    found = model.apply({"params": params}, codes, cond, codebook, order=order)
+    found = forward({"params": params}, codes, cond, codebook, order=order)
     assert not np.allclose(found, expected)
 
 
@@ -76,6 +77,7 @@ def test_each_position_sees_those_before_it_in_the_order_alone():
     order, codes = orders(1), random_codes(1)
     cond = jnp.array([[1, 4]])
 
+    @jax.jit
     def logits(codes):
         found = model.apply({"params": params}, codes, cond, codebook, order=order)
         return found.reshape(6, 2, -1)
@@ -382,6 +384,7 @@ def test_raster_order_draws_none():
     assert stage_of("raster")[0].drawn_order(4, 0, KEY) is None
 
 
+@pytest.mark.slow
 def test_the_loss_depends_on_the_order_and_is_of_the_same_codes():
     found = []
     for order in ("raster", "random"):

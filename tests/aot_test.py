@@ -376,10 +376,9 @@ needs_compiler = pytest.mark.skipif(
 SMALLEST = ("--config=configs/digits.py:tiny", "--config.mesh.fsdp=4")
 
 
+@pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize(
-    "program", ["transformer", pytest.param("sample", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("program", ["transformer", "sample"])
 def test_the_smallest_config_compiles_for_four_chips(program, tmp_path):
     out = tmp_path / "aot.json"
     printed = aot(
@@ -416,6 +415,7 @@ def test_several_slices_share_the_batch(tmp_path):
     assert "'nonsense'" in printed and "Traceback" not in printed
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_what_does_not_fit_is_reported_with_exit_code_1():
     printed = aot("--config=configs/imagenet.py:3.8B", "--topology=v5e:2x2", status=1)

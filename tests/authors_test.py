@@ -69,8 +69,7 @@ def one_device(path, **options) -> Experiment:
 def weights(module, seed=0):
     """Returns random variables of a module."""
     if hasattr(module, "resolution"):
-        side = module.resolution
-        inputs = (jnp.zeros((1, side, side, module.image_channels)),)
+        inputs = (jnp.zeros((1, *module.image_shape)),)
     else:
         codes = jnp.zeros((1, *module.code_shape), jnp.int32)
         inputs = (codes, None, jnp.zeros((max(module.num_codes), module.input_dim)))

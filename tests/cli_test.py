@@ -366,6 +366,7 @@ def test_the_program_is_quick_to_list_its_commands():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
 
 
+@pytest.mark.slow
 def test_overrides_of_sampling_change_samples_as_flags_do(trained, tmp_path):
     def sample(*args):
         out = tmp_path / "samples.png"

@@ -171,6 +171,7 @@ def started(config, source, run, devices=1):
     return stage, state, next(data)
 
 
+@pytest.mark.slow
 def test_the_batches_that_k_means_reads_are_trained_on(images, tmp_path):
     changes = {"rqvae.codebook_init": "kmeans", "rqvae.codebook_batches": 3}
     random = started(changed({}), images, tmp_path)
@@ -190,7 +191,9 @@ def test_the_batches_that_k_means_reads_are_trained_on(images, tmp_path):
     assert losses[0] < losses[1]
 
 
-@pytest.mark.parametrize("sizes", [(8,), (12, 20)])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param((8,), marks=pytest.mark.slow), (12, 20)]
+)
 def test_a_given_codebook_is_resized(trained, images, tmp_path, sizes):
     changes = {"init_from": str(trained), "rqvae.model.num_codes": sizes}
     own = len(sizes) > 1

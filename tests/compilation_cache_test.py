@@ -72,6 +72,7 @@ def entries(folder):
     return sorted(pathlib.Path(folder).glob("jit_step-*-cache"))
 
 
+@pytest.mark.slow
 def test_results_are_the_same_bits_with_a_new_a_used_a_damaged_and_no_cache(tmp_path):
     folder, new, digest, _ = run(tmp_path)
     assert folder.startswith(f"{tmp_path}/rq/programs/")

@@ -51,6 +51,7 @@ assert 'tensorflow' not in sys.modules
     assert run(code) == 0
 
 
+@pytest.mark.slow
 def test_the_first_of_two_processes_to_prepare_a_set_wins(tmp_path, monkeypatch):
     load = digits.load
 
@@ -66,6 +67,7 @@ def test_the_first_of_two_processes_to_prepare_a_set_wins(tmp_path, monkeypatch)
     assert [p.name for p in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_is_done_again(tmp_path):
     code = f"""
 import os

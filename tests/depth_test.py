@@ -175,6 +175,7 @@ def test_a_fraction_of_images_is_read_to_each_depth():
     assert stage.drawn_depths(4000, KEY) is None
 
 
+@pytest.mark.slow
 def test_depth_dropout_is_trained_with():
     """Dropping all images to a drawn depth gives the loss of these depths."""
     losses = []

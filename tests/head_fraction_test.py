@@ -39,7 +39,15 @@ def shapes(function, *args):
     return str(jax.make_jaxpr(function)(*args))
 
 
-@pytest.mark.parametrize("fraction, number", [(1e-6, 1), (0.25, 4), (0.3, 5), (1, 16)])
+@pytest.mark.parametrize(
+    "fraction, number",
+    [
+        pytest.param(1e-6, 1, marks=pytest.mark.slow),
+        (0.25, 4),
+        pytest.param(0.3, 5, marks=pytest.mark.slow),
+        pytest.param(1, 16, marks=pytest.mark.slow),
+    ],
+)
 def test_the_number_of_positions_is_fixed_and_at_least_one(fraction, number):
     stage, batch, state = make(fraction)
     assert trained_positions(stage.config) == number

@@ -147,6 +147,7 @@ def test_a_killed_job_resumes_and_ends_the_same(
     assert not left_over(interrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_parts_and_devices_do_not_change_the_samples(
     experiment, with_features, tmp_path, small_parts, monkeypatch, keep
@@ -395,6 +396,7 @@ def test_reference_statistics_are_kept_by_what_they_are_of(
         references.find_reference(experiment, extractor, "tain", tmp_path)
 
 
+@pytest.mark.slow
 def test_eval_mode_writes_samples_metrics_and_a_report(with_features, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(with_features, workdir)
@@ -419,6 +421,7 @@ def test_eval_mode_writes_samples_metrics_and_a_report(with_features, tmp_path):
         assert message in printed and "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_parts_that_the_next_one_uses(with_features, tmp_path):
     """Signal 9 comes after the first part is written."""
     workdir = tmp_path / "killed"

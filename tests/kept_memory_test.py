@@ -38,6 +38,7 @@ def run(**variables) -> tuple[bool, int]:
     return enabled == "True", int(faults)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the settings")
 def test_a_step_touches_no_new_memory():
     enabled, faults = run(JAX_PLATFORMS="cpu")

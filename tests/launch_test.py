@@ -198,12 +198,14 @@ esac
         ("0", 1, 1, 0),
         ("143 0", 1, 2, 0),  # saved, the slice is still there
         ("gone 0", 2, 2, 0),
-        ("75 gone 143 0", 2, 4, 0),
-        ("gone 1", 2, 2, 1),  # an error
+        pytest.param("75 gone 143 0", 2, 4, 0, marks=pytest.mark.slow),
+        pytest.param("gone 1", 2, 2, 1, marks=pytest.mark.slow),  # an error
         ("runs,75 0", 1, 2, 0),  # the first host waits for the second, which is lost
-        ("75,1", 1, 1, 1),  # an error on the second host, by which the first one ends
-        ("134,75 143,0 0", 1, 3, 0),
-        ("0,dead 0", 1, 2, 0),  # it was started on one host only
+        # An error on the second host, by which the first one ends.
+        pytest.param("75,1", 1, 1, 1, marks=pytest.mark.slow),
+        pytest.param("134,75 143,0 0", 1, 3, 0, marks=pytest.mark.slow),
+        # It was started on one host only.
+        pytest.param("0,dead 0", 1, 2, 0, marks=pytest.mark.slow),
         ("unreachable,143 0", 1, 2, 0),
     ],
 )

@@ -76,7 +76,11 @@ def test_one_level_is_the_sampler_of_several_positions_at_once():
 
 @pytest.mark.parametrize(
     ("length", "guided", "mask"),
-    [(1, False, "all"), (3, True, "all"), (1, True, "left")],
+    [
+        pytest.param(1, False, "all", marks=pytest.mark.slow),
+        (3, True, "all"),
+        (1, True, "left"),
+    ],
 )
 def test_each_code_is_that_of_the_whole_forward_pass(length, guided, mask):
     """Given the others as deep as they are, and the position's own coarse codes."""

@@ -197,10 +197,9 @@ def test_every_variant_of_the_networks_survives_saving(fields, tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal, found, variables["transformer"]["params"]
     )
-    ours, theirs = (
-        rqvae_model(config).apply(v, np.zeros((1, 8, 8, 1), np.float32))[:2]
-        for v in (variables["rqvae"], saved.variables("rqvae"))
-    )
+    image = np.zeros((1, 8, 8, 1), np.float32)
+    forward = jax.jit(lambda v: rqvae_model(config).apply(v, image)[:2])
+    ours, theirs = forward(variables["rqvae"]), forward(saved.variables("rqvae"))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 

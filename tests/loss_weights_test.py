@@ -217,6 +217,7 @@ def test_the_weight_of_text_shares_the_gradient_with_the_image():
     assert not body.any()  # the image's loss does not see the text's logits
 
 
+@pytest.mark.slow
 def test_randomness_of_a_step_follows_its_number():
     """Two steps at the same parameters, of one key: other codes, another dropout."""
     config = tiny()

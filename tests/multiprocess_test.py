@@ -163,8 +163,8 @@ FOUR_DEVICES = {
 }
 
 
-@pytest.mark.parametrize("before", [0, 1000])
-@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("before", [0, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_sigterm_stops_all_processes_at_the_same_point(tmp_path, before, number):
     """The signal may come before the first step, or in a later stage."""
     started = together.start(
@@ -236,7 +236,7 @@ def test_one_process_takes_the_rqvae_of_source_images(trained, tmp_path, is_save
     "how, first, second",
     [
         ("all", {1}, 1),
-        ("mistake", {75, -6}, 1),
+        pytest.param("mistake", {75, -6}, 1, marks=pytest.mark.slow),
         pytest.param("killed", {75, -6}, -9, marks=pytest.mark.slow),
     ],
 )

@@ -95,6 +95,7 @@ def test_sampling_from_the_workdir_alone(trained, tmp_path):
     np.testing.assert_array_equal(split["codes"], first["codes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "many.npz"])
 def test_samples_are_written_as_files_or_one_archive(trained, tmp_path, kind):
     out, known = tmp_path / kind, tmp_path / "grid.png"
@@ -121,6 +122,7 @@ def test_samples_are_written_as_files_or_one_archive(trained, tmp_path, kind):
     assert "is not empty" in error and "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_completing_an_image_and_codes(trained, tmp_path):
     """What the mask leaves stays; of it, the depths that are kept."""
 
@@ -160,6 +162,7 @@ def test_samples_do_not_depend_on_devices_or_batches(trained, sizes):
         assert array.sharding.is_equivalent_to(divided, array.ndim)
 
 
+@pytest.mark.slow
 def test_weights_of_half_the_size_give_nearly_the_same_distribution(trained):
     """Restored as bfloat16: logits of the first code, and samples that are images."""
     whole = Experiment(trained)
@@ -195,6 +198,7 @@ def test_weights_that_are_not_finite_are_reported(trained):
         broken = [variables, broken[1] | {"params": bad}]
 
 
+@pytest.mark.slow
 def test_rejection_by_a_named_resnet(trained, tmp_path):
     shapes = resnet_test.golden("basic")[0]
     state = resnet_test.make.weights(shapes)
@@ -212,6 +216,7 @@ def test_rejection_by_a_named_resnet(trained, tmp_path):
         classifier.from_file(file, 1000)
 
 
+@pytest.mark.slow
 def test_classes_are_ranked_by_exact_likelihood(trained, tmp_path):
     rng = np.random.default_rng(0)
     for name in "ab":
@@ -263,14 +268,24 @@ def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path)
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--mode=sample", "--classes=11"], "classes"),
+        pytest.param(
+            ["--mode=sample", "--classes=11"], "classes", marks=pytest.mark.slow
+        ),
         (["--mode=sample", "--top_p=2"], "top_p"),
-        (["--mode=sample", "--top_k=x"], "top_k"),
-        (["--mode=sample", "--guidance=2"], "condition_dropout"),
+        pytest.param(["--mode=sample", "--top_k=x"], "top_k", marks=pytest.mark.slow),
+        pytest.param(
+            ["--mode=sample", "--guidance=2"],
+            "condition_dropout",
+            marks=pytest.mark.slow,
+        ),
         (["--mode=sample", "--complete=no.png"], "no.png"),
         (["--mode=sample", "--keep=0.5"], "--config.stages=features"),
-        (["--mode=sample", "--out=samples.jpg"], ".png"),
-        (["--mode=sample", "--mesh=tensr=2"], "tensr=2"),
+        pytest.param(
+            ["--mode=sample", "--out=samples.jpg"], ".png", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["--mode=sample", "--mesh=tensr=2"], "tensr=2", marks=pytest.mark.slow
+        ),
         (["--mode=sample", "--mesh=tensor=2"], "1 device"),
         (["--mode=train"], "--config"),
     ],
@@ -316,6 +331,7 @@ def test_killed_at_any_moment_it_ends_bit_for_bit_the_same(
         assert_same(killed, undisturbed)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_next_run_goes_on(trained, data_dir, tmp_path):
     workdir = tmp_path / "stopped"
     process = start(TINY, f"--workdir={workdir}", data_dir=data_dir)
@@ -332,6 +348,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(trained, data_dir, tmp_path):
         assert_same(stopped, undisturbed)
 
 
+@pytest.mark.slow
 def test_encoding_anew_gives_the_same_codes(trained, data_dir, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)

@@ -232,6 +232,7 @@ def on_a_terminal(command, rows=24, columns=90):
     return sent.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows, columns", [(24, 90), (0, 0)], ids=["sized", "unsized"])
 def test_a_terminal_shows_one_bar_with_lines_above_it(tmp_path, rows, columns):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
@@ -248,6 +249,7 @@ def test_a_terminal_shows_one_bar_with_lines_above_it(tmp_path, rows, columns):
         assert noise not in sent
 
 
+@pytest.mark.slow
 def test_a_file_gets_a_line_every_few_steps(tmp_path):
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     found = subprocess.run(

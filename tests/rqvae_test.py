@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The RQ-VAE as one module: shapes, gradients, and where the codebook lives."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,11 @@ def make(**changes):
         code_shape=(4, 4, 3),
         num_codes=(8,),
     )
-    model = RQVAE(**(settings | changes))
+    return initial(RQVAE(**(settings | changes)))
+
+
+@functools.cache
+def initial(model):
     shape = (2, 8, 8, model.image_channels)
     images = jax.random.uniform(jax.random.key(1), shape, minval=-1)
     return model, nn.unbox(jax.jit(model.init)(jax.random.key(0), images)), images
@@ -64,16 +70,12 @@ def test_shapes_and_dtypes_of_every_method(changes, embedding):
 
 def test_training_returns_the_codebook_and_evaluation_leaves_it():
     model, variables, images = make()
-    _, updated = model.apply(
-        variables,
-        images,
-        train=True,
-        mutable=["codebook"],
-        rngs={"codebook": jax.random.key(0)},
-    )
+    apply = functools.partial(model.apply, mutable=["codebook"])
+    train = jax.jit(functools.partial(apply, train=True))
+    _, updated = train(variables, images, rngs={"codebook": jax.random.key(0)})
     before, after = variables["codebook"]["state"], updated["codebook"]["state"]
     assert (before.embedding != after.embedding).any()
-    _, left = model.apply(variables, images, mutable=["codebook"])
+    _, left = jax.jit(apply)(variables, images)
     jax.tree.map(np.testing.assert_array_equal, left["codebook"], variables["codebook"])
 
 

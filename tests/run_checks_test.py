@@ -205,6 +205,7 @@ def test_the_first_image_of_each_split_has_the_size_that_is_needed(
 # The whole program.
 
 
+@pytest.mark.slow
 def test_a_moved_data_set_needs_no_editing(trained, data_dir, tmp_path):
     """Nor do other settings that may change: the run takes them from the flags."""
     workdir, moved = tmp_path / "run", tmp_path / "moved"

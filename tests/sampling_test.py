@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters keep exactly the right codes; a sample depends on its key alone."""
 
+import functools
+
 import flax.linen as nn
 import hypothesis
 import jax
@@ -44,13 +46,18 @@ def tiny(scale=3, **changes):
         head=stack,
     )
     model = RQTransformer(**(settings | changes))
-    codebook = jax.random.normal(jax.random.key(1), (8, 4))
-    if len(model.num_codes) > 1:
-        codebook = jax.random.normal(jax.random.key(1), (2, 8, 4))
+    params, codebook = initial(model)
+    return model, jax.tree.map(lambda x: scale * x, params), codebook
+
+
+@functools.cache
+def initial(model):
+    """Returns a model's first parameters, and a codebook."""
+    shape = (8, 4) if len(model.num_codes) == 1 else (2, 8, 4)
+    codebook = jax.random.normal(jax.random.key(1), shape)
     codes = jnp.zeros((1, *model.code_shape), jnp.int32)
     variables = jax.jit(model.init)(jax.random.key(0), codes, None, codebook)
-    params = jax.tree.map(lambda x: scale * x, nn.unbox(variables["params"]))
-    return model, params, codebook
+    return nn.unbox(variables["params"]), codebook
 
 
 @hypothesis.given(

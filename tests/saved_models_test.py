@@ -44,6 +44,7 @@ def codes_of(path):
         return found["codes"]
 
 
+@pytest.mark.slow
 def test_commands_give_the_same_on_a_saved_folder_as_on_its_run(saved, trained, capsys):
     image = pathlib.Path("noise.png")
     noise = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)

@@ -246,7 +246,14 @@ def trained_step(condition="none"):
     return stage, state, batch
 
 
-@pytest.mark.parametrize("condition", ["none", "class", "class_text"])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "none",
+        pytest.param("class", marks=pytest.mark.slow),
+        pytest.param("class_text", marks=pytest.mark.slow),
+    ],
+)
 def test_decoding_with_a_source_is_teacher_forcing(condition):
     stage, state, batch = trained_step(condition)
     cond = conditions.make(stage.config, batch)
@@ -268,6 +275,7 @@ def test_decoding_with_a_source_is_teacher_forcing(condition):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_in_any_order_a_source_is_read_as_in_training_and_in_groups():
     config = config_of()
     config.transformer.order = "random"
@@ -360,6 +368,7 @@ def test_a_sample_of_a_source_is_a_function_of_seed_and_index(guidance):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     config = config_of("class")
     config.transformer.optimizer.eps = 1.0
@@ -508,6 +517,7 @@ def test_a_resumed_run_is_that_without_a_break(paired, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, two, one)
 
 
+@pytest.mark.slow
 def test_samples_are_measured_beside_the_true_images(paired):
     config = from_json((paired / "config.json").read_text())
     found = pairs.evaluate(Experiment(paired, one_device(), config=config), 5)

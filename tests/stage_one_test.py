@@ -201,6 +201,7 @@ def test_before_its_start_the_discriminator_changes_nothing():
     assert any(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_to_tell_and_its_losses_are_weighed():
     _, history = plain_adversary()
     gap = [m["logits/real"] - m["logits/fake"] for m in history]
@@ -295,6 +296,7 @@ class Pixels:
         return Found(images[:, ::5, ::5].reshape(len(images), -1)[:, :6], None, None)
 
 
+@pytest.mark.slow
 def test_further_distances_of_reconstructions_by_depth(evaluated):
     """rFID between sets of uint8 images; LPIPS as evaluation has that of the loss."""
     stage, reconstructor, state, batches = evaluated

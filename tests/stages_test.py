@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the train steps of both stages, on one or eight devices, with microbatches."""
 
+import functools
 import importlib.util
 import math
 import pathlib
@@ -14,7 +15,7 @@ import optax.contrib
 import pytest
 from program import OPTIMIZED
 
-from rq.config import ConfigError, SamplingConfig
+from rq.config import ConfigError, SamplingConfig, from_json, to_json
 from rq.data.pixels import to_float
 from rq.models.build import condition_sizes
 from rq.models.networks import discriminator
@@ -43,6 +44,14 @@ def one_device():
     return sharding.make_mesh(devices=jax.devices()[:1])
 
 
+@functools.cache
+def rqvae_variables(config):
+    """Returns those of an untrained RQ-VAE, for the text of a config."""
+    stage = RQVAEStage(from_json(config), one_device(), lambda: iter([]))
+    key = jax.random.split(jax.random.key(0), 3)[0]
+    return sharding.unbox(jax.jit(stage.init)(key)).model_variables()
+
+
 def make_stage(name, config, mesh):
     """Returns a stage and a batch for it."""
     keys = jax.random.split(jax.random.key(0), 3)
@@ -51,9 +60,10 @@ def make_stage(name, config, mesh):
         image = jax.random.uniform(keys[0], (BATCH, 16, 16, 1), minval=-1)
         batch = {"image": np.asarray(image), "label": label}
         return RQVAEStage(config, mesh, lambda: iter([])), batch
-    rqvae = RQVAEStage(config, mesh, lambda: iter([]))
-    state = sharding.unbox(jax.jit(rqvae.init)(keys[0]))
-    stage = TransformerStage(config, mesh, lambda: iter([]), state.model_variables())
+    alone = tiny()
+    alone.update(data=config.data.to_dict(), rqvae=config.rqvae.to_dict())
+    variables = rqvae_variables(to_json(alone))
+    stage = TransformerStage(config, mesh, lambda: iter([]), variables)
     shape = (BATCH, *stage.model.code_shape)
     codes = jax.random.randint(keys[1], shape, 0, 16)
     features = jax.random.normal(keys[2], (*shape[:-1], stage.model.input_dim))
@@ -101,7 +111,9 @@ def smooth_leaky_relu(x, slope):
     return slope * x + (1 - slope) * jax.nn.softplus(4 * x) / 4
 
 
-@pytest.mark.parametrize("name", ["rqvae", "transformer"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("rqvae", marks=pytest.mark.slow), "transformer"]
+)
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -166,7 +178,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(microbatches):
     np.testing.assert_allclose(parts[2]["loss"], whole[2]["loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["rqvae", "transformer"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("rqvae", marks=pytest.mark.slow), "transformer"]
+)
 def test_a_stage_trains_with_accumulation(name):
     config = tiny()
     config[name].grad_accum_steps = 2
@@ -174,7 +188,9 @@ def test_a_stage_trains_with_accumulation(name):
     assert state.step == 1 and np.isfinite(metrics["loss"])
 
 
-@pytest.mark.parametrize("name", ["rqvae", "transformer"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("rqvae", marks=pytest.mark.slow), "transformer"]
+)
 def test_the_loss_falls_on_one_batch(name):
     config = tiny()
     config[name].optimizer.learning_rate = 3e-3
@@ -184,16 +200,8 @@ def test_the_loss_falls_on_one_batch(name):
     assert history[-1]["loss"] < 0.9 * history[0]["loss"]
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        "muon",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in sorted(optim.OPTIMIZERS.keys() - {"muon"})
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", sorted(optim.OPTIMIZERS))
 def test_every_optimizer_learns_a_batch_on_several_devices(optimizer):
     config = tiny()
     rates = {"sgd": 0.3, "lion": 1e-3}
@@ -286,6 +294,7 @@ def test_muon_refuses_what_has_no_transformer():
         )
 
 
+@pytest.mark.slow
 def test_the_moving_average_follows_the_parameters():
     config = tiny()
     config.transformer.optimizer.ema = 0.5
@@ -327,14 +336,9 @@ def test_codes_are_sampled_with_stochastic_codes(stochastic):
         np.testing.assert_array_equal(codes, batch["codes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "soft, stochastic, text",
-    [
-        (1, 1, 1),
-        pytest.param(1, 0, 0, marks=pytest.mark.slow),
-        pytest.param(0, 1, 0, marks=pytest.mark.slow),
-        pytest.param(0, 0, 1, marks=pytest.mark.slow),
-    ],
+    "soft, stochastic, text", [(1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
 )
 def test_the_loss_of_microbatches_is_the_loss_of_all_positions(soft, stochastic, text):
     """Each of four microbatches has a quarter of the positions."""
@@ -400,7 +404,9 @@ def test_soft_loss_is_that_of_enumerating_every_code(stochastic, temperature):
         np.testing.assert_allclose(metrics[f"loss/depth_{depth}"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize(
+    "fraction", [0.5, *(pytest.param(x, marks=pytest.mark.slow) for x in (0.0, 0.999))]
+)
 def test_conditions_are_left_out_for_guidance(fraction):
     config = tiny()
     config.transformer.condition_dropout = fraction
@@ -440,6 +446,7 @@ def test_guidance_needs_a_model_that_was_trained_for_it():
     assert np.isfinite(images).all()
 
 
+@pytest.mark.slow
 def test_text_weighs_its_next_token_loss():
     config = tiny()
     config.transformer.condition = "text"
@@ -572,6 +579,7 @@ def test_text_trains_and_samples_with_guidance(condition):
     assert codes.shape == (2, 4, 4, 2)
 
 
+@pytest.mark.slow
 def test_online_the_step_is_that_on_stored_codes():
     """Compares encoding images in the step with codes stored before."""
     config = tiny()

@@ -214,6 +214,7 @@ def test_processes_that_were_killed_resume_bit_for_bit(tmp_path):
         assert_same(fit(Toy(steps), workdir), undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_nothing(tmp_path, number):
     """Signal 9 comes during steps, copies and writes; a large state makes them slow.
@@ -237,6 +238,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path, number):
     )
 
 
+@pytest.mark.slow
 def test_an_incomplete_checkpoint_is_ignored(tmp_path):
     """Signal 9 comes while the second checkpoint, of some 50 MB, is written."""
     steps, outputs = 4, 800_000

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transformer's structure: causality, scanned layers, rematerialisation, errors."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,11 @@ def make(**changes):
         body=stack,
         head=stack,
     )
-    model = RQTransformer(**(settings | changes))
+    return initial(RQTransformer(**(settings | changes)))
+
+
+@functools.cache
+def initial(model):
     codes = jax.random.randint(jax.random.key(2), (2, 2, 2, 3), 0, 6)
     codebook = jax.random.normal(jax.random.key(1), (6, 4))
     shape = (2,) if model.condition_length == 1 else (2, model.condition_length)
@@ -50,8 +56,9 @@ def test_a_code_influences_exactly_the_codes_after_it():
 
 def test_the_condition_influences_every_code():
     model, variables, (codes, cond, codebook) = make()
-    before = model.apply(variables, codes, cond, codebook)
-    after = model.apply(variables, codes, (cond + 1) % 5, codebook)
+    forward = jax.jit(model.apply)
+    before = forward(variables, codes, cond, codebook)
+    after = forward(variables, codes, (cond + 1) % 5, codebook)
     assert (np.abs(after - before).max(axis=-1) > 1e-6).all()
 
 
@@ -59,8 +66,8 @@ def test_no_condition_is_the_start_token():
     model, variables, (codes, _, codebook) = make(num_conditions=1)
     zeros = jnp.zeros(2, jnp.int32)
     np.testing.assert_array_equal(
-        model.apply(variables, codes, None, codebook),
-        model.apply(variables, codes, zeros, codebook),
+        jax.jit(model.apply)(variables, codes, None, codebook),
+        jax.jit(model.apply)(variables, codes, zeros, codebook),
     )
 
 
@@ -70,8 +77,8 @@ def test_unrolled_layers_are_the_scanned_ones():
     assert unrolled.precision == "float32"
     assert set(params["body_stack"]) == {"blocks_0", "blocks_1"}
     np.testing.assert_allclose(
-        unrolled.apply({"params": params}, *arguments),
-        model.apply(variables, *arguments),
+        jax.jit(unrolled.apply)({"params": params}, *arguments),
+        jax.jit(model.apply)(variables, *arguments),
         rtol=1e-5,
         atol=1e-5,
     )
@@ -93,9 +100,9 @@ def test_unrolled_layers_are_the_scanned_ones():
 def test_weights_for_decoding_give_nearly_the_same_logits(precision, nearly, changes):
     """In units of the logits' own spread; int8 weights are stored as int8."""
     model, variables, arguments = make(**changes)
-    expected = model.apply(variables, *arguments)
+    expected = jax.jit(model.apply)(variables, *arguments)
     decoder, params = unroll(model, variables["params"], precision)
-    found = decoder.apply({"params": params}, *arguments)
+    found = jax.jit(decoder.apply)({"params": params}, *arguments)
     assert found.dtype == jnp.float32
     real = expected > -1e5  # of codes that exist
     error = jnp.std((found - expected)[real]) / jnp.std(expected[real])
@@ -135,14 +142,10 @@ def test_rematerialisation_changes_no_gradient(remat):
 
 def test_dropout_needs_its_key_and_changes_logits():
     model, variables, arguments = make()
-    plain = model.apply(variables, *arguments)
+    plain = jax.jit(model.apply)(variables, *arguments)
+    forward = jax.jit(functools.partial(model.apply, deterministic=False))
     dropped = [
-        model.apply(
-            variables,
-            *arguments,
-            deterministic=False,
-            rngs={"dropout": jax.random.key(seed)},
-        )
+        forward(variables, *arguments, rngs={"dropout": jax.random.key(seed)})
         for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(dropped[0], dropped[1])
@@ -151,7 +154,7 @@ def test_dropout_needs_its_key_and_changes_logits():
 
 def test_logits_are_float32_in_bfloat16_compute():
     model, variables, arguments = make(dtype="bfloat16")
-    assert model.apply(variables, *arguments).dtype == jnp.float32
+    assert jax.jit(model.apply)(variables, *arguments).dtype == jnp.float32
     for leaf in jax.tree.leaves(variables):
         assert leaf.dtype == jnp.float32
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Variants of the quantizer: the maths of each, and an RQ-VAE that trains with it."""
 
+import functools
+
 import flax.linen as nn
 import hypothesis
 import jax
@@ -41,7 +43,11 @@ every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIAN
 
 
 def make(changes):
-    model = RQVAE(**(TINY | changes))
+    return initial(RQVAE(**(TINY | changes)))
+
+
+@functools.cache
+def initial(model):
     images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3), minval=-1)
     return model, nn.unbox(jax.jit(model.init)(jax.random.key(0), images)), images
 
@@ -94,7 +100,7 @@ def train(model, variables, images, steps, entropy_weight=0.0):
         pytest.param(
             changes,
             id=name,
-            marks=[pytest.mark.slow] if name in ("plain", "own", "cosine") else [],
+            marks=[] if name == "residual" else [pytest.mark.slow],
         )
         for name, changes in VARIANTS.items()
     ],
@@ -286,6 +292,7 @@ def test_entropy_regularisation_equals_its_definition(seed, depth, own):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_entropy_regularisation_trains_and_reaches_the_encoder_alone():
     model, variables, images = make({})
     z = run(model, variables, "encode", images)
