@@ -216,6 +216,7 @@ def test_safetensors_hold_the_same_arrays_and_come_back(converted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_safetensors_beside_a_config_file_are_read(tmp_path):
     folder, place = write_pair(small_config("class"), tmp_path / "pair"), "transformer"
     path = folder / place / "model.pt"

@@ -221,7 +221,15 @@ def test_modes_are_commands(capsys):
 # Overrides in a run directory.
 
 
-@pytest.mark.parametrize("command", RUN_COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        name
+        if name in ("sample", "evaluate")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in RUN_COMMANDS
+    ],
+)
 def test_a_command_takes_the_fields_that_say_so_and_refuses_all_others(
     command, workdir, monkeypatch
 ):

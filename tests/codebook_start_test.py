@@ -191,9 +191,8 @@ def test_the_batches_that_k_means_reads_are_trained_on(images, tmp_path):
     assert losses[0] < losses[1]
 
 
-@pytest.mark.parametrize(
-    "sizes", [pytest.param((8,), marks=pytest.mark.slow), (12, 20)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(8,), (12, 20)])
 def test_a_given_codebook_is_resized(trained, images, tmp_path, sizes):
     changes = {"init_from": str(trained), "rqvae.model.num_codes": sizes}
     own = len(sizes) > 1

@@ -25,7 +25,10 @@ for name in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     "modules, folder",
-    [([f"rq.{name}" for name in MODULES], ROOT), (BENCHMARKS, ROOT / "benchmarks")],
+    [
+        ([f"rq.{name}" for name in MODULES], ROOT),
+        pytest.param(BENCHMARKS, ROOT / "benchmarks", marks=pytest.mark.slow),
+    ],
     ids=["rq", "benchmarks"],
 )
 def test_importing_needs_no_tensorflow(modules, folder):

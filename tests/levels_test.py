@@ -78,7 +78,7 @@ def test_one_level_is_the_sampler_of_several_positions_at_once():
     ("length", "guided", "mask"),
     [
         pytest.param(1, False, "all", marks=pytest.mark.slow),
-        (3, True, "all"),
+        pytest.param(3, True, "all", marks=pytest.mark.slow),
         (1, True, "left"),
     ],
 )

@@ -163,7 +163,10 @@ def changed(config, **fields):
             rqvae__model__num_codes=(8, 6),
             transformer__model__shared_classifier=False,
         ),
-        dict(rqvae__model__cosine=True, rqvae__model__shared_codebook=False),
+        pytest.param(
+            dict(rqvae__model__cosine=True, rqvae__model__shared_codebook=False),
+            marks=pytest.mark.slow,
+        ),
         dict(
             rqvae__model__fsq_levels=(3, 3),
             rqvae__model__num_codes=(9,),
@@ -171,10 +174,16 @@ def changed(config, **fields):
             rqvae__model__code_shape=(8, 8, 2),
             rqvae__model__shared_codebook=False,
         ),
-        dict(
-            transformer__model__body__norm="rms", transformer__model__head__norm="rms"
+        pytest.param(
+            dict(
+                transformer__model__body__norm="rms",
+                transformer__model__head__norm="rms",
+            ),
+            marks=pytest.mark.slow,
         ),
-        dict(transformer__model__body__qk_norm=True),
+        pytest.param(
+            dict(transformer__model__body__qk_norm=True), marks=pytest.mark.slow
+        ),
         dict(
             transformer__model__shared_classifier=False,
             transformer__model__body_from_codebook=False,

@@ -188,6 +188,7 @@ def transformer_gradients(**changes):
     return grads, metrics
 
 
+@pytest.mark.slow
 def test_the_z_loss_is_added_to_the_loss_and_its_gradient():
     hard = dict(loss__soft_targets=False, loss__stochastic_codes=False)
     plain, plain_metrics = transformer_gradients(**hard)

@@ -76,6 +76,7 @@ def test_figures_are_the_libraries_to_the_printed_digit(figures):
     assert found.coverage == pytest.approx(figures["prdc_coverage"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_all_metrics_of_two_sets_are_the_libraries(figures):
     """The Inception score uses the images in another order."""
     made, real = (features_of(x) for x in make.features())

@@ -271,7 +271,7 @@ def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path)
         pytest.param(
             ["--mode=sample", "--classes=11"], "classes", marks=pytest.mark.slow
         ),
-        (["--mode=sample", "--top_p=2"], "top_p"),
+        pytest.param(["--mode=sample", "--top_p=2"], "top_p", marks=pytest.mark.slow),
         pytest.param(["--mode=sample", "--top_k=x"], "top_k", marks=pytest.mark.slow),
         pytest.param(
             ["--mode=sample", "--guidance=2"],
@@ -279,14 +279,20 @@ def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path)
             marks=pytest.mark.slow,
         ),
         (["--mode=sample", "--complete=no.png"], "no.png"),
-        (["--mode=sample", "--keep=0.5"], "--config.stages=features"),
+        pytest.param(
+            ["--mode=sample", "--keep=0.5"],
+            "--config.stages=features",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["--mode=sample", "--out=samples.jpg"], ".png", marks=pytest.mark.slow
         ),
         pytest.param(
             ["--mode=sample", "--mesh=tensr=2"], "tensr=2", marks=pytest.mark.slow
         ),
-        (["--mode=sample", "--mesh=tensor=2"], "1 device"),
+        pytest.param(
+            ["--mode=sample", "--mesh=tensor=2"], "1 device", marks=pytest.mark.slow
+        ),
         (["--mode=train"], "--config"),
     ],
 )

@@ -21,11 +21,15 @@ def xla_flags(devices: int = 1, optimize: bool = False) -> str:
         does not optimize, and loops come from XLA's older emitters: half the time to
         compile. XLA's own passes stay as they are.
     """
-    count = f"--xla_force_host_platform_device_count={devices}"
+    # A program is compiled by one thread, since each core runs tests of its own.
+    flags = (
+        f"--xla_force_host_platform_device_count={devices}"
+        " --xla_cpu_parallel_codegen_split_count=1"
+    )
     if optimize:
-        return f"{count} --xla_backend_optimization_level=1"
+        return f"{flags} --xla_backend_optimization_level=1"
     return (
-        f"{count} --xla_backend_optimization_level=0"
+        f"{flags} --xla_backend_optimization_level=0"
         " --xla_cpu_use_fusion_emitters=false"
     )
 

@@ -22,6 +22,10 @@ CASES = dict(
 )
 few = hypothesis.settings(max_examples=8, deadline=None)
 
+residual_quantize = jax.jit(
+    quantizer.residual_quantize, static_argnames=("depth", "sizes")
+)
+
 
 def draw(seed, shape, num_codes, channels, depth, own):
     """Vectors, a codebook and the arguments that say its form."""
@@ -41,7 +45,7 @@ def draw(seed, shape, num_codes, channels, depth, own):
 @few
 def test_codes_are_nearest_by_brute_force_in_float64(**case):
     z, codebook, form = draw(**case)
-    codes, sums = quantizer.residual_quantize(z, codebook, **form)
+    codes, sums = residual_quantize(z, codebook, **form)
     residual = np.asarray(z, np.float64)
     for d in range(form["depth"]):
         book = np.asarray(codebook.embedding, np.float64)
@@ -58,7 +62,7 @@ def test_codes_are_nearest_by_brute_force_in_float64(**case):
 @few
 def test_running_sums_telescope_to_the_looked_up_codes(**case):
     z, codebook, form = draw(**case)
-    codes, sums = quantizer.residual_quantize(z, codebook, **form)
+    codes, sums = residual_quantize(z, codebook, **form)
     vectors = quantizer.embed(codes, codebook.embedding)
     expected = jnp.moveaxis(jnp.cumsum(vectors, axis=-2), -2, 0)
     np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)
@@ -69,8 +73,8 @@ def test_running_sums_telescope_to_the_looked_up_codes(**case):
 def test_permuting_the_batch_permutes_the_codes(**case):
     z, codebook, form = draw(**case)
     order = np.random.default_rng(case["seed"]).permutation(len(z))
-    codes, _ = quantizer.residual_quantize(z, codebook, **form)
-    permuted, _ = quantizer.residual_quantize(z[order], codebook, **form)
+    codes, _ = residual_quantize(z, codebook, **form)
+    permuted, _ = residual_quantize(z[order], codebook, **form)
     np.testing.assert_array_equal(permuted, codes[order])
 
 
@@ -210,11 +214,14 @@ def test_shared_codebook_moves_between_depths():
 @few
 def test_restarted_codes_are_vectors_of_the_batch(seed, num_codes, vectors):
     z, codebook, _ = draw(seed, (vectors,), num_codes, 3, 1, False)
-    codes = quantizer.nearest(z, codebook.embedding)
+
+    @jax.jit
+    def updated_codebook(z, codebook, key):
+        codes = quantizer.nearest(z, codebook.embedding)
+        return update_codebook(codebook, z, codes, Update(decay=0.99), key)
+
     # Counts start at 0 and decay keeps them below 1: every code is dead.
-    updated = update_codebook(
-        codebook, z, codes, Update(decay=0.99), jax.random.key(seed)
-    )
+    updated = updated_codebook(z, codebook, jax.random.key(seed))
     assert (np.asarray(updated.counts) >= 1).any()
     difference = np.asarray(updated.sums)[:, None] - np.asarray(z)
     bound = 0 if vectors >= num_codes else 0.01 / 3**0.5

@@ -41,8 +41,8 @@ def initial(model):
     "changes, embedding",
     [
         ({}, (8, 4)),
-        (dict(code_shape=(2, 2, 3)), (8, 16)),
-        (dict(code_shape=(4, 2, 3)), (8, 8)),
+        pytest.param(dict(code_shape=(2, 2, 3)), (8, 16), marks=pytest.mark.slow),
+        pytest.param(dict(code_shape=(4, 2, 3)), (8, 8), marks=pytest.mark.slow),
         (dict(shared_codebook=False, num_codes=(8, 5, 3)), (3, 8, 4)),
         (dict(image_channels=3, dtype="bfloat16"), (8, 4)),
     ],

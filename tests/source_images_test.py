@@ -535,6 +535,7 @@ def test_samples_are_measured_beside_the_true_images(paired):
     assert pairs.picture(experiment, 2, 2).dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_the_command_samples_a_folder_of_sources(paired, tmp_path):
     for name in ("a", "b"):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{name}.png")

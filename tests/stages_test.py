@@ -366,7 +366,9 @@ def test_the_loss_of_microbatches_is_the_loss_of_all_positions(soft, stochastic,
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), *found)
 
 
-@pytest.mark.parametrize("temperature", [2.0, 0.5])
+@pytest.mark.parametrize(
+    "temperature", [2.0, pytest.param(0.5, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("stochastic", [True, False])
 def test_soft_loss_is_that_of_enumerating_every_code(stochastic, temperature):
     """It is the mean of -log p(k) over codes k ~ exp(-|r - e_k|^2 / tau)."""
@@ -565,7 +567,9 @@ def test_of_both_conditions_some_images_lack_one_and_as_many_both():
     )
 
 
-@pytest.mark.parametrize("condition", ["text", "class_text"])
+@pytest.mark.parametrize(
+    "condition", [pytest.param("text", marks=pytest.mark.slow), "class_text"]
+)
 def test_text_trains_and_samples_with_guidance(condition):
     config = text_config(condition)
     stage, batch = make_stage("transformer", config, one_device())

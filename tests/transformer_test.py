@@ -89,8 +89,11 @@ def test_unrolled_layers_are_the_scanned_ones():
     [
         {},
         dict(shared_classifier=False),
-        dict(body_from_codebook=False, head_from_codebook=False),
-        dict(num_codes=(6, 4, 5)),
+        pytest.param(
+            dict(body_from_codebook=False, head_from_codebook=False),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(dict(num_codes=(6, 4, 5)), marks=pytest.mark.slow),
     ],
     ids=["paper", "own classifiers", "learned embeddings", "two sizes"],
 )
@@ -163,7 +166,7 @@ def test_logits_are_float32_in_bfloat16_compute():
     "changes",
     [
         {},
-        dict(head_from_codebook=False),
+        pytest.param(dict(head_from_codebook=False), marks=pytest.mark.slow),
         dict(head=StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)),
     ],
     ids=lambda changes: ",".join(changes) or "paper",
