@@ -7,7 +7,7 @@
 #
 #   ./launch/quickstart.sh [WORKDIR] [--config.FIELD=VALUE ...]
 #
-# Takes about twelve minutes on two CPU cores. If it is interrupted, run it again:
+# Takes 11 to 18 minutes on two CPU cores. If it is interrupted, run it again:
 # it resumes where it stopped. environment.sh describes PYTHON and VENV.
 set -euo pipefail
 
