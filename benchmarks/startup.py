@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -100,7 +101,8 @@ def measure(config: str, repeats: int) -> dict[str, dict[str, float]]:
 
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        digits.prepare(str(folder / "data"))
+        with contextlib.redirect_stdout(sys.stderr):  # tables alone go to the first
+            digits.prepare(str(folder / "data"))
         workdir, cache = folder / "run", folder / "cache"
         at = f"--workdir={workdir}"
         encoded = [*train(config, folder, "rqvae", "codes"), at]
