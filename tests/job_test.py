@@ -148,7 +148,7 @@ def test_a_killed_job_resumes_and_ends_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", [1.0, pytest.param(0.3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keep", [1.0, 0.3])
 def test_parts_and_devices_do_not_change_the_samples(
     experiment, with_features, tmp_path, small_parts, monkeypatch, keep
 ):

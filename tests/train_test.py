@@ -215,7 +215,7 @@ def test_processes_that_were_killed_resume_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [6, 20])
 def test_kills_at_random_moments_lose_nothing(tmp_path, number):
     """Signal 9 comes during steps, copies and writes; a large state makes them slow.
 
