@@ -4,11 +4,11 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from authors_test import weights
 
 from rq.models import RQVAE
 
@@ -27,14 +27,10 @@ def make(**changes):
         code_shape=(4, 4, 3),
         num_codes=(8,),
     )
-    return initial(RQVAE(**(settings | changes)))
-
-
-@functools.cache
-def initial(model):
+    model = RQVAE(**(settings | changes))
     shape = (2, 8, 8, model.image_channels)
     images = jax.random.uniform(jax.random.key(1), shape, minval=-1)
-    return model, nn.unbox(jax.jit(model.init)(jax.random.key(0), images)), images
+    return model, weights(model), images
 
 
 @pytest.mark.parametrize(

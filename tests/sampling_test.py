@@ -2,9 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters keep exactly the right codes; a sample depends on its key alone."""
 
-import functools
-
-import flax.linen as nn
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from authors_test import weights
 from hypothesis import strategies as st
 
 from rq.config import ConfigError, SamplingConfig
@@ -46,18 +44,10 @@ def tiny(scale=3, **changes):
         head=stack,
     )
     model = RQTransformer(**(settings | changes))
-    params, codebook = initial(model)
-    return model, jax.tree.map(lambda x: scale * x, params), codebook
-
-
-@functools.cache
-def initial(model):
-    """Returns a model's first parameters, and a codebook."""
     shape = (8, 4) if len(model.num_codes) == 1 else (2, 8, 4)
     codebook = jax.random.normal(jax.random.key(1), shape)
-    codes = jnp.zeros((1, *model.code_shape), jnp.int32)
-    variables = jax.jit(model.init)(jax.random.key(0), codes, None, codebook)
-    return nn.unbox(variables["params"]), codebook
+    params = jax.tree.map(lambda x: scale * x, weights(model)["params"])
+    return model, params, codebook
 
 
 @hypothesis.given(

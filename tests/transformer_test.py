@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from authors_test import weights
 
 from rq.models import RQTransformer, StackConfig, decoding
 from rq.models.unroll import unroll
@@ -27,17 +28,12 @@ def make(**changes):
         body=stack,
         head=stack,
     )
-    return initial(RQTransformer(**(settings | changes)))
-
-
-@functools.cache
-def initial(model):
+    model = RQTransformer(**(settings | changes))
     codes = jax.random.randint(jax.random.key(2), (2, 2, 2, 3), 0, 6)
     codebook = jax.random.normal(jax.random.key(1), (6, 4))
     shape = (2,) if model.condition_length == 1 else (2, model.condition_length)
     cond = jax.random.randint(jax.random.key(3), shape, 0, 5)
-    variables = jax.jit(model.init)(jax.random.key(0), codes, cond, codebook)
-    return model, nn.unbox(variables), (codes, cond, codebook)
+    return model, weights(model), (codes, cond, codebook)
 
 
 def test_a_code_influences_exactly_the_codes_after_it():

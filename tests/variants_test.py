@@ -2,15 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Variants of the quantizer: the maths of each, and an RQ-VAE that trains with it."""
 
-import functools
-
-import flax.linen as nn
 import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from authors_test import weights
 from hypothesis import strategies as st
 
 from rq.models import RQVAE, quantizer, variants
@@ -43,13 +41,9 @@ every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIAN
 
 
 def make(changes):
-    return initial(RQVAE(**(TINY | changes)))
-
-
-@functools.cache
-def initial(model):
+    model = RQVAE(**(TINY | changes))
     images = jax.random.uniform(jax.random.key(1), (4, 8, 8, 3), minval=-1)
-    return model, nn.unbox(jax.jit(model.init)(jax.random.key(0), images)), images
+    return model, weights(model), images
 
 
 def run(model, variables, method, *args):
