@@ -28,6 +28,11 @@ from program import TINY, run  # noqa: E402
 flags.FLAGS.mark_as_parsed()
 
 
+def pytest_collection_modifyitems(items):
+    """Puts tests of the trained run first: one worker trains it, none waits for it."""
+    items.sort(key=lambda item: "trained" not in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):
     """A folder of this run of the tests, the same one for all of its processes."""

@@ -38,6 +38,7 @@ def affine(trees, weights):
 # Stage 1
 
 
+@pytest.mark.slow
 def test_stage_1_weighs_commitment_entropy_and_perceptual_loss():
     """Against the gradient of the loss written out, its constants held constant."""
     config = default()

@@ -143,7 +143,9 @@ def test_completing_an_image_and_codes(trained, tmp_path):
     assert (again[..., 1] != codes[0, ..., 1]).any()
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "sizes", [(8, 1, 1), pytest.param((2, 2, 2), marks=pytest.mark.slow)]
+)
 def test_samples_do_not_depend_on_devices_or_batches(trained, sizes):
     one = Experiment(trained, sharding.make_mesh(devices=jax.devices()[:1]))
     several = Experiment(trained, sharding.make_mesh(*sizes))
@@ -278,7 +280,9 @@ def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path)
             "condition_dropout",
             marks=pytest.mark.slow,
         ),
-        (["--mode=sample", "--complete=no.png"], "no.png"),
+        pytest.param(
+            ["--mode=sample", "--complete=no.png"], "no.png", marks=pytest.mark.slow
+        ),
         pytest.param(
             ["--mode=sample", "--keep=0.5"],
             "--config.stages=features",

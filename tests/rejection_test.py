@@ -59,7 +59,9 @@ def test_rejection_keeps_the_best_of_each_class(sampler):
     assert len(one.images) == 1
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, 100]
+)
 def test_what_is_kept_does_not_depend_on_batches(sampler, batch_size):
     options = dict(keep=0.4, classifier=by_class)
     whole = collected(sampler, 11, (1, 4, 8), batch_size=40, **options)

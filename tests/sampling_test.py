@@ -22,6 +22,9 @@ from rq.sampling.filters import _search, filter_logits
 NORMED = StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)
 few = hypothesis.settings(max_examples=30, deadline=None)
 
+SIZES = st.sampled_from([1, 2, 7, 12])  # few, since each compiles
+filtered_by = jax.jit(filter_logits)
+
 
 def logits_of(model, params, codes, cond, codebook):
     """The full forward pass."""
@@ -52,7 +55,7 @@ def tiny(scale=3, **changes):
 
 @hypothesis.given(
     seed=st.integers(0, 9999),
-    num_codes=st.integers(1, 12),
+    num_codes=SIZES,
     top_k=st.integers(0, 14),
     top_p=st.floats(0.01, 1.0),
     min_p=st.just(0.0) | st.floats(0, 1),
@@ -65,7 +68,7 @@ def test_filters_keep_exactly_the_right_set(
     rng = np.random.default_rng(seed)
     # Distinct logits, spaced so that float32 sums cannot change the order.
     logits = rng.permutation(num_codes).astype(np.float32) * 0.3
-    filtered = filter_logits(
+    filtered = filtered_by(
         jnp.asarray(logits), temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
     order = np.argsort(-logits)
@@ -102,13 +105,11 @@ def test_filters_keep_codes_worked_out_by_hand(options, kept):
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(filtered)), expected)
 
 
-@hypothesis.given(
-    seed=st.integers(0, 9999), size=st.integers(1, 12), p=st.floats(0.01, 0.99)
-)
+@hypothesis.given(seed=st.integers(0, 9999), size=SIZES, p=st.floats(0.01, 0.99))
 @few
 def test_typical_codes_are_those_nearest_to_the_entropy(seed, size, p):
     logits = np.random.default_rng(seed).normal(size=size).astype(np.float32) * 2
-    filtered = filter_logits(jnp.asarray(logits), typical_p=p)
+    filtered = filtered_by(jnp.asarray(logits), typical_p=p)
     log_probs = logits - np.log(np.exp(logits.astype(np.float64)).sum())
     distance = np.abs(-log_probs + (np.exp(log_probs) * log_probs).sum())
     order = np.argsort(distance)
@@ -118,9 +119,6 @@ def test_typical_codes_are_those_nearest_to_the_entropy(seed, size, p):
     kept = np.sort(order[before < p])
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(filtered)), kept)
     np.testing.assert_array_equal(filtered[kept], logits[kept])
-
-
-filtered_by = jax.jit(filter_logits)
 
 
 def mass_above(scores, probs):
@@ -236,7 +234,7 @@ def test_the_most_probable_code_always_stays(
     config = SamplingConfig(top_k=top_k, top_p=top_p, min_p=min_p)
     values = {name: x[0] for name, x in make_filters(config, 1).items()}
     values["temperature"] = np.minimum(temperature, 1e38).astype(np.float32)
-    filtered = filter_logits(jnp.asarray(logits, jnp.float32), **values)
+    filtered = filtered_by(jnp.asarray(logits, jnp.float32), **values)
     assert not np.isnan(filtered).any()
     best = np.argmax(np.asarray(logits, np.float32), axis=-1)
     assert np.isfinite(filtered[np.arange(3), best]).all()

@@ -179,6 +179,7 @@ def _png(size):
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_flops_and_shapes_are_known_without_running():
     mesh, flops = sharding.make_mesh(), {"features": [], "rqvae": []}
     for size, rows in ((SHAPE, (4, 6, 2)), ((24, 16), (6, 4, 2)), (16, (4, 4, 2))):

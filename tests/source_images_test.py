@@ -246,14 +246,8 @@ def trained_step(condition="none"):
     return stage, state, batch
 
 
-@pytest.mark.parametrize(
-    "condition",
-    [
-        "none",
-        pytest.param("class", marks=pytest.mark.slow),
-        pytest.param("class_text", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", ["none", "class", "class_text"])
 def test_decoding_with_a_source_is_teacher_forcing(condition):
     stage, state, batch = trained_step(condition)
     cond = conditions.make(stage.config, batch)

@@ -271,6 +271,7 @@ def evaluated():
     return stage, reconstructor, state, batches
 
 
+@pytest.mark.slow
 def test_evaluation_measures_everything_by_depth(evaluated):
     stage, reconstructor, state, batches = evaluated
     metrics = stage.evaluate(state)

@@ -163,7 +163,10 @@ def test_logits_are_float32_in_bfloat16_compute():
     [
         {},
         pytest.param(dict(head_from_codebook=False), marks=pytest.mark.slow),
-        dict(head=StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)),
+        pytest.param(
+            dict(head=StackConfig(layers=2, heads=2, norm="rms", qk_norm=True)),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda changes: ",".join(changes) or "paper",
 )

@@ -88,17 +88,8 @@ def train(model, variables, images, steps, entropy_weight=0.0):
     return losses, variables
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param(
-            changes,
-            id=name,
-            marks=[] if name == "residual" else [pytest.mark.slow],
-        )
-        for name, changes in VARIANTS.items()
-    ],
-)
+@pytest.mark.slow
+@every_variant
 def test_training_lowers_the_loss_and_stored_features_give_the_codes(changes):
     model, variables, images = make(changes)
     losses, variables = train(model, variables, images, steps=12)
