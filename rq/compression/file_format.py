@@ -120,7 +120,10 @@ def cut(data: bytes, depth: int) -> bytes:
     """
     content = unpack(data)
     if not content.layers:
-        raise DataError("has one stream for all depths: only files with layers are cut")
+        raise DataError(
+            "has one stream for all depths, so that it cannot be cut: "
+            "write it anew with --layers"
+        )
     if depth > len(content.streams):
         raise DataError(f"has {len(content.streams)} whole layers, not {depth}")
     kept = content.streams[:depth]
