@@ -27,7 +27,6 @@ few = hypothesis.settings(max_examples=20, deadline=None)
 residual_quantize = jax.jit(
     quantizer.residual_quantize, static_argnames=("depth", "sizes")
 )
-
 nearest = jax.jit(quantizer.nearest, static_argnames="chunk")
 
 
@@ -36,7 +35,7 @@ def draw(seed, shape, num_codes, channels, depth, own):
     z_key, key = jax.random.split(jax.random.key(seed))
     sizes = None
     if own:
-        rng = np.random.default_rng(depth)
+        rng = np.random.default_rng(depth)  # not the seed: each choice compiles
         sizes = tuple(int(n) for n in rng.integers(1, num_codes + 1, depth))
         codebook = init_codebook(key, (depth, num_codes, channels), sizes)
     else:
