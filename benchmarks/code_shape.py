@@ -8,11 +8,12 @@ Trains both stages at 32, 64 and 128 pixels with codes of 4 x 4, 8 x 8 and 16 x 
 positions, several depths and codebook sizes: all with the same steps, batches and
 learning rates, and networks that differ in the levels of stage 1 alone. Measures the
 bits of an image, PSNR, rFID and gFID on the features of one classifier for each
-resolution, and how many images a second are sampled. Finished rows are kept,
-interrupted ones resume; `--quick` trains four rows, `--resolutions` those of some,
-`--rows` those that it names, and `--report` none: with several cores, start a process
-with other rows on each, and report at the end. Writes a table to docs/results.md, with
-the best shapes by budget, unless `--rows` is given. The last line is one JSON object.
+resolution; and then, one row after another, how many images a second are sampled.
+Finished rows are kept, interrupted ones resume; `--quick` trains four rows,
+`--resolutions` those of some, `--rows` those that it names, and `--report` none: with
+several cores, or on a large GPU, start several processes with `--rows`, and report when
+they have ended. Writes a table to docs/results.md, with the best shapes by budget,
+unless `--rows` is given, which measures no speed. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "docs/results.md"
 RESOLUTIONS, GRIDS = (32, 64, 128), (4, 8, 16)
 BUDGETS = (512, 1024, 2048, 4096, 8192)  # bits an image, at most
+BATCH = 50  # images that are sampled at once
 
 
 class Shape(NamedTuple):
@@ -127,7 +129,7 @@ def make_config(shape: Shape, steps: int, seed: int = 0, stage: str = ""):
 
 
 def measure(shape: Shape, workdir: pathlib.Path, steps: int, samples: int) -> dict:
-    """Trains and measures one row, unless it is finished; returns its result.
+    """Trains and measures the quality of one row, unless finished; returns its result.
 
     Args:
       shape: the row.
@@ -136,10 +138,9 @@ def measure(shape: Shape, workdir: pathlib.Path, steps: int, samples: int) -> di
       samples: number of generated images.
     """
     from rq.cli.train import run_stages
-    from rq.config import SamplingConfig, validate
+    from rq.config import validate
     from rq.evaluation import extractors, feature_sets, references, trained_stages
     from rq.experiment import Experiment
-    from rq.sampling import conditions
     from rq.visualize import to_uint8
 
     path = workdir / f"{steps}_steps" / shape.name
@@ -162,16 +163,10 @@ def measure(shape: Shape, workdir: pathlib.Path, steps: int, samples: int) -> di
     extractor = extractors.of_experiment(Experiment(classifier))
     rqvae = trained_stages.TrainedRQVAE(experiment)
     metrics = rqvae.metrics(extractor=extractor)
-    asked = conditions.parse(config, None)
-    options = SamplingConfig(**config.sampling).replace(batch_size=50)
-    experiment.sampler.sample(asked.at(asked.spread(50))[1], 50, options)  # compiles
-    _, cond = asked.at(asked.spread(samples))
-    start = time.monotonic()
-    images = experiment.sampler.sample(cond, samples, options).images
-    speed = samples / (time.monotonic() - start)
+    images = sample(experiment, samples)
     real, _ = references.find_reference(experiment, extractor, "eval")
     batches = (
-        extractor(to_uint8(images[i : i + 50])) for i in range(0, len(images), 50)
+        extractor(to_uint8(images[i : i + BATCH])) for i in range(0, len(images), BATCH)
     )
     made = feature_sets.collect(batches, samples)
     found = feature_sets.metrics(made, real, extractor.label)
@@ -186,13 +181,56 @@ def measure(shape: Shape, workdir: pathlib.Path, steps: int, samples: int) -> di
         "rfid": metrics[f"rFID {label}/depth_{shape.depth}"],
         "gfid": found[f"FID {label}"],
         "model_bits": stored["transformer/bits_per_image"],
-        "images_per_second": speed,
         "train_seconds": trained,
     }
-    temporary = path / "result.tmp"
+    write(file, result)
+    return result
+
+
+def measure_speed(
+    shape: Shape, workdir: pathlib.Path, steps: int, samples: int
+) -> dict:
+    """Returns images a second of a trained row and on which device, unless it is known.
+
+    Nothing else should run on the device.
+    """
+    import jax
+
+    from rq.experiment import Experiment
+
+    path = workdir / f"{steps}_steps" / shape.name
+    file = path / "speed.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    experiment = Experiment(path)
+    sample(experiment, BATCH)  # compiles
+    start = time.monotonic()
+    sample(experiment, samples)
+    found = {
+        "images_per_second": samples / (time.monotonic() - start),
+        "device": jax.devices()[0].device_kind,
+    }
+    write(file, found)
+    return found
+
+
+def sample(experiment, number: int):
+    """Returns images `[N, R, R, C]` in [-1, 1], the same number of each class."""
+    from rq.config import SamplingConfig
+    from rq.sampling import conditions
+
+    config = experiment.config
+    asked = conditions.parse(config, None)
+    options = SamplingConfig(**config.sampling).replace(batch_size=BATCH)
+    _, cond = asked.at(asked.spread(number))
+    return experiment.sampler.sample(cond, number, options).images
+
+
+def write(file: pathlib.Path, result: dict) -> None:
+    """Writes a result, whole or not at all."""
+    temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(result) + "\n")
     temporary.replace(file)
-    return result
 
 
 def best(results: list[dict], budget: float, name: str) -> dict | None:
@@ -273,8 +311,11 @@ def main() -> None:
     if not results:
         parser.error("no row is finished: leave out --report")
     if not given.rows:
+        for result in results:
+            shape = Shape(**result["shape"])
+            result |= measure_speed(shape, workdir, given.steps, given.samples)
         document.insert(RESULTS, "code_shape", tables(results))
-    print(tables(results))
+        print(tables(results))
     rows = [Shape(**r["shape"]).name for r in results]
     named = dict(zip(rows, results, strict=True))
     print(json.dumps({name: r | {"shape": name} for name, r in named.items()}))

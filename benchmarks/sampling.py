@@ -77,13 +77,11 @@ def weights(model: RQTransformer):
     codes = jnp.zeros((1, *model.code_shape), jnp.int32)
     codebook = jnp.zeros((max(model.num_codes), CODE_DIM))
     shapes = jax.eval_shape(model.init, jax.random.key(0), codes, None, codebook)
-    rng = np.random.default_rng(0)
 
     def random(x):
         if x.dtype == jnp.int8:
-            return jnp.asarray(rng.integers(-127, 128, x.shape, np.int8))
-        values = rng.standard_normal(x.shape, np.float32) * 0.02
-        return jnp.asarray(values, x.dtype)
+            return jax.random.randint(jax.random.key(0), x.shape, -127, 128, x.dtype)
+        return jax.random.normal(jax.random.key(0), x.shape, x.dtype) * 0.02
 
     return jax.tree.map(random, nn.unbox(shapes["params"]))
 
@@ -169,6 +167,7 @@ def pytorch_sampler(model, precision: str, batch: int, top_p: float):
     import torch
     from pytorch import sampler
 
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as JAX
     dtype = getattr(torch, precision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     theirs = pytorch_model(model, device, dtype)

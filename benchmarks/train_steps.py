@@ -148,6 +148,7 @@ class TorchSteps:
         from pytorch import rqvae, transformer
 
         torch.manual_seed(0)
+        torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as JAX
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = config[name].model.dtype
         self.autocast = torch.autocast(
@@ -231,16 +232,28 @@ def _seconds(call, times: int) -> list[float]:
     return found
 
 
-def peak_bytes() -> int:
-    """Returns the most memory that this process has held."""
+def peak_bytes(library: str) -> int:
+    """Returns the most memory held on the GPU, or by this process if there is none."""
+    if library == "rq":
+        import jax
+
+        found = jax.devices()[0].memory_stats() or {}
+        if "peak_bytes_in_use" in found:
+            return found["peak_bytes_in_use"]
+    else:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
     """Answers commands until standard input ends."""
     given = json.loads(sys.argv[1])
-    library = {"rq": JaxSteps, "torch": TorchSteps}[given.pop("library")]
-    step = library(make_config(**given), given["stage"])
+    library = given.pop("library")
+    steps = {"rq": JaxSteps, "torch": TorchSteps}[library]
+    step = steps(make_config(**given), given["stage"])
     for line in sys.stdin:
         command = json.loads(line)
         if "steps" in command:
@@ -249,7 +262,7 @@ def main() -> None:
         elif "profile" in command:
             answer = {"parts": step.profile(command["profile"])}
         else:
-            answer = {"peak_bytes": peak_bytes()} | step.about()
+            answer = {"peak_bytes": peak_bytes(library)} | step.about()
         print(json.dumps(answer), flush=True)
 
 
