@@ -149,11 +149,11 @@ def measure(shape: Shape, workdir: pathlib.Path, steps: int, samples: int) -> di
         return json.loads(file.read_text())
     workdir.mkdir(parents=True, exist_ok=True)
     classifier = workdir / f"classifier_{shape.resolution}"
-    # The same for all rows, whatever their codes.
-    same = Shape(shape.resolution, 4, 4, 256)
+    # The same for all rows, whatever their codes and steps.
+    same = make_config(Shape(shape.resolution, 4, 4, 256), 300, stage="features")
     with classifier.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process may train it
-        run_stages(make_config(same, steps, stage="features"), classifier)
+        run_stages(same, classifier)
     config = make_config(shape, steps)
     validate(config)
     start = time.monotonic()

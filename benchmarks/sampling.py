@@ -147,19 +147,21 @@ class Case:
 @functools.cache
 def pytorch_model(model: RQTransformer, device: str, dtype):
     """Returns the same model in PyTorch, with random parameters."""
+    import torch
     from pytorch.transformer import RQTransformer as TorchTransformer
 
-    theirs = TorchTransformer(
-        model.code_shape,
-        max(model.num_codes),
-        model.width,
-        model.body.layers,
-        model.head.layers,
-        model.body.heads,
-        CODE_DIM,
-        CLASSES + 1,
-    )
-    return theirs.to(device, dtype).eval()
+    with torch.device(device):
+        theirs = TorchTransformer(
+            model.code_shape,
+            max(model.num_codes),
+            model.width,
+            model.body.layers,
+            model.head.layers,
+            model.body.heads,
+            CODE_DIM,
+            CLASSES + 1,
+        )
+    return theirs.to(dtype).eval()
 
 
 def pytorch_sampler(model, precision: str, batch: int, top_p: float):

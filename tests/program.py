@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs `python -m rq.main` as a user would, for tests of the whole program."""
 
+import importlib.metadata
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,8 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = "--config=configs/digits.py:tiny"
 LIMIT = 600  # seconds, for one process
+EMITTERS = "xla_cpu_use_fusion_emitters"  # an unknown flag would end the process
+HAS_OLD_EMITTERS = importlib.metadata.version("jaxlib").startswith("0.10.")
 
 
 def xla_flags(devices: int = 1, optimize: bool = False) -> str:
@@ -28,15 +31,15 @@ def xla_flags(devices: int = 1, optimize: bool = False) -> str:
     )
     if optimize:
         return f"{flags} --xla_backend_optimization_level=1"
-    return (
-        f"{flags} --xla_backend_optimization_level=0"
-        " --xla_cpu_use_fusion_emitters=false"
-    )
+    flags += " --xla_backend_optimization_level=0"
+    return f"{flags} --{EMITTERS}=false" if HAS_OLD_EMITTERS else flags
 
 
 # Compiler options for programs that run many times: a tenth of the time to run for
 # twice the time to compile.
-OPTIMIZED = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
+OPTIMIZED: dict[str, int | bool] = {"xla_backend_optimization_level": 1}
+if HAS_OLD_EMITTERS:
+    OPTIMIZED[EMITTERS] = True
 
 
 def start(*flags, data_dir=None):
