@@ -152,6 +152,7 @@ def test_a_run_directory_gives_the_authors_outputs(converted):
         close(logits, golden[f"out/{name}"])
 
 
+@pytest.mark.slow
 def test_commands_open_a_converted_run(converted, tmp_path, capsys):
     path = converted / "plain"
     program.main(["check", str(path)])

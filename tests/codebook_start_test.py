@@ -211,6 +211,7 @@ def test_a_given_codebook_is_resized(trained, images, tmp_path, sizes):
     assert (~rows.any(-1)).sum() == padding
 
 
+@pytest.mark.slow
 def test_a_codebook_that_fits_is_taken_as_it_is(trained, images, tmp_path):
     changes = {"init_from": str(trained), "rqvae.codebook_init": "kmeans"}
     _, state, _ = started(changed(changes), images, tmp_path)

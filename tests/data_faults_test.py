@@ -37,6 +37,7 @@ def run(code):
     ).returncode
 
 
+@pytest.mark.slow
 def test_preparing_and_reading_need_no_tensorflow(tmp_path):
     code = f"""
 from rq.config import default

@@ -352,6 +352,7 @@ def test_check_says_what_is_kept(places, tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_a_model_without_a_transformer_starts_stage_1_alone(tmp_path, capsys):
     variables = {"rqvae": weights(rqvae_model(TINY))}
     folder = tmp_path / "saved"

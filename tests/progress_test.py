@@ -346,6 +346,7 @@ def test_tensorboard_has_pictures_code_usage_and_settings(trained):
     assert tags(trained / "tensorboard/transformer")["samples"] == "images"
 
 
+@pytest.mark.slow
 def test_weights_and_biases_go_on_with_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

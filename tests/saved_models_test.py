@@ -139,6 +139,7 @@ def shipped(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(loaded_models, "SHIPPED", folder)
 
 
+@pytest.mark.slow
 def test_a_name_means_a_shipped_model_unless_there_is_a_run_of_that_name(
     shipped, saved, trained, capsys
 ):

@@ -102,6 +102,7 @@ def test_training_stores_codes_and_pictures_of_that_shape(run):
     assert picture.width > 1.3 * picture.height  # ten by ten
 
 
+@pytest.mark.slow
 def test_the_library_takes_any_images_and_gives_that_shape(model):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, shape, np.uint8) for shape in ((9, 70), (80, 20, 3))]

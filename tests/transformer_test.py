@@ -228,6 +228,7 @@ def test_queries_and_keys_of_any_size_give_the_same_attention():
     np.testing.assert_allclose(forward(scaled, *inputs), expected, 1e-3, 1e-4)
 
 
+@pytest.mark.slow
 def test_scaled_initialisation_makes_what_layers_add_smaller():
     stack = StackConfig(layers=8, heads=2, scaled_init=True)
     _, plain, _ = make(body=StackConfig(layers=8, heads=2))
