@@ -293,8 +293,9 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="train nothing")
     given = parser.parse_args()
 
-    from rq.cli import compilation_cache
+    from rq.cli import compilation_cache, log_output
 
+    log_output.start(debug=False)
     compilation_cache.enable()
     workdir = given.workdir.absolute()
     wanted = QUICK if given.quick else SHAPES

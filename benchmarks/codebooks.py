@@ -206,8 +206,9 @@ def main() -> None:
     parser.add_argument("--emoji_seeds", type=int, default=1)
     given = parser.parse_args()
 
-    from rq.cli import compilation_cache
+    from rq.cli import compilation_cache, log_output
 
+    log_output.start(debug=False)
     compilation_cache.enable()
     steps = {"digits": given.digits_steps, "emoji": given.emoji_steps}
     seeds = {"digits": given.digits_seeds, "emoji": given.emoji_seeds}

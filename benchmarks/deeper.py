@@ -23,6 +23,7 @@ import numpy as np
 
 from rq import config as config_lib
 from rq import visualize
+from rq.cli import log_output
 from rq.config.config_file import find
 from rq.evaluation import reconstruction, trained_stages
 from rq.experiment import Experiment
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--document", action="store_true", help="write docs/results.md")
     given = parser.parse_args()
+    log_output.start(debug=False)
     workdir = given.workdir.absolute()
     runs = {
         "as shipped": trained(workdir, 1),

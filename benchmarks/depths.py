@@ -27,6 +27,7 @@ import numpy as np
 
 from rq import config as config_lib
 from rq import visualize
+from rq.cli import log_output
 from rq.config import SamplingConfig
 from rq.config.config_file import find
 from rq.data import loader, sources
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="of each stage")
     parser.add_argument("--document", action="store_true", help="write docs/results.md")
     given = parser.parse_args()
+    log_output.start(debug=False)
     workdir, seeds = given.workdir.absolute(), range(given.seeds)
     first = rqvae(workdir, *OF_CODES, given.steps)
     extractor = extractors.of_experiment(first)

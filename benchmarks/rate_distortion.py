@@ -96,15 +96,13 @@ def folder_name(name: str) -> str:
 def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
     """Trains and measures one run in this process, and writes its `result.json`."""
     # Imported here, because training imports TensorFlow and reporting needs none.
-    from absl import logging
-
+    from rq.cli import log_output
     from rq.cli.train import run_stages
     from rq.config import validate
     from rq.evaluation import trained_stages
     from rq.experiment import Experiment
 
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
+    log_output.start(debug=False)
     config = make_config(name, steps, seed)
     validate(config)
     path = workdir / folder_name(name)
