@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import jax
@@ -230,8 +229,8 @@ class Experiment(TrainedModels):
         params = self.features_state.model_variables()["params"]
         return feature_classifier(self.config).clone(precision="highest"), params
 
-    def image_batches(self, images=None) -> Iterator[dict]:
-        """Returns images in order for evaluation, as `rq.data.loader.in_order` yields.
+    def image_batches(self, images=None) -> loader.Pass:
+        """Returns images in order for evaluation, as `rq.data.loader.in_order` does.
 
         Args:
           images: an image file or a folder of them, cropped at the centre; the

@@ -274,11 +274,14 @@ def test_augmentation_is_a_function_of_seed_and_place(data_dir):
 
 
 def test_evaluation_sees_everything_once_in_order():
-    batches = list(loader.in_order(Numbers(10), section(), 4))
+    one_pass = loader.in_order(Numbers(10), section(), 4)
+    assert (one_pass.number, one_pass.batch_size) == (10, 4)
+    batches = list(one_pass)
     assert [len(b["label"]) for b in batches] == [4, 4, 4]
     seen = np.concatenate([b["label"][b["mask"]] for b in batches])
     np.testing.assert_array_equal(seen, np.arange(10))
-    assert len(list(loader.in_order(Numbers(10), section(), 4, limit=1))) == 1
+    limited = loader.in_order(Numbers(10), section(), 4, limit=1)
+    assert limited.number == 4 and len(list(limited)) == 1
 
 
 @pytest.mark.parametrize("threads", [1, 4])

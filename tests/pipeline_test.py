@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import random
+import re
 import shutil
 import signal
 import time
@@ -255,7 +256,9 @@ def test_classes_are_ranked_by_exact_likelihood(trained, tmp_path):
 
 def test_evaluation_and_reconstruction_from_the_workdir_alone(trained, tmp_path):
     out = tmp_path / "metrics.json"
-    run("--mode=eval", f"--workdir={trained}", f"--out={out}")
+    output = run("--mode=eval", f"--workdir={trained}", f"--out={out}")
+    for stage in ("rqvae", "transformer"):  # how far it is, of how many images
+        assert re.search(rf"{stage}: evaluation (\d+)/\1 \(100%\)", output)
     metrics = json.loads(out.read_text())
     stored = json.loads((trained / "samples/evaluation.json").read_text())
     assert metrics == pytest.approx(stored)

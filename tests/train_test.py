@@ -154,7 +154,7 @@ def test_the_next_run_makes_an_evaluation_that_was_interrupted(tmp_path, at, how
                 if how == "killed":
                     raise Interrupt
                 os.kill(os.getpid(), signal.SIGTERM)
-                self.between_batches()
+                next(self.watch([{}]))
             return super().evaluate(state)
 
     def act(index):

@@ -100,8 +100,8 @@ def in_order(
     stop: int | None = None,
     captions: bool = False,
     paired: bool = False,
-) -> Iterator[dict]:
-    """Yields every example once, in order, with the transform of evaluation.
+) -> Pass:
+    """Returns batches of every example, once, with the transform of evaluation.
 
     Args:
       source: images or stored codes.
@@ -116,7 +116,7 @@ def in_order(
       captions: whether batches have 'captions', a list of tuples.
       paired: as in `shuffled`.
 
-    Yields:
+    Returns:
       Dicts of arrays `[B / processes, ...]`, with 'mask' bool, False for padding.
 
     Raises:
@@ -133,9 +133,31 @@ def in_order(
 
     steps = -(-(stop - start) // batch_size)
     steps = min(steps, limit) if limit else steps
-    batches = _read_ahead(_Batches(example, batch_size, rows, steps), data)
-    with contextlib.closing(batches):  # stops reading when the caller stops
-        yield from batches
+    number = min(stop - start, steps * batch_size)
+    batches = _Batches(example, batch_size, rows, steps)
+    return Pass(batches, data, number, batch_size)
+
+
+class Pass(Iterator[dict]):
+    """Batches in which every example comes once.
+
+    Attributes:
+      number: of examples, all processes together.
+      batch_size: of all processes together; the last batch may have fewer examples.
+    """
+
+    def __init__(self, batches: _Batches, data, number: int, batch_size: int):
+        self.number, self.batch_size = number, batch_size
+        self._batches = self._read(batches, data)
+
+    @staticmethod
+    def _read(batches, data):
+        # Reading starts with the first batch, and stops when the caller stops.
+        with contextlib.closing(_read_ahead(batches, data)) as ahead:
+            yield from ahead
+
+    def __next__(self) -> dict:
+        return next(self._batches)
 
 
 def _read_ahead(batches: _Batches, data) -> grain.DatasetIterator:

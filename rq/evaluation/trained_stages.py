@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from absl import logging
 from etils import epath
@@ -19,6 +19,9 @@ from rq.evaluation import pairs, reconstruction
 from rq.metrics import code_usage as code_metrics
 from rq.parallel import atomic_files, preemption, processes
 from rq.sampling import conditions
+
+if TYPE_CHECKING:
+    from rq.data.loader import Pass
 
 EVALUATION = "evaluation.json"
 ROWS, COLUMNS = 10, 10  # conditions shown, at most, and samples of each
@@ -62,21 +65,21 @@ class TrainedRQVAE:
         """
         experiment, state = self._experiment, self._experiment.rqvae_state
         variables = experiment.rqvae_variables
-        batches = _stopping(experiment.image_batches(images))
+        batches = _watched("rqvae: evaluation", experiment.image_batches(images))
         found = self._reconstructor.evaluate(variables, state.frozen, batches)
         if extractor is not None or lpips is not None:
-            batches = _stopping(experiment.image_batches(images))
+            batches = _watched("rqvae: distances", experiment.image_batches(images))
             found |= self._reconstructor.compare(variables, batches, extractor, lpips)
         return found
 
 
-def _stopping(batches: Iterable[dict]) -> Iterator[dict]:
-    """Yields batches; with several processes, exits before the next after SIGTERM."""
-    with progress.Bar("evaluation", size=jax.process_count()) as shown:
+def _watched(name: str, batches: Pass) -> Iterator[dict]:
+    """Yields batches, with a bar; after SIGTERM several processes exit before the next."""
+    with progress.Bar(name, batches.number) as shown:
         for batch in batches:
             preemption.exit_on_stop("evaluation")
             yield batch
-            shown.update(int(batch["mask"].sum()))
+            shown.update(min(batches.batch_size, batches.number - shown.done))
 
 
 def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, float]:
@@ -95,7 +98,7 @@ def evaluate(experiment, images=None, extractor=None, lpips=None) -> dict[str, f
         metrics = {f"rqvae/{name}": value for name, value in found.items()}
     if images is None and "transformer" in experiment.stages:
         stage = experiment.transformer
-        stage.between_batches = lambda: preemption.exit_on_stop("evaluation")
+        stage.watch = functools.partial(_watched, "transformer: evaluation")
         found = stage.evaluate(experiment.transformer_state)
         metrics |= {f"transformer/{name}": value for name, value in found.items()}
     return metrics

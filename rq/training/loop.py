@@ -151,8 +151,14 @@ def _fit(
             raise Preempted
 
         def evaluate(step):
+            def stoppable(batches):
+                for batch in batches:
+                    if stop.requested():
+                        exit_preempted(step)
+                    yield batch
+
             # It may take longer than the time left after SIGTERM; the state is saved.
-            stage.between_batches = lambda: stop.requested() and exit_preempted(step)
+            stage.watch = stoppable
             with report.timed("evaluation"):
                 results, shown = stage.evaluate(state), pictures(state)
             metric_writer.write_evaluation(writer, step, results, shown)

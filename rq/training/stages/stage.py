@@ -7,6 +7,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ class Stage(abc.ABC):
       steps, batch_size: from its section.
       codes_per_image: number of codes made or predicted for an image; 0 for none.
       criterion: metric of `evaluate` that is lowest at the best checkpoint.
-      between_batches: called before each evaluation batch; may raise to stop.
+      watch: function that passes evaluation batches on; may raise to stop.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Stage(abc.ABC):
         """
         self.config, self.mesh = config, mesh
         self._open_eval_batches = eval_batches
-        self.between_batches = lambda: None
+        self.watch: Callable[[Any], Iterable[dict]] = lambda batches: batches
         self._part = config[self.name]
         self.steps, self.batch_size = self._part.steps, self._part.batch_size
         self.codes_per_image = math.prod(config.rqvae.model.code_shape)
@@ -57,10 +58,8 @@ class Stage(abc.ABC):
         self._tx = optim.make_optimizer(optimizer, self._schedule)
 
     def eval_batches(self) -> Iterator[dict]:
-        """Yields the evaluation batches, calling `between_batches` before each."""
-        for batch in self._open_eval_batches():
-            self.between_batches()
-            yield batch
+        """Returns the evaluation batches, as `watch` passes them on."""
+        return iter(self.watch(self._open_eval_batches()))
 
     def first_eval_batch(self) -> dict[str, np.ndarray]:
         """Returns the first evaluation batch, whole in every process."""
