@@ -74,7 +74,7 @@ class TrainedRQVAE:
 
 
 def _watched(name: str, batches: Pass) -> Iterator[dict]:
-    """Yields batches, with a bar; after SIGTERM several processes exit before the next."""
+    """Yields batches, with a bar; several processes exit between them after SIGTERM."""
     with progress.Bar(name, batches.number) as shown:
         for batch in batches:
             preemption.exit_on_stop("evaluation")
