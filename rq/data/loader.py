@@ -159,6 +159,10 @@ class Pass(Iterator[dict]):
     def __next__(self) -> dict:
         return next(self._batches)
 
+    def close(self) -> None:
+        """Stops reading before the end."""
+        self._batches.close()
+
 
 def _read_ahead(batches: _Batches, data) -> grain.DatasetIterator:
     threads = THREADS if data is None else data.threads
