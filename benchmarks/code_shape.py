@@ -141,6 +141,7 @@ def measure(shape: Shape, workdir: pathlib.Path, steps: int, samples: int) -> di
     from rq.config import validate
     from rq.evaluation import extractors, feature_sets, references, trained_stages
     from rq.experiment import Experiment
+    from rq.parallel import atomic_files
     from rq.visualize import to_uint8
 
     path = workdir / f"{steps}_steps" / shape.name
@@ -183,7 +184,7 @@ def measure(shape: Shape, workdir: pathlib.Path, steps: int, samples: int) -> di
         "model_bits": stored["transformer/bits_per_image"],
         "train_seconds": trained,
     }
-    write(file, result)
+    atomic_files.write_json(file, result)
     return result
 
 
@@ -197,6 +198,7 @@ def measure_speed(
     import jax
 
     from rq.experiment import Experiment
+    from rq.parallel import atomic_files
 
     path = workdir / f"{steps}_steps" / shape.name
     file = path / "speed.json"
@@ -210,7 +212,7 @@ def measure_speed(
         "images_per_second": samples / (time.monotonic() - start),
         "device": jax.devices()[0].device_kind,
     }
-    write(file, found)
+    atomic_files.write_json(file, found)
     return found
 
 
@@ -224,13 +226,6 @@ def sample(experiment, number: int):
     options = SamplingConfig(**config.sampling).replace(batch_size=BATCH)
     _, cond = asked.at(asked.spread(number))
     return experiment.sampler.sample(cond, number, options).images
-
-
-def write(file: pathlib.Path, result: dict) -> None:
-    """Writes a result, whole or not at all."""
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result) + "\n")
-    temporary.replace(file)
 
 
 def best(results: list[dict], budget: float, name: str) -> dict | None:

@@ -95,6 +95,7 @@ def train(config, path: pathlib.Path) -> dict:
     """Trains and measures one run, unless it is finished; returns its result."""
     from rq.cli.train import run_stages
     from rq.config import validate
+    from rq.parallel import atomic_files
 
     file = path / "result.json"
     if file.exists():
@@ -121,9 +122,7 @@ def train(config, path: pathlib.Path) -> dict:
         "steps": config.rqvae.steps,
         "seconds": round(time.monotonic() - start, 1),
     }
-    temporary = path / "result.tmp"
-    temporary.write_text(json.dumps(result) + "\n")
-    temporary.replace(file)
+    atomic_files.write_json(file, result)
     return result
 
 

@@ -101,6 +101,7 @@ def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
     from rq.config import validate
     from rq.evaluation import trained_stages
     from rq.experiment import Experiment
+    from rq.parallel import atomic_files
 
     log_output.start(debug=False)
     config = make_config(name, steps, seed)
@@ -120,9 +121,7 @@ def train(name: str, workdir: pathlib.Path, steps: int, seed: int) -> None:
         "seconds": round(seconds, 1),
         "metrics": {k.removeprefix("rqvae/"): v for k, v in metrics.items()},
     }
-    temporary = path / "result.tmp"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(path / "result.json")
+    atomic_files.write_json(path / "result.json", result)
 
 
 def bits_per_image(code_shape, num_codes) -> float:
