@@ -156,16 +156,14 @@ def from_saved(path: pathlib.Path, **options) -> LoadedModels:
     """
     saved = saved_folder.opened(path)
 
-    def read(stage):
-        with _as_config_errors():
-            return saved.variables(stage)
-
-    return LoadedModels(path, saved.config, saved.stages, saved.info, read, **options)
+    return LoadedModels(
+        path, saved.config, saved.stages, saved.info, saved.variables, **options
+    )
 
 
 @contextlib.contextmanager
 def _as_config_errors() -> Iterator[None]:
-    """Raises ConfigError for what is wrong with files of weights."""
+    """Raises ConfigError for what is wrong with the authors' checkpoints."""
     try:
         yield
     except ConfigError:

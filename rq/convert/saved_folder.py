@@ -25,14 +25,21 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from rq.config import ConfigError, from_json, to_json, validate, with_portable_paths
+from rq.config import (
+    ConfigError,
+    from_json,
+    stored,
+    to_json,
+    validate,
+    with_portable_paths,
+)
 from rq.convert import authors, model_card, released, safetensors_file
 from rq.data import text
 from rq.models.build import rqvae_model, transformer_model
 from rq.parallel import atomic_files
 
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", released.WEIGHTS[1]
-SOURCE = "source"
+SOURCE = stored.SOURCE
 FORMAT = 1
 _BUILD: dict[str, Callable] = {"rqvae": rqvae_model, "transformer": transformer_model}
 
@@ -60,19 +67,20 @@ class SavedFolder:
         """Returns the variables of a stage.
 
         Raises:
-          ValueError: if the file is damaged, or of another model than the config.
+          ConfigError: if the file is damaged, or of another model than the config.
         """
         path, prefix = self.path / WEIGHTS, f"{stage}."
-        with safetensors_file.opened(path, lambda size: None) as found:
-            arrays: dict[str, Any] = {
-                name.removeprefix(prefix): array
-                for name, array in found.items()
-                if name.startswith(prefix)
-            }
-            try:
+        try:
+            with safetensors_file.opened(path, lambda size: None) as found:
+                arrays: dict[str, Any] = {
+                    name.removeprefix(prefix): array
+                    for name, array in found.items()
+                    if name.startswith(prefix)
+                }
                 return authors.variables(_BUILD[stage](self.config), arrays)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
+        except ValueError as error:
+            where = "" if str(path) in str(error) else f"{path}: "
+            raise ConfigError(f"{where}{error}") from None
 
 
 def is_saved(path: pathlib.Path) -> bool:
