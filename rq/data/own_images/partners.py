@@ -18,7 +18,7 @@ def with_sources(
     """Yields images with the source images of their names; counts all others.
 
     The path from the root must be the same, up to the suffix: train/a.jpg has the
-    source train/a.png.
+    source train/a.jpg, if there is one, else the first of train/a.*.
 
     Args:
       images: found in the folder of images.
@@ -31,27 +31,33 @@ def with_sources(
     root = pathlib.Path(folder).expanduser()
     if not root.is_dir():
         raise DataError(f"data.source_path={folder!r}: there is no such folder")
-    known: dict[str, pathlib.Path] = {}
+    known: dict[str, walk.File] = {}
+    first: dict[str, str] = {}  # of names without suffix
     for file in walk.walk(root):
         is_image = not file.problem and walk.is_image(file.name, file.head)
         if not is_image or walk.is_system_file(file.name):
             continue
-        name = stem(comparable(file.name))
-        if name in known:
-            inventory.note("second source images of a name, not used", file.name)
-        known.setdefault(name, file.path)
-    unused, paired, without = set(known), 0, []
+        name = comparable(file.name)
+        known[name] = file
+        first.setdefault(stem(name), name)
+    unused, used, paired, without = set(known), set(), 0, []
     for image in images:
-        name = stem(comparable(image.name))
-        if name not in known:
+        name = comparable(image.name)
+        source = name if name in known else first.get(stem(name))
+        if source is None:
             without.append(image.name)
             inventory.leave_out(image.name, "no source image of its name")
             continue
-        unused.discard(name)
+        unused.discard(source)
+        used.add(stem(source))
         paired += 1
-        yield image._replace(source=known[name].read_bytes)
+        yield image._replace(source=known[source].path.read_bytes)
     for name in sorted(unused):
-        inventory.note("source images without an image", name)
+        if stem(name) in used or first[stem(name)] != name:
+            file = known[name].name
+            inventory.note("second source images of a name, not used", file)
+        else:
+            inventory.note("source images without an image", stem(name))
     if without and not paired:
         raise DataError(
             f"none of {len(without)} images has a source image in {folder}, which has "
