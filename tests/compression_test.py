@@ -89,12 +89,12 @@ def test_unlikely_and_impossible_codes_are_written_too():
     assert [decoder.decode(p) for p in given] == [2, 1] and decoder.is_exact()
 
 
-def test_probabilities_that_differ_by_one_bit_are_found():
+def test_probabilities_that_differ_by_a_thousandth_of_a_percent_are_found():
     given = probabilities(64, 16)
     codes = given.argmax(-1).astype(np.int32)
     data = entropy.encode(codes, given)
     other = given.copy()
-    other[3, :4] = np.nextafter(other[3, :4], 1, dtype=np.float32) * 1.00001
+    other[3, :4] *= 1.00001
     decoder = entropy.Decoder(data)
     for p in other:
         decoder.decode(p)
@@ -151,6 +151,18 @@ def test_every_cut_and_every_changed_byte_is_found(layered):
                 assert found.is_cut and found.streams == whole.streams[:1]
     with pytest.raises(DataError, match="damaged"):
         file_format.unpack(layered + b"\0")
+
+
+def test_a_damaged_layer_matters_only_where_it_is_read(layered):
+    first = file_format.cut(layered, 1)
+    damaged = bytearray(layered)
+    damaged[-1] ^= 1
+    found = file_format.unpack(bytes(damaged), 1)
+    assert found.streams == file_format.unpack(layered).streams[:1]
+    assert file_format.cut(bytes(damaged), 1) == first
+    for depth in (2, 3, None):
+        with pytest.raises(DataError, match="damaged"):
+            file_format.unpack(bytes(damaged), depth)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -235,6 +247,15 @@ def test_a_text_is_stored_as_its_tokens(tmp_path):
     np.testing.assert_array_equal(model.decompress([data]), model.reconstruct(image))
     with pytest.raises(ConfigError, match="was not trained without"):
         model.compress(image)
+
+
+def test_a_text_without_its_class_is_refused_where_the_model_takes_none(tmp_path):
+    folder = write_pair(small_config("class_text"), tmp_path / "pair")
+    write_tokenizer(folder / text.FILE)
+    model = rq.load(folder)
+    for images in (np.zeros((1, 8, 8, 1)), np.zeros((3, 8, 8, 1))):
+        with pytest.raises(ConfigError, match="give the class, too"):
+            model.compress(images, texts="a green star")
 
 
 def test_models_of_any_order_are_read_in_raster_order(tmp_path, images):
@@ -335,6 +356,7 @@ def test_files_are_written_beside_images_and_images_beside_files(
         (["compress", "a.png", "--model=digits", "--classes=1,2"], "give one class"),
         (["compress", "a.rqc"], "give --depth=N"),
         (["compress", "a.rqc", "--depth=1", "--model=digits"], "--model is for images"),
+        (["compress", "a.rqc", "--depth=1", "--dtype=int8"], "--dtype is for images"),
         (["decompress"], "rq decompress needs files"),
         (["decompress", "missing.rqc", "--model=digits"], "missing.rqc"),
     ],

@@ -65,7 +65,8 @@ def _cut(values) -> None:
     if values.depth is None:
         raise ConfigError("files of rq compress can only be cut: give --depth=N")
     why = "is for images, not for files to cut"
-    run_flags.refuse(values, why, "model", "classes", "text", "layers")
+    given = ("model", "classes", "text", "layers", "step", "dtype")
+    run_flags.refuse(values, why, *given)
     places = code_files.outputs(
         values, "compress", lambda path: f"{path.stem}.{values.depth}{path.suffix}"
     )

@@ -142,7 +142,7 @@ class Compressor:
             or was written where floats round otherwise.
           ConfigError: as `compress`.
         """
-        content = file_format.unpack(data)
+        content = file_format.unpack(data, depth)
         if content.digest != self._digest:
             raise DataError(
                 f"was written with another model than {self._models.path}, or with "

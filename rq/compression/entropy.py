@@ -5,7 +5,7 @@
 Asymmetric numeral systems: the bytes have as many bits as the information of the codes,
 and 32 for a checksum. The coder is a stack: it starts with the checksum, codes are
 pushed in reverse, and who pops them with the same probabilities finds it again below.
-With other probabilities, were they off by one bit, all that follows is arbitrary.
+With other probabilities, as they are rounded to 24 bits, all that follows is arbitrary.
 """
 
 from __future__ import annotations

@@ -76,11 +76,15 @@ def pack(content: CodeFile) -> bytes:
     return packed
 
 
-def unpack(data: bytes) -> CodeFile:
+def unpack(data: bytes, depth: int | None = None) -> CodeFile:
     """Returns the contents of a file.
 
+    Args:
+      data: the file.
+      depth: how many layers are read, the first ones; all if None.
+
     Raises:
-      DataError: if it is none, of a later version, cut, or damaged.
+      DataError: if it is none, of a later version, cut, or damaged in what is read.
     """
     if data[: len(MAGIC)] != MAGIC:
         raise DataError(f"is no file of rq compress: it does not start with {MAGIC!r}")
@@ -91,11 +95,13 @@ def unpack(data: bytes) -> CodeFile:
     reader = _Reader(data, len(MAGIC) + 1)
     try:
         digest = reader.take(DIGEST)
-        depth = reader.take(1)[0]
+        flags = reader.take(1)[0]
         condition = tuple(reader.varint() for _ in range(reader.varint()))
-        layers, depth = bool(depth & _LAYERS), depth & MAX_DEPTH
+        layers, stored = bool(flags & _LAYERS), flags & MAX_DEPTH
         header, streams, is_cut = data[: reader.at], [], False
-        for number in range(depth if layers else 1):
+        wanted = stored if layers else 1
+        wanted = wanted if depth is None else min(max(depth, 1), wanted)
+        for number in range(wanted):
             if number and reader.at == len(data):
                 break
             try:
@@ -107,9 +113,10 @@ def unpack(data: bytes) -> CodeFile:
                 break
     except EOFError:
         raise DataError(f"is cut: it ends after {len(data)} bytes") from None
-    if not is_cut and reader.at < len(data) or not depth:
+    reads_all = wanted == (stored if layers else 1)
+    if reads_all and not is_cut and reader.at < len(data) or not stored:
         raise DataError(_DAMAGED)
-    return CodeFile(digest, depth, layers, condition, tuple(streams), is_cut)
+    return CodeFile(digest, stored, layers, condition, tuple(streams), is_cut)
 
 
 def cut(data: bytes, depth: int) -> bytes:
@@ -118,7 +125,7 @@ def cut(data: bytes, depth: int) -> bytes:
     Raises:
       DataError: if it is no such file, or has fewer.
     """
-    content = unpack(data)
+    content = unpack(data, depth)
     if not content.layers:
         raise DataError(
             "has one stream for all depths, so that it cannot be cut: "
