@@ -29,6 +29,7 @@ from rq.sampling.order import group_starts, largest_group, make_order
 from rq.sampling.sampler import Wanted
 
 KEY = jax.random.key(0)
+SOURCE = dict(source_shape=(2, 3, 2), source_dim=4)
 
 
 def any_order(**changes):
@@ -46,6 +47,17 @@ def orders(batch, positions=6, seed=4):
 
 def random_codes(batch, shape=(2, 3, 2)):
     return jax.random.randint(jax.random.key(2), (batch, *shape), 0, 8)
+
+
+def with_source(model, cond, null):
+    """Adds random codes of source images, if the model reads them, to a condition."""
+    if not model.source_shape:
+        return cond, null
+    cond = cond.reshape(len(cond), -1)
+    number = model.source_length * model.source_shape[2]
+    codes = jax.random.randint(jax.random.key(8), (len(cond), number), 0, 8)
+    null = jnp.concatenate([jnp.full(number, -1), jnp.reshape(null, -1)])
+    return jnp.concatenate([codes, cond], axis=1), null
 
 
 def in_raster(order):
@@ -207,6 +219,7 @@ def sampled(steps, guided=True, keep=None, batch=3, order=None, first=0, **chang
             group_starts=group_starts(6, known, steps),
             largest_group=largest_group(6, steps),
         )
+    cond, null_cond = with_source(model, cond, jnp.full(shape[1:], 4))
     return program.sample(
         model,
         params,
@@ -215,7 +228,7 @@ def sampled(steps, guided=True, keep=None, batch=3, order=None, first=0, **chang
         jax.random.key(5),
         filters=make_filters(config, model.depth),
         guidance=make_guidance(config, model.code_shape) if guided else None,
-        null_cond=jnp.full(shape[1:], 4),
+        null_cond=null_cond,
         codes=random_codes(batch),
         keep=keep,
         order=order,
@@ -240,10 +253,11 @@ def test_groups_of_one_position_complete_as_the_sequential_sampler_does():
     assert (found != random_codes(3)).any()
 
 
-def test_a_position_of_a_group_is_drawn_as_if_it_came_next():
+@pytest.mark.parametrize("changes", [{}, SOURCE], ids=["none", "source"])
+def test_a_position_of_a_group_is_drawn_as_if_it_came_next(changes):
     """Given all groups before it, and none of its own."""
     steps, spread = 2, make_order(np.zeros((2, 3, 2), bool), spread=True)
-    found = sampled(steps)
+    found = sampled(steps, **changes)
     starts = group_starts(6, 0, steps)
     for begin, end in itertools.pairwise(starts):
         for position in spread[begin:end]:
@@ -251,41 +265,43 @@ def test_a_position_of_a_group_is_drawn_as_if_it_came_next():
             order = np.asarray([*spread[:begin], position, *others])
             keep = np.zeros((6, 2), bool)
             keep[spread[:begin]] = True
-            alone = _continued(found, keep.reshape(2, 3, 2), order, begin)
+            keep = keep.reshape(2, 3, 2)
+            alone = _continued(found, keep, order, begin, changes)
             row, column = divmod(int(position), 3)
             np.testing.assert_array_equal(found[:, row, column], alone[:, row, column])
 
 
-def _continued(codes, keep, order, begin):
+def _continued(codes, keep, order, begin, changes):
     """Draws one by one from position number `begin` on; guidance has grown by then."""
-    model, params, codebook = any_order()
+    model, params, codebook = any_order(**changes)
     config = SamplingConfig(guidance=(2.0, 1.5), guidance_schedule="linear", top_p=0.9)
     guidance = make_guidance(config, model.code_shape)
     numbers = {int(p): i for i, p in enumerate(make_order(keep * False, True))}
     guidance = guidance.at[begin].set(guidance[numbers[int(order[begin])]])
+    cond = jax.random.randint(jax.random.key(3), (3,), 0, 4)
+    cond, null_cond = with_source(model, cond, 4)
     return program.sample(
         model,
         params,
         codebook,
-        jax.random.randint(jax.random.key(3), (3,), 0, 4),
+        cond,
         jax.random.key(5),
         filters=make_filters(config, model.depth),
         guidance=guidance,
-        null_cond=4,
+        null_cond=null_cond,
         codes=codes,
         keep=keep,
         order=order,
     )
 
 
-def test_in_groups_a_sample_is_that_of_its_index():
+def test_in_groups_the_first_index_changes_the_samples():
     whole = sampled(3)
-    again = sampled(3, batch=3, first=0)
-    np.testing.assert_array_equal(whole, again)
+    np.testing.assert_array_equal(whole, sampled(3))
     assert (np.asarray(sampled(3, first=9)) != whole).any()
 
 
-def test_one_program_for_all_masks_and_another_step_count_in_the_same_sampler():
+def test_one_program_for_all_masks():
     model, params, codebook = any_order()
     variables = {"params": params, "codebook": {"state": _State(codebook)}}
     sampler = Sampler(model, variables, None, None, mesh=one_device(), null_cond=4)
@@ -313,6 +329,7 @@ def codes_of(sampler, cond, config, **options):
     return np.concatenate([batch.codes for batch in batches])
 
 
+@pytest.mark.slow
 def test_row_by_row_samples_of_different_masks_are_those_of_the_sampler():
     model, params, codebook = any_order()
     variables = {"params": params, "codebook": {"state": _State(codebook)}}

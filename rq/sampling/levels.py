@@ -33,6 +33,7 @@ class Steps(NamedTuple):
       order: int32 `[R, T]`, in which positions are read; then come those of the group.
       depths: int32 `[R, T]`, how many of their codes, in that order.
       first: int32 `[R]`, how many positions are read.
+      start: int32 `[R]`, how many positions the level had before; kept ones count.
       number: int32 `[R]`, how many are drawn.
       low, high: int32 `[R]`, codes `low` to `high` - 1 of the group are drawn.
     """
@@ -40,6 +41,7 @@ class Steps(NamedTuple):
     order: np.ndarray
     depths: np.ndarray
     first: np.ndarray
+    start: np.ndarray
     number: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -74,7 +76,7 @@ def make_steps(keep: np.ndarray, levels: tuple[int, ...], steps: int) -> Steps:
             # The coarsest first, as in training.
             read = read[np.argsort(deep[read], kind="stable")]
             whole = np.concatenate([read, group, unread])
-            rows.append((whole, deep[whole], len(read), len(group), low, high))
+            rows.append((whole, deep[whole], len(read), start, len(group), low, high))
             deep[group] = high
         low = high
     return Steps(*(np.asarray(x, np.int32) for x in zip(*rows, strict=True)))
@@ -126,7 +128,7 @@ def draw_levels(model, size: int, request: Request, steps: Steps):
         )
         given, fixed = codes[:, places], keep[:, places] | (by_depth < step.low)
         chosen = codes_of_group(
-            model, request, contexts, asked, step.first, given, fixed
+            model, request, contexts, asked, step.start, given, fixed
         )
         chosen = jnp.where(by_depth < step.high, chosen, given)
         # Padding draws what is read or comes later: that stays as it was.
