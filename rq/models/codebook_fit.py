@@ -19,6 +19,9 @@ from rq.models.codebook import Codebook, sums_by_code
 from rq.models.quantizer import nearest
 
 ITERATIONS = 10  # of Lloyd's algorithm
+# Vectors in a batch that a resized codebook counts for each code at least: a code
+# without any is restarted after 110 steps with a decay of 0.99.
+KEPT = 3.0
 
 
 def fit(vectors: jax.Array, sizes: Sequence[int], shared: bool, key) -> Codebook:
@@ -35,8 +38,8 @@ def fit(vectors: jax.Array, sizes: Sequence[int], shared: bool, key) -> Codebook
       key: random key of the seeds.
 
     Returns:
-      A `Codebook` whose counts are those of a batch, at least 1, so that training does
-      not at once restart codes that are rare.
+      A `Codebook` whose counts are those of a batch, at least 1. Training restarts
+      codes that have fewer vectors.
     """
     depth, largest = len(sizes), max(sizes)
     parts = list(sizes)
@@ -57,7 +60,7 @@ def fit(vectors: jax.Array, sizes: Sequence[int], shared: bool, key) -> Codebook
         books.append(book)
         counts.append(count)
     if not shared:
-        return _stacked(books, counts, len(vectors))
+        return _stacked(books, counts, len(vectors), 1.0)
     book = jnp.concatenate(books)
     book = jax.lax.fori_loop(
         0,
@@ -65,7 +68,8 @@ def fit(vectors: jax.Array, sizes: Sequence[int], shared: bool, key) -> Codebook
         lambda _, book: _moved(book, *_pooled_sums(vectors, book, depth)),
         book,
     )
-    return _of_counts(book, _pooled_sums(vectors, book, depth)[0], len(vectors) * depth)
+    counts, _ = _pooled_sums(vectors, book, depth)
+    return _of_counts(book, counts, len(vectors) * depth, 1.0)
 
 
 def resize(
@@ -81,7 +85,7 @@ def resize(
     Of more codes than are wanted at a depth, those that are nearest to the most vectors
     stay, in their order. Where more are wanted, residuals that are far from all codes
     are added, drawn as in k-means++. If only the given codebook is shared, each depth
-    gets its own choice.
+    gets its own choice. Counts are at least `KEPT`.
 
     Args:
       vectors, sizes, shared, key: see `fit`.
@@ -100,7 +104,7 @@ def resize(
         pooled = jnp.concatenate(residuals, axis=1)
         book = _chosen(book, counts, pooled, sizes[0], keys[0])
         counts, _ = _pooled_sums(vectors, book, depth)
-        return _of_counts(book, counts, len(vectors) * depth)
+        return _of_counts(book, counts, len(vectors) * depth, KEPT)
     residual, books, new_counts = vectors, [], []
     for d, (size, one_key) in enumerate(zip(sizes, keys, strict=True)):
         old = given.embedding if given.embedding.ndim == 2 else given.embedding[d]
@@ -110,7 +114,7 @@ def resize(
         count, residual = _quantized(residual, book)
         books.append(book)
         new_counts.append(count)
-    return _stacked(books, new_counts, len(vectors))
+    return _stacked(books, new_counts, len(vectors), KEPT)
 
 
 def _chosen(book, counts, vectors, size: int, key):
@@ -203,15 +207,17 @@ def _moved(book, counts, sums):
     return jnp.where(counts[:, None] > 0, means, book)
 
 
-def _of_counts(book, counts, batches: int) -> Codebook:
-    counts = jnp.maximum(counts / batches, 1.0)
+def _of_counts(book, counts, batches: int, least: float) -> Codebook:
+    counts = jnp.maximum(counts / batches, least)
     return Codebook(book, counts, book * counts[:, None])
 
 
-def _stacked(books, counts, batches: int) -> Codebook:
+def _stacked(books, counts, batches: int, least: float) -> Codebook:
     """Returns the codebook `[D, K, C]` of codebooks that may differ in size."""
     sizes = [len(book) for book in books]
-    found = [_of_counts(*both, batches) for both in zip(books, counts, strict=True)]
+    found = [
+        _of_counts(*both, batches, least) for both in zip(books, counts, strict=True)
+    ]
 
     def pad(x):
         return jnp.pad(x, [(0, max(sizes) - len(x))] + [(0, 0)] * (x.ndim - 1))
