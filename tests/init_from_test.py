@@ -25,6 +25,7 @@ from rq.config import (
     with_absolute_paths,
     with_portable_paths,
 )
+from rq.config.stored import read as read_config
 from rq.convert import saved_folder
 from rq.data import text
 from rq.experiment import Experiment
@@ -165,6 +166,13 @@ def test_the_same_model_is_kept_whole(stage):
             },
         ),
         (
+            "transformer",
+            {"rqvae.model.embed_dim": 8},
+            {name: "new (rqvae.model.embed_dim 4 there, 8 here)"
+             for name in ("body_input/kernel", "head_input/kernel",
+                          "classifier_bias, classifier_kernel")},
+        ),
+        (
             "rqvae",
             {"data.resolution": 32, "rqvae.model.code_shape": (8, 8, 2)},
             {},
@@ -288,6 +296,7 @@ def test_what_is_new_is_as_in_a_fresh_run(places, tmp_path):
     equal(state.params["body_stack"], given["params"]["body_stack"])
 
 
+@pytest.mark.slow
 def test_the_average_of_a_given_run_is_taken(tmp_path):
     """It is what the run samples with, and what a saved folder has."""
     module = rqvae_model(TINY)
@@ -418,6 +427,7 @@ def with_text(tmp_path):
     return folder, config
 
 
+@pytest.mark.slow
 def test_a_text_model_brings_its_tokenizer(with_text, tmp_path):
     folder, config = with_text
     config.init_from = str(folder)
@@ -496,6 +506,26 @@ def test_names_of_models_are_no_paths(tmp_path, monkeypatch):
         config = changed({"init_from": given})
         assert with_absolute_paths(config).init_from == stored
         assert with_portable_paths(config).init_from == ""
+    for given, stored in (("emoji", "emoji"), ("/runs/x", "~/x")):
+        config = changed({"transformer.source_rqvae": given})
+        assert with_portable_paths(config).transformer.source_rqvae == stored
+
+
+def test_the_config_of_a_saved_folder_names_its_own_rqvae_of_source_images(
+    tmp_path,
+):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "there").mkdir()
+    for given, expected in (
+        ("emoji", "emoji"),
+        (str(tmp_path / "there"), str(tmp_path / "there")),
+        ("/gone", "/gone"),  # of a run, which is compared with
+        ("~/gone", str(tmp_path / "source")),
+    ):
+        config = changed({"transformer.source_rqvae": given})
+        (tmp_path / "config.json").write_text(to_json(config))
+        found = read_config(tmp_path / "config.json")
+        assert found.transformer.source_rqvae == expected
 
 
 # The whole program

@@ -23,6 +23,7 @@ PATHS = (
     "init_from",
     "transformer.source_rqvae",
 )
+SOURCE = "source"  # folder that keeps the RQ-VAE of source images, beside config.json
 MODELS = ("init_from", "transformer.source_rqvae")  # which may be names of shipped ones
 
 
@@ -71,6 +72,9 @@ def from_json(text: str) -> ConfigDict:
 def read(file: pathlib.Path) -> ConfigDict:
     """Returns the config in the config.json of a run directory or a saved folder.
 
+    Where `transformer.source_rqvae` is a path that a saved folder has instead of the
+    true one and that does not exist, it becomes the copy in the folder.
+
     Raises:
       ConfigError: see `from_json`; the message begins with the file's name.
     """
@@ -82,9 +86,14 @@ def read(file: pathlib.Path) -> ConfigDict:
     except ValueError:
         pass  # `from_json` says so
     try:
-        return from_json(text)
+        config = from_json(text)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
+    model, kept = config.transformer.source_rqvae, file.parent / SOURCE
+    if model.startswith("~/") and kept.is_dir():  # see `with_portable_paths`
+        if not pathlib.Path(model).expanduser().exists():
+            config.transformer.source_rqvae = str(kept.absolute())
+    return config
 
 
 def differences(a: ConfigDict, b: ConfigDict, command: str = "train") -> list[str]:
@@ -105,14 +114,16 @@ def with_portable_paths(config: ConfigDict) -> ConfigDict:
     """Returns the config without the folders of this machine, to give to others.
 
     Of a path only the last part stays, in the home folder: ~/imagenet. The model that
-    training started from is left out.
+    training started from is left out; names of models that are no paths stay.
     """
     config = config.copy_and_resolve_references()
     given = fields(config) | {"init_from": ""}
     changed = {
-        name: f"~/{pathlib.Path(given[name]).name}" if given[name] else ""
+        name: f"~/{pathlib.Path(given[name]).name}"
         for name in PATHS
+        if given[name] and not (name in MODELS and _is_name(given[name]))
     }
+    changed["init_from"] = ""
     config.update_from_flattened_dict(changed)
     return config
 
@@ -131,7 +142,12 @@ def with_absolute_paths(config: ConfigDict) -> ConfigDict:
     }
     for field in MODELS:
         name = given[field]
-        if "/" not in name and name[:1] not in "~." and not pathlib.Path(name).exists():
+        if _is_name(name) and not pathlib.Path(name).exists():
             changed.pop(field, None)
     config.update_from_flattened_dict(changed)
     return config
+
+
+def _is_name(model: str) -> bool:
+    """Returns whether a model is given by its name; stored paths are absolute."""
+    return "/" not in model and model[:1] not in ("~", ".")

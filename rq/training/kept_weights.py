@@ -29,6 +29,14 @@ _NAMED = 3  # new arrays of a part that are named, at most
 LEAST = 0.01  # fraction of a stage's parameters: keeping fewer is a mistake
 _LATENTS = ("data.resolution", "rqvae.model.ch_mult", "rqvae.model.embed_dim")
 _GRID, _NUMBER = "rqvae.model.code_shape", "rqvae.model.num_codes"
+_CODES = (
+    _GRID,
+    _NUMBER,
+    "rqvae.model.embed_dim",
+    "rqvae.model.shared_codebook",
+    "rqvae.model.cosine",
+    "rqvae.model.fsq_levels",
+)
 _WIDTH = "transformer.model.width"
 _CONDITION = (
     "transformer.condition",
@@ -63,14 +71,7 @@ _AUTOENCODER = (
 # By part of a model, the beginning of its arrays' names: the fields that their shapes,
 # or whether they exist, depend on. Other parts depend on `_AUTOENCODER`.
 _DEPENDS = {
-    "codebook": (
-        *_LATENTS,
-        _GRID,
-        _NUMBER,
-        "rqvae.model.shared_codebook",
-        "rqvae.model.cosine",
-        "rqvae.model.fsq_levels",
-    ),
+    "codebook": (*_LATENTS, *_CODES),
     "condition": (*_CONDITION, _WIDTH),
     "source": (
         "data.source",
@@ -89,14 +90,13 @@ _DEPENDS = {
     "body_stack": _stack("body"),
     "head_stack": _stack("head"),
     "classifier": (
-        _NUMBER,
+        *_CODES,
         _WIDTH,
         "transformer.model.shared_classifier",
         "transformer.model.head.norm",
     ),
     "token_embedding": (
-        _NUMBER,
-        _GRID,
+        *_CODES,
         _WIDTH,
         "transformer.model.shared_token_embedding",
         "transformer.model.body_from_codebook",
@@ -215,12 +215,16 @@ def _is_by_code(name: str) -> bool:
 
 
 def _renumbered(there: ConfigDict, here: ConfigDict) -> bool:
-    """Returns whether some depth has another number of codes.
+    """Returns whether code k of a depth is another than it was.
 
-    The arrays are those of the largest depth and may have the same shape.
+    Because the codebook is new, or has another size: arrays by code are those of the
+    largest depth and may have the same shape.
     """
-    before, after = given_sizes(there, here), rqvae_model(here).sizes
-    return len(before) == len(after) and before != after
+    theirs, ours = rqvae_model(there), rqvae_model(here)
+    same = ("cosine", "fsq_levels", "code_dim")
+    is_new = any(getattr(theirs, name) != getattr(ours, name) for name in same)
+    is_new |= ours.shared_codebook and not theirs.shared_codebook
+    return is_new or given_sizes(there, here) != ours.sizes
 
 
 def _resizes(there: ConfigDict, here: ConfigDict) -> str:
