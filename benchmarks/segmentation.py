@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 from rq.data import sources
-from rq.data.pixels import colours, to_float
+from rq.data.pixels import colours, nearest_labels, to_float
 from rq.evaluation import pairs
 from rq.experiment import Experiment
 from rq.metrics import segmentation
@@ -93,7 +93,7 @@ def read(data, split: str, palette) -> tuple[np.ndarray, np.ndarray]:
     examples = [source[i] for i in range(len(source))]
     maps = np.stack([example["image"] for example in examples])
     pictures = np.stack([example["source"] for example in examples])
-    return pictures, segmentation.nearest_labels(maps, palette)
+    return pictures, nearest_labels(maps, palette)
 
 
 def train(network, pictures, labels, *, steps, batch_size, seed, learning_rate=1e-3):

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from rq import loaded_models
 from rq.compression.compressor import Compressed, Compressor
@@ -27,7 +26,6 @@ from rq.config import ConfigError, SamplingConfig
 from rq.config.sampling import OPTIONS
 from rq.convert import model_card, saved_folder
 from rq.data import DataError, given_images
-from rq.data.decode import DecodeError
 from rq.models.projection import PRECISIONS
 from rq.parallel import atomic_files
 from rq.sampling import conditions, inpainting
@@ -180,12 +178,15 @@ class Model:
           uint8 `[N, H, W, C]`.
         """
         self._require("transformer")
-        codes = self.encode(image)
-        if len(codes) != 1:
-            raise ConfigError(f"completes one image, not {len(codes)}")
-        mask = _read_mask(mask)
-        given = inpainting.make_given(codes[0], mask, keep_depth)
-        asked = self._conditions(classes, texts, source)
+        data = self.config.data
+        images = list(given_images.pixels(image, data.channels))
+        if len(images) != 1:
+            raise ConfigError(f"completes one image, not {len(images)}")
+        canvas = inpainting.Canvas(images[0].shape[:2], data.resolution)
+        codes = self.encode(images)[0]
+        given = inpainting.make_given(codes, mask, keep_depth, canvas)
+        missing = mask if data.source == "mask" and source is not None else None
+        asked = self._conditions(classes, texts, source, missing)
         return self._sample(asked, num_samples, seed, options, given)
 
     def _sample(self, asked, number, seed, options, given=None):
@@ -264,6 +265,10 @@ class Model:
         depth = known if depth is None else depth
         if depth not in range(1, known + 1):
             raise ConfigError(f"depth {depth!r} is not within 1..{known}")
+        part = self.config.transformer
+        if part.condition == "class_text" and texts and not np.size(classes):
+            if not part.condition_dropout:
+                raise ConfigError("the model takes no text alone: give the class, too")
         if np.size(classes) or texts:
             cond = self._conditions(classes, texts).cond
         elif (cond := self._compressor.null_cond()) is not None:
@@ -398,26 +403,8 @@ class Model:
         classes = tuple(classes.tolist())
         sources = None
         if source is not None:
-            mask = _read_mask(mask) if mask is not None else None
             sources = self._models.read_sources(source, mask)
         elif mask is not None:
             raise ConfigError("mask needs source, an image")
         tokenizer = self._models.tokenizer
         return conditions.parse(self.config, tokenizer, classes, texts, sources)
-
-
-def _read_mask(mask) -> np.ndarray | str:
-    """Returns an image as a grey array uint8 `[H, W]`, a path as text."""
-    if isinstance(mask, str | pathlib.Path):
-        return str(mask)
-    if isinstance(mask, Image.Image):
-        mask = mask.convert("L")
-    mask = np.asarray(mask)
-    if mask.ndim != 2:
-        raise ConfigError(f"the mask has shape {mask.shape}, not [H, W]")
-    if np.issubdtype(mask.dtype, np.integer) and mask.max(initial=0) == 1:
-        mask = mask.astype(bool)  # 0 and 1 are what a user means by yes and no
-    try:
-        return given_images.from_array(mask, 1)[..., 0]
-    except DecodeError as error:
-        raise ConfigError(f"the mask: {error}") from None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rq.config import ConfigError
+from rq.data import augment
 from rq.sampling import inpainting
 
 
@@ -36,6 +37,32 @@ def test_a_position_is_drawn_where_any_of_its_pixels_is_bright(tmp_path):
     expected[1, 1] = expected[3, 3] = True
     found = inpainting.read_mask(str(tmp_path / "mask.png"), 4, 4)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_pixels_of_0_and_1_are_no_and_yes(tmp_path):
+    image = np.eye(4, dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "mask.png"), image)
+    for mask in (str(tmp_path / "mask.png"), tmp_path / "mask.png", image, image > 0):
+        np.testing.assert_array_equal(inpainting.read_mask(mask, 4, 4), image > 0)
+
+
+@pytest.mark.parametrize("size", [(108, 192), (64, 96), (192, 108)])
+def test_a_mask_with_the_sides_of_the_image_is_cropped_as_it_is(size):
+    high, wide = size
+    side, longer = min(size), max(size)
+    image = np.zeros(size, np.uint8)
+    start = (longer - side) // 2 + side // 4  # the second of four columns or rows
+    part = slice(start, start + side // 4)
+    image[(part, slice(0, 2)) if high > wide else (slice(0, 2), part)] = 255
+    seen = augment.center(image[..., None], 32, None)[..., 0] > 127
+    canvas = inpainting.Canvas((size[0] * 2, size[1] * 2), 32)
+    found = inpainting.read_mask(image, 4, 4, canvas)
+    expected = np.zeros((4, 4), bool)
+    expected[(1, 0) if high > wide else (0, 1)] = True
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(found, inpainting.read_mask(seen, 4, 4))
+    square = np.kron(expected, np.ones((8, 8), np.uint8)) * 255  # of what is seen
+    np.testing.assert_array_equal(inpainting.read_mask(square, 4, 4, canvas), expected)
 
 
 def test_inside_the_mask_the_first_depths_may_stay():

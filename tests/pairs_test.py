@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 from files_test import encoded, section, write
 
-from rq.data import DataError, emoji, emoji_segments, loader, sources
-from rq.data.own_images import prepared
-from rq.data.pixels import colours
+from rq.data import (
+    DataError,
+    emoji,
+    emoji_segments,
+    loader,
+    source_images,
+    sources,
+)
+from rq.data.augment import AUGMENTATIONS
+from rq.data.own_images import partners, prepared
+from rq.data.own_images.found import Found
+from rq.data.own_images.inventory import Inventory
+from rq.data.pixels import colours, nearest_labels
 from rq.metrics import segmentation
 
 FONT = emoji.FONT.exists() and emoji.LIST.exists()
@@ -79,6 +89,26 @@ def test_names_are_compared_in_one_unicode_form_and_the_first_of_two_is_used(tmp
     assert sum(report["kept"].values()) == 5 and report["left_out"] == 0
     second = "second source images of a name, not used: 2"
     assert rf"{second} (cat/0.webp, cat/caf\xe9.webp)" in report["notes"]
+
+
+def test_of_one_name_with_two_suffixes_each_has_its_own_source_image(tmp_path):
+    write_pairs(tmp_path, range(2))
+    images = {}
+    for number, name in enumerate(("b.jpg", "b.png", "b.webp"), 5):
+        kind = "PNG" if name == "b.png" else "JPEG"
+        write(tmp_path / "images/cat" / name, encoded(number, kind=kind))
+        images[name] = tmp_path / "maps/cat" / name
+    for name in ("b.png", "b.jpg"):
+        write(images[name], name.encode())
+    inventory = Inventory()
+    found = [Found(f"cat/{name}", images[name].read_bytes) for name in sorted(images)]
+    paired = partners.with_sources(found, str(tmp_path / "maps"), inventory)
+    sources_of = {image.name: image.source() for image in paired}
+    assert sources_of == {
+        "cat/b.jpg": b"b.jpg",
+        "cat/b.png": b"b.png",
+        "cat/b.webp": b"b.jpg",  # the first one of its name
+    }
 
 
 def test_images_without_a_source_image_are_counted_and_named(tmp_path):
@@ -178,7 +208,7 @@ def test_an_emoji_over_a_texture_has_its_label_map():
     again, _ = emoji_segments.compose(one.text, one.group, font, seed=5)
     np.testing.assert_array_equal(picture, again)
     palette = colours(emoji_segments.PALETTE)
-    found = segmentation.nearest_labels(labels, palette)
+    found = nearest_labels(labels, palette)
     np.testing.assert_array_equal(palette[found], labels)
     assert set(np.unique(found)) == {0, one.group + 1}
     plain = emoji.draw(one.text, font)
@@ -203,9 +233,24 @@ def test_mean_iou_and_pixel_accuracy_are_those_by_hand():
 def test_a_pixel_has_the_class_of_the_nearest_colour():
     palette = colours(("#000000", "#ff0000", "#ffffff"))
     image = np.array([[[10, 0, 20], [200, 30, 30], [250, 200, 220]]], np.uint8)
-    np.testing.assert_array_equal(
-        segmentation.nearest_labels(image, palette), [[0, 1, 2]]
-    )
+    np.testing.assert_array_equal(nearest_labels(image, palette), [[0, 1, 2]])
+
+
+@pytest.mark.parametrize("augment", ["center", "dalle"])
+def test_a_label_map_that_is_resized_has_no_other_classes(augment, tmp_path):
+    palette = ("#ffff00", "#0000ff", "#808080")  # the last is the mean of the others
+    data = section("", tmp_path, source="grey", augment=augment, palette=palette)
+    data.resolution = 8
+    image = np.zeros((24, 24, 3), np.uint8)
+    image[:, :7], image[:, 7:] = (255, 255, 0), (0, 0, 255)
+    rng = np.random.default_rng(0)
+    transform = AUGMENTATIONS[augment]
+    found = source_images.transformed({"image": image}, transform, data, rng, False)
+    labels = nearest_labels(found["image"], colours(palette))
+    np.testing.assert_array_equal(colours(palette)[labels], found["image"])
+    assert set(np.unique(labels)) == {0, 1}
+    if augment == "center":  # most of the third column is blue
+        np.testing.assert_array_equal(labels[0], [0, 0, 1, 1, 1, 1, 1, 1])
 
 
 @pytest.mark.parametrize(

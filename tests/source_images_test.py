@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images as conditions: source images, their codes, the model's prefix, sampling."""
 
+import csv
 import functools
 import shutil
 
@@ -27,6 +28,7 @@ from rq.parallel import sharding
 from rq.sampling import conditions, program
 from rq.sampling.order import make_order
 from rq.sampling.sampler import Sampler
+from rq.sampling.trained_models import source_image
 from rq.training import checkpoint, given_model
 
 
@@ -173,15 +175,16 @@ def test_the_codes_of_the_source_come_first_in_the_condition():
         conditions.make(config_of(), {"label": np.array([3, 0])})
 
 
-def test_of_three_conditions_each_is_left_out_as_often_as_all():
+def test_of_three_conditions_each_is_left_out_or_stands_alone_as_often_as_all_are():
     config = config_of("class_text")
     lengths = conditions.part_lengths(config)
     assert lengths == (32, 1, 5)
     cond, none = jnp.ones((4000, 38), jnp.int32), np.full(38, -1)
     left = conditions.leave_out_parts(cond, none, 0.2, jax.random.key(0), lengths)
     parts = np.asarray(left)[:, [0, 31, 32, 33, 37]] < 0
-    rows = {(1, 1, 1, 1, 1): 0.2, (1, 1, 0, 0, 0): 0.2, (0, 0, 1, 0, 0): 0.2}
-    rows |= {(0, 0, 0, 1, 1): 0.2, (0, 0, 0, 0, 0): 0.2}
+    rows = {(1, 1, 1, 1, 1): 0.2, (0, 0, 0, 0, 0): 0.2}
+    for part in ((1, 1, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, 1, 1)):
+        rows |= {part: 0.1, tuple(1 - x for x in part): 0.1}
     found = {row: np.mean((parts == row).all(axis=1)) for row in rows}
     assert found == pytest.approx(rows, abs=0.03)
 
@@ -424,7 +427,7 @@ def test_files_that_are_no_rqvae_are_not_removed(trained, tmp_path):
     assert photo.exists()
 
 
-@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("online", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_programs_of_source_images_with_an_rqvae_of_their_own_trace(trained, online):
     config = config_of("class", source="lowres:2")
     config.transformer.source_rqvae = str(trained)
@@ -436,6 +439,18 @@ def test_programs_of_source_images_with_an_rqvae_of_their_own_trace(trained, onl
     assert metrics["loss"].shape == () and "source" in state.codebook
     (codes,) = jax.tree.leaves(programs.sampler(config, mesh).out_info)
     assert codes.shape == (16, 4, 4, 2)
+
+
+def test_a_mask_says_what_is_missing_of_a_source_image():
+    data = config_of("class", source="mask").data
+    image = np.full((16, 32, 1), 200, np.uint8)
+    mask = np.zeros((16, 32), np.uint8)
+    mask[:, 8:12] = 255  # at the left of what the model sees
+    found = source_image(data, image, mask)
+    np.testing.assert_array_equal(found[:, :4], source_images.MASKED)
+    np.testing.assert_array_equal(found[:, 4:], 200)
+    with pytest.raises(ConfigError, match="nothing is missing"):
+        source_image(data, image, np.zeros((16, 16), np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -538,3 +553,9 @@ def test_the_command_samples_a_folder_of_sources(paired, tmp_path):
     with np.load(tmp_path / "out.npz") as made:
         assert made["arr_0"].shape == (4, 16, 16, 1)
         np.testing.assert_array_equal(made["labels"], [0, 0, 1, 1])
+    flags[2] = f"--out={tmp_path}/folder"
+    sample.run(cli.parse(sample, [*flags, "--num_samples=2"]))
+    table = list(csv.DictReader((tmp_path / "folder/labels.csv").open()))
+    assert [row["source"] for row in table] == ["a.png", "b.png"]
+    with pytest.raises(ConfigError, match="set --num_samples=2 for one sample of each"):
+        sample.run(cli.parse(sample, [*flags, "--num_samples=1"]))

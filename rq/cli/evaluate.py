@@ -139,7 +139,7 @@ def _evaluate_pairs(values) -> None:
     out = run_flags.output(values, experiment, "pairs.json", ".json")
     extractor = _extractor(values, experiment, required=False)
     results = pairs.evaluate(experiment, values.pairs, extractor)
-    shown = pairs.picture(experiment)
+    shown = pairs.picture(experiment, experiment.config.sampling.seed)
     if processes.is_process_0():
         visualize.save_png(out.with_suffix(".png"), shown)
     run_flags.write_json(out, results)

@@ -128,6 +128,21 @@ def center(image, size, rng):
     return _covering_crop(image, size, lambda room: room // 2)
 
 
+def center_part(given: tuple[int, int], size) -> tuple[slice, slice]:
+    """Returns the rows and columns of an image `[H, W]` that `center` keeps.
+
+    Args:
+      given: (H, W).
+      size: see the module.
+    """
+    scale = max(side / n for side, n in zip(height_and_width(size), given, strict=True))
+    part = []
+    for side, n in zip(height_and_width(size), given, strict=True):
+        start = (n - side / scale) / 2
+        part.append(slice(round(start), round(n - start)))
+    return part[0], part[1]
+
+
 def crop_flip(image, size, rng):
     """Resizes the short side, crops at random, flips half the time (ImageNet)."""
     cropped = _covering_crop(image, size, lambda room: rng.integers(room + 1))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -38,6 +39,15 @@ def read(images, channels: int, resolution: Resolution) -> np.ndarray:
     Raises:
       DataError: if there is none, or one cannot be read; with its number.
     """
+    return np.stack([center(x, resolution, None) for x in pixels(images, channels)])
+
+
+def pixels(images, channels: int) -> Iterator[np.ndarray]:
+    """Yields images as `read` takes them, uint8 `[H, W, channels]` of any size.
+
+    Raises:
+      DataError: see `read`.
+    """
     if _is_one(images):
         images = [images]
     elif not isinstance(images, list | tuple):
@@ -48,15 +58,12 @@ def read(images, channels: int, resolution: Resolution) -> np.ndarray:
             raise DataError(f"images have shape {images.shape}, not {_SHAPES}")
     if not len(images):
         raise DataError("no images were given")
-    found = []
     for number, image in enumerate(images):
         try:
-            pixels = _read_one(image, channels)
+            yield _read_one(image, channels)
         except (DecodeError, OSError) as error:
             name = image if isinstance(image, str | os.PathLike) else f"image {number}"
             raise DataError(f"{name}: {error}") from None
-        found.append(center(pixels, resolution, None))
-    return np.stack(found)
 
 
 def _is_one(image) -> bool:

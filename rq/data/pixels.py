@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts pixels between uint8, as stored, and floats in [-1, 1], as in models.
 
-And the colours of palettes to pixels.
+And the colours of palettes to pixels, and back.
 """
 
 from __future__ import annotations
@@ -17,6 +17,25 @@ def colours(palette: Sequence[str]) -> np.ndarray:
     return np.array(
         [[int(name[i : i + 2], 16) for i in (1, 3, 5)] for name in palette], np.uint8
     )
+
+
+def nearest_labels(images: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Returns the class of each pixel, that of the nearest colour, int32 `[..., H, W]`.
+
+    Args:
+      images: uint8 `[..., H, W, C]`.
+      palette: uint8 `[L, C]`; of equally near colours the first counts.
+    """
+    pixels, near = images.astype(np.int32), None
+    for label, colour in enumerate(palette.astype(np.int32)):
+        distance = ((pixels - colour) ** 2).sum(axis=-1)
+        if near is None:
+            near, found = distance, np.zeros(distance.shape, np.int32)
+        closer = distance < near
+        near, found = np.where(closer, distance, near), np.where(closer, label, found)
+    if near is None:
+        raise ValueError("a palette without colours")
+    return found
 
 
 def to_float(images):

@@ -18,6 +18,7 @@ import numpy as np
 
 from rq.config import image_shape
 from rq.data.augment import Transform, resize
+from rq.data.pixels import colours, nearest_labels
 
 MASKED = 127  # grey of the pixels that are missing
 
@@ -33,12 +34,18 @@ def transformed(
       example: 'image' uint8 `[H, W, C]` and, of pairs, 'source'; a source of another
         size is resized to that of the image first.
       transform: see `rq.data.augment`.
-      data: the `data` section of the config.
+      data: the `data` section of the config; images of a `palette` are label maps, each
+        pixel of which becomes the class that most of it has.
       rng: generator of the example.
       paired: whether the source image is wanted.
     """
     before = rng.bit_generator.state
-    image = transform(example["image"], data.resolution, rng)
+    palette = [name for name in data.palette if name]
+    image = example["image"]
+    if palette:
+        image = _label_map(image, transform, data.resolution, rng, colours(palette))
+    else:
+        image = transform(image, data.resolution, rng)
     found = example | {"image": image}
     if not paired or data.source == "none":
         return found
@@ -47,6 +54,13 @@ def transformed(
     rng.bit_generator.state = before
     source = resize(example["source"], *example["image"].shape[:2])
     return found | {"source": transform(source, data.resolution, rng)}
+
+
+def _label_map(image, transform, size, rng, palette) -> np.ndarray:
+    """Returns a transformed label map, in the colours of the palette alone."""
+    labels = nearest_labels(image, palette)
+    classes = (labels[..., None] == np.arange(len(palette))) * np.uint8(255)
+    return palette[transform(classes, size, rng).argmax(axis=-1)]
 
 
 def given_size(data) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from rq import visualize
 from rq.config import ConfigError, SamplingConfig
 from rq.data import loader, sources
-from rq.data.pixels import colours, to_float
+from rq.data.pixels import colours, nearest_labels, to_float
 from rq.evaluation.feature_sets import BATCH
 from rq.metrics import segmentation
 from rq.metrics.distances import frechet_distance
@@ -129,9 +129,7 @@ def of_label_maps(true: np.ndarray, made: np.ndarray, palette) -> dict[str, floa
     found = colours(palette)
     counts = np.zeros((len(found), len(found)), np.int64)
     for part in _parts(len(true)):
-        labels, others = (
-            segmentation.nearest_labels(x[part], found) for x in (true, made)
-        )
+        labels, others = (nearest_labels(x[part], found) for x in (true, made))
         counts += segmentation.confusion(labels, others, len(found))
     return segmentation.statistics(counts)
 
@@ -177,14 +175,15 @@ def _parts(number: int) -> list[slice]:
     return [slice(start, start + BATCH) for start in range(0, number, BATCH)]
 
 
-def picture(experiment, number: int = ROWS, samples: int = COLUMNS) -> np.ndarray:
+def picture(
+    experiment, seed: int, number: int = ROWS, samples: int = COLUMNS
+) -> np.ndarray:
     """Returns a picture: a source image, samples of it, and the true image, by row."""
     pairs = read(experiment, number)
     found = asked(experiment, pairs)
     number = len(pairs.images)
     _, cond = found.at(np.repeat(np.arange(number), samples))
-    config = experiment.config
-    options = SamplingConfig(**config.sampling).replace(seed=config.seed)
+    options = SamplingConfig(**experiment.config.sampling).replace(seed=seed)
     made = experiment.sampler.sample(
         cond, number * samples, options, dtype=np.uint8
     ).images

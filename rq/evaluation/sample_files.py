@@ -26,6 +26,7 @@ from PIL import Image
 
 from rq import visualize
 from rq.config import ConfigError, SamplingConfig, image_shape
+from rq.data import given_images
 from rq.parallel import atomic_files, processes
 from rq.sampling import conditions, inpainting, rejection
 from rq.sampling.classifier import Classifier
@@ -70,7 +71,7 @@ def check_writable(path, num_bytes: int = 0) -> None:
         )
 
 
-def writing(path, number: int, image_shape, code_shape):
+def writing(path, number: int, image_shape, code_shape, sources=()):
     """Returns a context manager that yields a function to add batches, see `Add`.
 
     Args:
@@ -79,13 +80,15 @@ def writing(path, number: int, image_shape, code_shape):
         index, with a table of labels and codes.
       number: number of samples.
       image_shape, code_shape: shapes for one sample.
+      sources: names of the source images of all samples, if they have some; also in
+        the table.
     """
     path = epath.Path(path)
     if path.suffix == ".npz":
         return npz(path, number, image_shape, code_shape)
     if path.suffix == ".png":
         return _grid(path, number, image_shape, code_shape)
-    return _folder(path)
+    return _folder(path, sources)
 
 
 @contextlib.contextmanager
@@ -165,13 +168,13 @@ def _grid(path, number: int, image_shape, code_shape) -> Iterator[Add]:
 
 
 @contextlib.contextmanager
-def _folder(path: epath.Path) -> Iterator[Add]:
+def _folder(path: epath.Path, sources) -> Iterator[Add]:
     """Yields a function to add PNGs; finally writes labels.csv, with the codes."""
     rows = tempfile.TemporaryFile("w+", newline="")
     first = 0
     with rows:
         table = csv.writer(rows)
-        table.writerow(["file", "label", "codes"])
+        table.writerow(["file", "label", "codes", *(["source"] if sources else [])])
 
         def add(images, labels, codes):
             nonlocal first
@@ -183,7 +186,8 @@ def _folder(path: epath.Path) -> Iterator[Add]:
                 with atomic_files.atomic_write(path / name) as temporary:
                     temporary.write_bytes(buffer.getvalue())
                 flat = " ".join(map(str, np.ravel(codes[i]).tolist()))
-                table.writerow([name, int(labels[i]), flat])
+                source = sources[first + i : first + i + 1]
+                table.writerow([name, int(labels[i]), flat, *source])
             first += len(images)
 
         yield add
@@ -235,19 +239,29 @@ def write_samples(
     processes.run_on_process_0(lambda: check_writable(out, num_bytes))
     sources = None
     if source is not None:
-        sources = experiment.read_sources(source, mask if complete is None else None)
+        same = complete is None or experiment.config.data.source == "mask"
+        sources = experiment.read_sources(source, mask if same else None)
     asked = conditions.parse(
         experiment.config, experiment.tokenizer, classes, texts, sources
     )
-    given = None
+    given_number = len(asked.labels) if classes or texts or sources else 1
+    if number < given_number:
+        raise ConfigError(
+            f"--num_samples={number}: {given_number} classes, texts or source images "
+            f"are given: set --num_samples={given_number} for one sample of each"
+        )
+    given = canvas = None
     if complete is not None:
         if pathlib.Path(complete).suffix in inpainting.NUMPY:
             sizes = rqvae.sizes
             codes = inpainting.read_codes(complete, rqvae.code_shape, sizes)
         else:
             experiment.require_rqvae("an image to complete")
+            data = experiment.config.data
+            (image,) = given_images.pixels(complete, data.channels)
+            canvas = inpainting.Canvas(image.shape[:2], data.resolution)
             codes = experiment.codes_of(complete)[0]
-        given = inpainting.make_given(codes, mask or "bottom", keep_depth)
+        given = inpainting.make_given(codes, mask or "bottom", keep_depth, canvas)
     if keep != 1 and classifier is None:
         classifier = experiment.classifier
     config = SamplingConfig(**experiment.config.sampling)
@@ -269,7 +283,9 @@ def write_samples(
         print(f"wrote {out}: codes without images, for your own decoder")
         return
     depth = config.depth or rqvae.depth
-    with writing(out, number, shape, (*rqvae.code_shape[:2], depth)) as add:
+    names = [asked.names[row].get("source", "") for row in asked.spread(number)]
+    code_shape = (*rqvae.code_shape[:2], depth)
+    with writing(out, number, shape, code_shape, names if sources else ()) as add:
         for batch in batches:
             images = visualize.to_uint8(batch.images)
             add(images, batch.labels, batch.codes)

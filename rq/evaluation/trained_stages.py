@@ -113,7 +113,7 @@ def samples(experiment) -> np.ndarray:
     """
     config, classes, texts = experiment.config, (), ()
     if config.data.source != "none":
-        return pairs.picture(experiment)
+        return pairs.picture(experiment, config.seed)
     needs = conditions.NEEDS[config.transformer.condition]
     if "text" in needs:
         source = experiment.code_source(config.data.eval_split)

@@ -1,29 +1,10 @@
 # Copyright 2026 The rq Authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compares label maps: nearest palette colours, confusion, mean IoU, pixel accuracy."""
+"""Compares label maps: confusion, mean IoU, pixel accuracy."""
 
 from __future__ import annotations
 
 import numpy as np
-
-
-def nearest_labels(images: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Returns the class of each pixel, that of the nearest colour, int32 `[..., H, W]`.
-
-    Args:
-      images: uint8 `[..., H, W, C]`.
-      palette: uint8 `[L, C]`; of equally near colours the first counts.
-    """
-    pixels, near = images.astype(np.int32), None
-    for label, colour in enumerate(palette.astype(np.int32)):
-        distance = ((pixels - colour) ** 2).sum(axis=-1)
-        if near is None:
-            near, found = distance, np.zeros(distance.shape, np.int32)
-        closer = distance < near
-        near, found = np.where(closer, distance, near), np.where(closer, label, found)
-    if near is None:
-        raise ValueError("a palette without colours")
-    return found
 
 
 def confusion(true: np.ndarray, made: np.ndarray, classes: int) -> np.ndarray:

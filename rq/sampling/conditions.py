@@ -124,7 +124,9 @@ def leave_out_parts(
 ) -> jax.Array:
     """Returns conditions of several parts `[B, S]`, some without one or all of them.
 
-    A random fraction has none, as in `leave_out`; as many lack each part alone.
+    A random fraction has none, as in `leave_out`; as many lack each part alone. Of
+    three parts half of these lack the other two instead, so that the model takes any
+    parts alone.
 
     Args:
       cond, null_cond, fraction, key: see `leave_out`.
@@ -133,6 +135,10 @@ def leave_out_parts(
     drawn = jax.random.uniform(key, (len(cond), 1))
     part = np.repeat(np.arange(len(lengths), 0, -1), lengths)  # the last one is 1
     alone = (drawn >= part * fraction) & (drawn < (part + 1) * fraction)
+    if len(lengths) > 2:
+        is_one = (drawn >= fraction) & (drawn < (len(lengths) + 1) * fraction)
+        others = is_one & (drawn / fraction % 1 >= 0.5)
+        alone = alone ^ others  # all but that part
     return jnp.where((drawn < fraction) | alone, null_cond, cond)
 
 

@@ -10,6 +10,7 @@ first (`rq.sampling.order`), so that the rest sees all of it.
 
 from __future__ import annotations
 
+import os
 import pathlib
 import zipfile
 import zlib
@@ -17,8 +18,13 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from rq.config import ConfigError
+from rq.config.image_shape import Resolution
+from rq.data import augment
+from rq.data.damage import DecodeError
+from rq.data.decode import from_array
 
 REGIONS = ("all", "bottom", "top", "right", "left", "center")
 NUMPY = (".npy", ".npz")  # files of codes
@@ -44,14 +50,31 @@ class Given(NamedTuple):
     keep: np.ndarray
 
 
-def read_mask(mask: str | np.ndarray, rows: int, columns: int) -> np.ndarray:
+class Canvas(NamedTuple):
+    """An image of any size, of which the model sees the centre.
+
+    Attributes:
+      size: its height and width.
+      resolution: of the model, see `given_images.read`.
+    """
+
+    size: tuple[int, int]
+    resolution: Resolution
+
+
+def read_mask(
+    mask, rows: int, columns: int, canvas: Canvas | None = None
+) -> np.ndarray:
     """Returns the positions to resample, bool `[rows, columns]`.
 
     Args:
       mask: 'all'; a half, 'bottom', 'top', 'right' or 'left'; the 'center', half as
-        high and half as wide; or a grey image, a file or uint8 `[height, width]`,
-        bright where to resample: a position is resampled if any of its pixels is.
+        high and half as wide; or an image, a file or as `given_images.read` takes it,
+        grey and bright where to resample: a position is resampled if any of its pixels
+        is. Pixels that are all 0 or 1 are no and yes.
       rows, columns: H and W of the codes.
+      canvas: the image, if there is one; a mask with its ratio of sides is cropped as
+        it is. Any other covers what the model sees.
 
     Raises:
       ConfigError: where it is neither a region nor a readable image.
@@ -71,22 +94,44 @@ def read_mask(mask: str | np.ndarray, rows: int, columns: int) -> np.ndarray:
         }
         found[part[mask]] = True
         return found
-    image: Any = mask
-    name = f"--mask={mask}"
-    if not isinstance(mask, str):
-        name = "the mask"
-    elif pathlib.Path(mask).exists():
-        image = cv2.imread(mask, cv2.IMREAD_GRAYSCALE)
-    else:
-        image = None
-    if image is None:
-        raise ConfigError(f"{name}: neither an image nor one of {REGIONS}")
+    is_file = isinstance(mask, str | os.PathLike)
+    name = f"--mask={mask}" if is_file else "the mask"
+    image = _grey(mask, name)
+    if canvas is not None and _same_ratio(image.shape, canvas.size):
+        image = image[augment.center_part(image.shape, canvas.resolution)]
     if image.shape[0] < rows or image.shape[1] < columns:
         raise ConfigError(f"{name}: {image.shape} pixels for {rows} x {columns} places")
     for row, band in enumerate(np.array_split(image > 127, rows)):
         for column, cell in enumerate(np.array_split(band, columns, axis=1)):
             found[row, column] = cell.any()
     return found
+
+
+def _grey(mask, name: str) -> np.ndarray:
+    """Returns a mask as uint8 `[height, width]`; raises as `read_mask` does."""
+    if isinstance(mask, str | os.PathLike):
+        path = pathlib.Path(mask).expanduser()
+        found: Any = None
+        if path.is_file():
+            found = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if found is None:
+            raise ConfigError(f"{name}: neither an image nor one of {REGIONS}")
+    else:
+        found = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    if found.ndim != 2:
+        raise ConfigError(f"{name} has shape {found.shape}, not [H, W]")
+    if np.issubdtype(found.dtype, np.integer) and found.max(initial=0) == 1:
+        found = found.astype(bool)
+    try:
+        return from_array(found, 1)[..., 0]
+    except DecodeError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _same_ratio(size, other) -> bool:
+    """Returns whether two (height, width) have one ratio, up to a pixel."""
+    (height, width), (rows, columns) = size, other
+    return abs(height * columns - width * rows) <= max(*size, *other)
 
 
 def make_keep(redo: np.ndarray, depth: int, keep_depth: int = 0) -> np.ndarray:
@@ -112,18 +157,22 @@ def make_keep(redo: np.ndarray, depth: int, keep_depth: int = 0) -> np.ndarray:
     return keep
 
 
-def make_given(codes: np.ndarray, mask: str | np.ndarray, keep_depth: int = 0) -> Given:
+def make_given(
+    codes: np.ndarray, mask, keep_depth: int = 0, canvas: Canvas | None = None
+) -> Given:
     """Returns what sampling completes: codes `[H, W, D]`, and which of them are kept.
 
     Args:
       codes: of an image.
       mask, keep_depth: where to resample, see `read_mask` and `make_keep`.
+      canvas: the image, see `read_mask`.
 
     Raises:
       ConfigError: on a mask that does not fit.
     """
     rows, columns, depth = codes.shape
-    return Given(codes, make_keep(read_mask(mask, rows, columns), depth, keep_depth))
+    redo = read_mask(mask, rows, columns, canvas)
+    return Given(codes, make_keep(redo, depth, keep_depth))
 
 
 def read_codes(path, code_shape: tuple[int, int, int], sizes) -> np.ndarray:

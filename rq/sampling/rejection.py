@@ -69,7 +69,9 @@ def make_candidates(asked: Conditions, rows: np.ndarray, keep: float) -> Candida
     if not 0 < keep <= 1:
         raise ConfigError(f"--keep={keep}: must be within (0, 1]")
     if "class" not in asked.names[0]:
-        raise ConfigError("--keep ranks by class, but this model has no classes")
+        raise ConfigError(
+            "--keep ranks by class: give --classes, if the model has them"
+        )
     labels, cond = asked.at(rows)
     assert cond is not None  # there are classes
     new = (cond[1:] != cond[:-1]).reshape(len(cond) - 1, int(np.prod(cond.shape[1:])))

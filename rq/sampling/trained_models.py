@@ -11,8 +11,8 @@ import pathlib
 
 import numpy as np
 
-from rq.config import ConfigError, image_shape
-from rq.data import DataError, given_images, source_images, text, walk
+from rq.config import ConfigError
+from rq.data import DataError, augment, given_images, source_images, text, walk
 from rq.models import RQVAE, RQTransformer
 from rq.models.build import rqvae_model, transformer_model
 from rq.models.transformer import code_vectors
@@ -21,6 +21,27 @@ from rq.parallel import sharding
 from rq.sampling import codec, conditions, inpainting, likelihood
 from rq.sampling.conditions import Sources
 from rq.sampling.sampler import Sampler
+
+
+def source_image(data, image: np.ndarray, mask) -> np.ndarray:
+    """Returns what the model reads of a source image, uint8 `[R, R, C]`.
+
+    Args:
+      data: the `data` section of the config.
+      image: uint8 `[H, W, C]` of any size.
+      mask: of 'mask', what is missing, see `inpainting.read_mask`.
+
+    Raises:
+      ConfigError: if the mask does not fit, or nothing is missing.
+    """
+    size, missing = source_images.given_size(data), None
+    if data.source == "mask":
+        canvas = inpainting.Canvas(image.shape[:2], size)
+        missing = inpainting.read_mask(mask, *size, canvas)
+        if not missing.any():
+            raise ConfigError("the mask is dark everywhere: nothing is missing")
+    image = augment.center(image, size, None)
+    return source_images.make(data, image, missing=missing)
 
 
 class TrainedModels(abc.ABC):
@@ -144,20 +165,19 @@ class TrainedModels(abc.ABC):
           DataError: if an image cannot be read.
         """
         self.source_models  # noqa: B018  # raises before images are read
-        data, missing = self.config.data, None
-        if data.source == "mask":
-            height, width, _ = image_shape(data)
-            missing = inpainting.read_mask(
-                "bottom" if mask is None else mask, height, width
-            )
-        elif mask is not None:
+        data = self.config.data
+        if data.source != "mask" and mask is not None:
             raise ConfigError(f"a mask of a model whose data.source is {data.source!r}")
         if isinstance(images, str | os.PathLike):
             folder = pathlib.Path(images).expanduser()
             if folder.is_dir():
                 images = [str(file) for file in walk.images(folder)] or images
-        read = given_images.read(images, data.channels, source_images.given_size(data))
-        made = np.stack([source_images.make(data, x, missing=missing) for x in read])
+        made = np.stack(
+            [
+                source_image(data, image, "bottom" if mask is None else mask)
+                for image in given_images.pixels(images, data.channels)
+            ]
+        )
         names = list(map(str, range(len(made))))
         given = images if isinstance(images, list | tuple) else [images]
         for number, image in enumerate(given):
