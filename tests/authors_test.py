@@ -135,6 +135,7 @@ def converted(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_a_run_directory_gives_the_authors_outputs(converted):
     golden = Golden(FOLDER / CHECKPOINTS)
     experiment = one_device(converted / "plain")

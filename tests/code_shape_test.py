@@ -46,9 +46,10 @@ def test_tables_name_the_best_shape_of_each_budget():
     text = code_shape.tables(rows)
     assert "| 32 | 4 × 4 × 8, K = 256 | 1,024 | 20.00 dB | 5.00 | 3.00 |" in text
     assert "| 32 | 512 | 8 × 8 × 1, K = 256 | 4 × 4 × 4, K = 256 |" in text
-    assert "| 32 | 1,024 |" not in text  # only one row
+    assert "| 32 | 1,024 | 8 × 8 × 1, K = 256 | 4 × 4 × 8, K = 256 |" in text
+    assert "| 32 | 2,048 |" not in text  # nothing new
     assert code_shape.best(rows, 512, "gfid")["shape"]["resolution"] == 64
-    assert code_shape.best(rows, 4096, "gfid") is None
+    assert code_shape.best(rows, 256, "gfid") is None
 
 
 @pytest.mark.parametrize("data", codebooks.SETS)

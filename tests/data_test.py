@@ -90,6 +90,7 @@ def test_preparing_twice_changes_nothing(data_dir):
     assert state() == before
 
 
+@pytest.mark.slow
 def test_reading_needs_no_tensorflow(data_dir):
     code = f"""
 import sys

@@ -197,7 +197,7 @@ esac
     [
         ("0", 1, 1, 0),
         ("143 0", 1, 2, 0),  # saved, the slice is still there
-        ("gone 0", 2, 2, 0),
+        pytest.param("gone 0", 2, 2, 0, marks=pytest.mark.slow),
         pytest.param("75 gone 143 0", 2, 4, 0, marks=pytest.mark.slow),
         pytest.param("gone 1", 2, 2, 1, marks=pytest.mark.slow),  # an error
         ("runs,75 0", 1, 2, 0),  # the first host waits for the second, which is lost
@@ -206,7 +206,7 @@ esac
         pytest.param("134,75 143,0 0", 1, 3, 0, marks=pytest.mark.slow),
         # It was started on one host only.
         pytest.param("0,dead 0", 1, 2, 0, marks=pytest.mark.slow),
-        ("unreachable,143 0", 1, 2, 0),
+        pytest.param("unreachable,143 0", 1, 2, 0, marks=pytest.mark.slow),
     ],
 )
 def test_training_on_a_slice_goes_on_to_its_end(

@@ -21,6 +21,7 @@ from rq.data import DataError, given_images, text
 from rq.experiment import Experiment
 from rq.models.build import rqvae_model, transformer_model
 from rq.sampling import SamplingConfig, conditions
+from rq.saved_experiment import open_experiment
 
 INFO = {"steps": {"rqvae": 3, "transformer": 5}, "metrics": {}, "licence": "MIT"}
 
@@ -125,7 +126,9 @@ def test_a_saved_model_needs_neither_tensorflow_nor_orbax_nor_matplotlib(saved):
     assert found.stdout.split("\n")[0] == "(2, 16, 16, 1)", found.stderr[-2000:]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", pytest.param("int8", marks=pytest.mark.slow)]
+)
 def test_precisions_are_those_of_the_run(dtype, saved, trained):
     loaded, run = rq.load(saved, dtype=dtype), rq.load(trained, dtype=dtype)
     a, b = (x._models.transformer_variables["params"] for x in (loaded, run))
@@ -158,10 +161,13 @@ def changed(config, **fields):
 @pytest.mark.parametrize(
     "fields",
     [
-        dict(
-            rqvae__model__shared_codebook=False,
-            rqvae__model__num_codes=(8, 6),
-            transformer__model__shared_classifier=False,
+        pytest.param(
+            dict(
+                rqvae__model__shared_codebook=False,
+                rqvae__model__num_codes=(8, 6),
+                transformer__model__shared_classifier=False,
+            ),
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             dict(rqvae__model__cosine=True, rqvae__model__shared_codebook=False),
@@ -421,6 +427,8 @@ def test_damaged_weights_are_one_clear_line(saved, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ConfigError, match="cannot read"):  # a user's error
         rq.load(tmp_path / "model").encode(np.zeros((8, 8)))
+    with pytest.raises(ConfigError, match="cannot read"):  # of the commands
+        open_experiment(tmp_path / "model").stored("rqvae")
 
 
 def test_a_folder_without_models_is_refused(saved, tmp_path):

@@ -13,7 +13,13 @@ from sampling_test import tiny
 from rq.sampling import likelihood, program
 
 
-@pytest.mark.parametrize("code_shape", [(1, 1, 3), (1, 2, 2), (2, 2, 1)])
+@pytest.mark.parametrize(
+    "code_shape",
+    [
+        (1, 2, 2),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ((1, 1, 3), (2, 2, 1))),
+    ],
+)
 def test_all_continuations_sum_to_one(code_shape):
     size, number = 4, int(np.prod(code_shape))
     model, params, codebook = tiny(code_shape=code_shape, num_codes=(size,))

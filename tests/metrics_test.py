@@ -336,7 +336,13 @@ def close(actual, expected, relative=2e-5):
     np.testing.assert_allclose(actual, expected, 0, relative * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("height, width", make.SIZES)
+@pytest.mark.parametrize(
+    "height, width",
+    [
+        make.SIZES[0],
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in make.SIZES[1:]),
+    ],
+)
 def test_inceptions_features_are_the_libraries(networks, library, height, width):
     """With random weights, for three resizing methods and without resizing."""
     found = networks["tf1"](make.images(height, width))

@@ -217,6 +217,7 @@ def test_each_process_reads_its_own_rows_in_evaluation():
     assert [status for status, _ in found] == [0, 0], found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "is_saved", [False, pytest.param(True, marks=pytest.mark.slow)]
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from rq.models import codebook as codebook_module
 from rq.models import quantizer
 from rq.models.codebook import Codebook, Update, init_codebook, update_codebook
 
@@ -168,7 +169,8 @@ def test_update_conserves_counts_and_sums(own):
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("chunk", [4, 7, 8192])
 def test_sums_by_products_are_those_by_scattering(monkeypatch, own, chunk):
-    monkeypatch.setattr(quantizer, "CHUNK", chunk)
+    for module in (quantizer, codebook_module):
+        monkeypatch.setattr(module, "CHUNK", chunk)
     z, codebook, form = draw(0, (50,), 10, 3, 2, own)
     key = jax.random.key(5)
     found = [

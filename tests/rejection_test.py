@@ -100,6 +100,14 @@ def test_candidates_are_samples_over_the_fraction_rounded_up(keep, drawn):
     np.testing.assert_array_equal(among.cond, among.labels)
 
 
+def test_ranking_a_text_alone_asks_for_a_class():
+    asked = conditions.Conditions(
+        np.zeros((1, 3), np.int32), np.zeros(1, np.int32), [{"text": "a star"}]
+    )
+    with pytest.raises(ConfigError, match="give --classes"):
+        rejection.make_candidates(asked, asked.spread(2), 0.5)
+
+
 def test_a_quotient_that_is_whole_but_for_rounding_adds_no_candidate():
     assert 21 / 0.7 > 30
     asked = conditions.parse(tiny(), classes=(4,))

@@ -40,7 +40,9 @@ def make(**changes):
         pytest.param(dict(code_shape=(2, 2, 3)), (8, 16), marks=pytest.mark.slow),
         pytest.param(dict(code_shape=(4, 2, 3)), (8, 8), marks=pytest.mark.slow),
         (dict(shared_codebook=False, num_codes=(8, 5, 3)), (3, 8, 4)),
-        (dict(image_channels=3, dtype="bfloat16"), (8, 4)),
+        pytest.param(
+            dict(image_channels=3, dtype="bfloat16"), (8, 4), marks=pytest.mark.slow
+        ),
     ],
     ids=["paper", "packed", "packed one way", "own codebooks", "bfloat16"],
 )

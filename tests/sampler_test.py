@@ -24,6 +24,7 @@ def small():
     return make_sampler(stage)
 
 
+@pytest.mark.slow
 def test_other_options_conditions_and_batches_compile_nothing(small):
     """Three batches, conditions and temperatures; filters on and off; guidance."""
     known = {}

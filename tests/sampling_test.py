@@ -301,8 +301,11 @@ def test_where_logits_are_not_finite_no_code_is_drawn(where, value):
         {},
         dict(num_codes=(8, 5), shared_classifier=False),
         dict(body_from_codebook=False, shared_token_embedding=False),
-        dict(head_from_codebook=False),
-        dict(shared_classifier=False, cumulative_head=False),
+        pytest.param(dict(head_from_codebook=False), marks=pytest.mark.slow),
+        pytest.param(
+            dict(shared_classifier=False, cumulative_head=False),
+            marks=pytest.mark.slow,
+        ),
         dict(condition_length=3),
         dict(dtype="bfloat16"),
         dict(body=NORMED, head=NORMED),
@@ -361,6 +364,7 @@ def test_a_sample_does_not_depend_on_its_batch():
     assert (other != whole).any()
 
 
+@pytest.mark.slow
 def test_drawn_row_by_row_codes_are_the_same_whatever_the_options_beside_them():
     """Each sample of the batch has a seed, an index and options of its own."""
     model, params, codebook = tiny()
@@ -477,7 +481,9 @@ SCALES = np.random.default_rng(0).uniform(1, 5, (6, 2)).astype(np.float32)
 
 
 @pytest.mark.parametrize("scale", [(1.5, 4.0), SCALES], ids=["depths", "positions"])
-@pytest.mark.parametrize("condition_length", [1, 3])
+@pytest.mark.parametrize(
+    "condition_length", [1, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_guided_logits_lead_away_from_those_without_condition(condition_length, scale):
     model, params, codebook = tiny(condition_length=condition_length)
     codes = jax.random.randint(jax.random.key(2), (3, *model.code_shape), 0, 8)

@@ -116,6 +116,7 @@ def test_the_library_takes_any_images_and_gives_that_shape(model):
     assert json.loads(json.dumps(model.info()))["code_shape"] == list(CODES)
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_the_same(model, tmp_path):
     model.save(tmp_path / "saved")
     again = rq.load(tmp_path / "saved")
@@ -216,6 +217,10 @@ def test_a_model_of_squares_starts_one_of_another_shape():
     [
         ({"data.resolution": (16,)}, "a side, or height and width"),
         ({"data.resolution": (16, 24, 3)}, "a side, or height and width"),
+        (
+            {"data.resolution": (16, 24, 3), "data.source": "lowres:2"},
+            "a side, or height and width",
+        ),
         ({"data.resolution": (16, 16)}, "square images have one number: 16"),
         ({"data.resolution": (16, -24)}, "positive"),
         ({"data.resolution": (16, 24.0)}, "an integer or a tuple of int"),

@@ -120,7 +120,9 @@ def test_parameters_for_decoding_have_the_shapes_that_the_model_says(precision):
     assert found == wanted
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize(
+    "remat", ["full", pytest.param("dots", marks=pytest.mark.slow)]
+)
 def test_rematerialisation_changes_no_gradient(remat):
     gradients = []
     for policy in ("none", remat):

@@ -37,6 +37,7 @@ VARIANTS = {
     "rotation": dict(gradient="rotation"),
     "dropout": dict(depth_dropout=0.5),
 }
+FEW = ("residual", "cosine", "fsq", "dropout")
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 
 
@@ -108,7 +109,14 @@ def test_training_lowers_the_loss_and_stored_features_give_the_codes(changes):
     np.testing.assert_allclose(decoded, outputs, atol=1e-5)
 
 
-@every_variant
+@pytest.mark.parametrize(
+    "changes",
+    [
+        VARIANTS[name] if name in FEW else pytest.param(x, marks=pytest.mark.slow)
+        for name, x in VARIANTS.items()
+    ],
+    ids=VARIANTS,
+)
 def test_a_prefix_of_the_codes_does_not_depend_on_the_rest(changes):
     model, variables, images = make(changes)
     if model.depth == 1:
@@ -199,6 +207,7 @@ def test_training_leaves_a_fixed_grid_as_it_is():
     )
 
 
+@pytest.mark.slow
 @hypothesis.given(seed=st.integers(0, 999), channels=st.integers(2, 5))
 @few
 def test_rotation_gradient_is_a_scaled_rotation_from_z_to_its_code(seed, channels):
