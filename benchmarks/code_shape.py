@@ -230,7 +230,7 @@ def sample(experiment, number: int):
 
 def best(results: list[dict], budget: float, name: str) -> dict | None:
     """Returns the row with the lowest `name` of at most `budget` bits; None: none."""
-    within = [r for r in results if budget / 2 < r["bits"] <= budget]
+    within = [r for r in results if r["bits"] <= budget]
     return min(within, key=lambda r: r[name], default=None)
 
 
@@ -261,7 +261,7 @@ def tables(results: list[dict]) -> str:
         rows = [r for r in results if r["shape"]["resolution"] == resolution]
         for budget in BUDGETS:
             found = [best(rows, budget, name) for name in ("rfid", "gfid")]
-            if all(found) and sum(budget / 2 < r["bits"] <= budget for r in rows) > 1:
+            if any(budget / 2 < r["bits"] <= budget for r in rows):
                 names = " | ".join(text(r["shape"]) for r in found if r)
                 lines.append(f"| {resolution} | {budget:,} | {names} |")
     return "\n".join(lines)

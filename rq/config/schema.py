@@ -337,8 +337,8 @@ SCHEMA: dict[str, Any] = dict(
     ),
     init_from=Field(
         "",
-        "model whose weights new stages start from: a run directory, a saved folder or "
-        "a folder of the authors' checkpoints; '': random weights",
+        "model whose weights new stages start from: a run directory, a saved folder, a "
+        "folder of the authors' checkpoints or a shipped model; '': random weights",
         since="0.2",
         before="",
     ),

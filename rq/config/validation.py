@@ -108,6 +108,11 @@ def _run(config: ConfigDict) -> Iterator[Rule]:
     data = config.data
     problem = f"data.name = {data.name!r} needs --config.data.path=..."
     yield data.name not in FROM_PATH or data.path, "data.path", problem
+    if isinstance(data.resolution, tuple):
+        field, problem = "data.resolution", "must be a side, or height and width"
+        yield len(data.resolution) == 2, field, problem
+        problem = f"square images have one number: {data.resolution[0]}"
+        yield data.resolution[0] != data.resolution[1], field, problem
     yield from _source(config)
 
 
@@ -147,12 +152,6 @@ def _codes_file(config: ConfigDict) -> Iterator[Rule]:
 def _autoencoder(config: ConfigDict) -> Iterator[Rule]:
     model, resolution = config.rqvae.model, config.data.resolution
     name = "rqvae.model."
-
-    if isinstance(resolution, tuple):
-        field, problem = "data.resolution", "must be a side, or height and width"
-        yield len(resolution) == 2, field, problem
-        problem = f"square images have one number: {resolution[0]}"
-        yield resolution[0] != resolution[1], field, problem
 
     yield model.ch_mult, name + "ch_mult", "must not be empty"
     for mult in model.ch_mult:
