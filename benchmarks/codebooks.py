@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--digits_steps", type=int, default=400)
     parser.add_argument("--emoji_steps", type=int, default=400)
     parser.add_argument("--digits_seeds", type=int, default=3)
-    parser.add_argument("--emoji_seeds", type=int, default=1)
+    parser.add_argument("--emoji_seeds", type=int, default=3)
     given = parser.parse_args()
 
     from rq.cli import compilation_cache, log_output
