@@ -4,6 +4,7 @@
 
 import os
 
+import cv2
 import numpy as np
 import pytest
 from files_test import encoded, section, write
@@ -228,6 +229,13 @@ def test_mean_iou_and_pixel_accuracy_are_those_by_hand():
     np.testing.assert_allclose(segmentation.iou(counts), [1 / 3, 2 / 3, 1 / 2, np.nan])
     found = segmentation.statistics(counts)
     assert found == pytest.approx({"mIoU": 0.5, "pixel accuracy": 4 / 6})
+
+
+def test_colours_of_grey_maps_are_those_of_grey_images():
+    palette = ("#000000", "#ff0000", "#808080")
+    image = colours(palette)[None]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    np.testing.assert_array_equal(colours(palette, 1), grey.reshape(3, 1))
 
 
 def test_a_pixel_has_the_class_of_the_nearest_colour():

@@ -541,14 +541,15 @@ def test_samples_are_measured_beside_the_true_images(paired):
         "pairs",
         *(f"{x}/{y}" for x in ("samples", "rqvae") for y in ("mIoU", "pixel accuracy")),
     }
-    assert pairs.picture(experiment, 2, 2).dtype == np.uint8
+    assert pairs.picture(experiment, 0, 2, 2).dtype == np.uint8
 
 
 @pytest.mark.slow
 def test_the_command_samples_a_folder_of_sources(paired, tmp_path):
+    (tmp_path / "in").mkdir()
     for name in ("a", "b"):
-        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{name}.png")
-    flags = [str(paired), f"--source={tmp_path}", f"--out={tmp_path}/out.npz"]
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"in/{name}.png")
+    flags = [str(paired), f"--source={tmp_path}/in", f"--out={tmp_path}/out.npz"]
     sample.run(cli.parse(sample, [*flags, "--num_samples=4"]))
     with np.load(tmp_path / "out.npz") as made:
         assert made["arr_0"].shape == (4, 16, 16, 1)
@@ -557,5 +558,6 @@ def test_the_command_samples_a_folder_of_sources(paired, tmp_path):
     sample.run(cli.parse(sample, [*flags, "--num_samples=2"]))
     table = list(csv.DictReader((tmp_path / "folder/labels.csv").open()))
     assert [row["source"] for row in table] == ["a.png", "b.png"]
+    flags[2] = f"--out={tmp_path}/less"
     with pytest.raises(ConfigError, match="set --num_samples=2 for one sample of each"):
         sample.run(cli.parse(sample, [*flags, "--num_samples=1"]))

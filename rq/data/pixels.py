@@ -12,11 +12,18 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def colours(palette: Sequence[str]) -> np.ndarray:
-    """Returns the colours '#rrggbb' of a palette, uint8 `[L, 3]`."""
-    return np.array(
+def colours(palette: Sequence[str], channels: int = 3) -> np.ndarray:
+    """Returns the colours '#rrggbb' of a palette, uint8 `[L, channels]`.
+
+    Of one channel these are their luminance, as of images that are read as grey.
+    """
+    found = np.array(
         [[int(name[i : i + 2], 16) for i in (1, 3, 5)] for name in palette], np.uint8
     )
+    if channels == 1:
+        grey = np.rint(found @ np.array([0.299, 0.587, 0.114]))
+        found = grey[:, None].astype(np.uint8)
+    return found
 
 
 def nearest_labels(images: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -43,7 +43,8 @@ def transformed(
     palette = [name for name in data.palette if name]
     image = example["image"]
     if palette:
-        image = _label_map(image, transform, data.resolution, rng, colours(palette))
+        known = colours(palette, data.channels)
+        image = _label_map(image, transform, data.resolution, rng, known)
     else:
         image = transform(image, data.resolution, rng)
     found = example | {"image": image}

@@ -120,13 +120,14 @@ def evaluate(experiment, number: int = 0, extractor=None) -> dict[str, float]:
 
 
 def of_label_maps(true: np.ndarray, made: np.ndarray, palette) -> dict[str, float]:
-    """Returns 'mIoU' and 'pixel accuracy' of label maps, uint8 `[N, H, W, 3]`.
+    """Returns 'mIoU' and 'pixel accuracy' of label maps, uint8 `[N, H, W, C]`.
 
     Args:
-      true, made: the maps; pixels count as the class of the nearest colour.
+      true, made: the maps, of three channels or one; pixels count as the class of the
+        nearest colour.
       palette: colours '#rrggbb' of the classes.
     """
-    found = colours(palette)
+    found = colours(palette, true.shape[-1])
     counts = np.zeros((len(found), len(found)), np.int64)
     for part in _parts(len(true)):
         labels, others = (nearest_labels(x[part], found) for x in (true, made))
