@@ -198,6 +198,7 @@ def test_a_trained_run_survives_the_authors_format_bit_by_bit(trained, tmp_path)
         assert sorted(p.parent.name for p in there.rglob(name)) == ["stage1", "stage2"]
 
 
+@pytest.mark.slow
 def test_safetensors_hold_the_same_arrays_and_come_back(converted, tmp_path):
     there = tmp_path / "there"
     path = converted / "plain"

@@ -141,7 +141,7 @@ def test_machines_that_differ_have_folders_of_their_own(monkeypatch):
     assert here != compilation_cache.default_folder()
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_processes_use_a_folder_only_if_they_share_it(tmp_path, shared):
     environment = {k: x for k, x in os.environ.items() if k not in NAMES}
     environment |= {"XLA_FLAGS": xla_flags(2), "PYTHONPATH": str(ROOT)}

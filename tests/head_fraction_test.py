@@ -39,13 +39,14 @@ def shapes(function, *args):
     return str(jax.make_jaxpr(function)(*args))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fraction, number",
     [
-        pytest.param(1e-6, 1, marks=pytest.mark.slow),
+        (1e-6, 1),
         (0.25, 4),
-        pytest.param(0.3, 5, marks=pytest.mark.slow),
-        pytest.param(1, 16, marks=pytest.mark.slow),
+        (0.3, 5),
+        (1, 16),
     ],
 )
 def test_the_number_of_positions_is_fixed_and_at_least_one(fraction, number):
@@ -132,6 +133,7 @@ def test_evaluation_uses_all_positions():
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
+@pytest.mark.slow
 def test_the_head_costs_a_quarter_of_the_flops():
     def count(fraction):
         stage, batch, state = make(fraction)

@@ -440,6 +440,7 @@ def test_a_text_model_brings_its_tokenizer(with_text, tmp_path):
     assert "condition" not in "".join(kept(config, run))
 
 
+@pytest.mark.slow
 def test_another_tokenizer_makes_the_table_new(with_text, tmp_path):
     folder, config = with_text
     config.init_from = str(folder)

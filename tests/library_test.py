@@ -173,12 +173,15 @@ def changed(config, **fields):
             dict(rqvae__model__cosine=True, rqvae__model__shared_codebook=False),
             marks=pytest.mark.slow,
         ),
-        dict(
-            rqvae__model__fsq_levels=(3, 3),
-            rqvae__model__num_codes=(9,),
-            rqvae__model__embed_dim=2,
-            rqvae__model__code_shape=(8, 8, 2),
-            rqvae__model__shared_codebook=False,
+        pytest.param(
+            dict(
+                rqvae__model__fsq_levels=(3, 3),
+                rqvae__model__num_codes=(9,),
+                rqvae__model__embed_dim=2,
+                rqvae__model__code_shape=(8, 8, 2),
+                rqvae__model__shared_codebook=False,
+            ),
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             dict(

@@ -434,6 +434,7 @@ def make_sampler(stage, state=None):
     )
 
 
+@pytest.mark.slow
 def test_guidance_needs_a_model_that_was_trained_for_it():
     config = tiny()
     stage, _ = make_stage("transformer", config, one_device())

@@ -84,7 +84,7 @@ def test_unrolled_layers_are_the_scanned_ones():
     "changes",
     [
         {},
-        dict(shared_classifier=False),
+        pytest.param(dict(shared_classifier=False), marks=pytest.mark.slow),
         pytest.param(
             dict(body_from_codebook=False, head_from_codebook=False),
             marks=pytest.mark.slow,

@@ -199,6 +199,7 @@ def test_fsq_is_rounding_by_channel_and_its_error_shrinks_with_depth(
         assert (left <= steps ** -(d + 1) + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_training_leaves_a_fixed_grid_as_it_is():
     model, variables, images = make(VARIANTS["fsq"])
     _, after = train(model, variables, images, steps=2)
