@@ -13,6 +13,7 @@ import pytest
 from config_test import changed
 from etils import epath
 
+import rq
 from rq.cli import program
 from rq.config import ConfigError, validate
 from rq.data import loader, sources
@@ -276,6 +277,10 @@ def test_the_command_prints_flags_that_can_be_used(trained, tmp_path, capsys, da
     program.main(["suggest-codebook", str(trained), *flags])
     printed, report = capsys.readouterr().out, json.loads(out.read_text())
     assert report["num_codes"] == [16, 16] and report["vectors"] == 500 * 16
+    rq.load(trained).save(tmp_path / "saved")
+    program.main(["suggest-codebook", str(tmp_path / "saved"), *flags])
+    assert json.loads(out.read_text()) == report
+    capsys.readouterr()
     assert np.prod(report["equal_bits"]["num_codes"]) == 256
     for depth in range(2):
         assert 2 ** report["entropy_bits"][depth] <= report["used"][depth] <= 16

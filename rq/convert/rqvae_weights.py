@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from rq.convert.names import (
 )
 from rq.models import RQVAE
 from rq.models.codebook import Codebook
+from rq.parallel import sharding
 
 
 @readable_errors()
@@ -185,7 +185,7 @@ def variables(module: RQVAE, arrays) -> dict:
     """Returns the variables of a module from a state dict: inverts `tensors`."""
     state_dict = StateDict(arrays)
     images = jax.ShapeDtypeStruct((1, *module.image_shape), jnp.float32)
-    abstract = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), images))
+    abstract = sharding.unbox(jax.eval_shape(module.init, jax.random.key(0), images))
     leaves, params = flax.traverse_util.flatten_dict(abstract["params"]), {}
     shapes = {_torch_name(k): _torch_shape(leaf.shape) for k, leaf in leaves.items()}
     codebooks = _codebook_shapes(module.sizes, module.code_dim)
@@ -207,7 +207,7 @@ def variables(module: RQVAE, arrays) -> dict:
 
 def tensors(module: RQVAE, variables) -> Iterator[tuple[str, np.ndarray]]:
     """Yields what `rq.convert.to_torch` returns, one array at a time."""
-    params = nn.unbox(variables["params"])
+    params = sharding.unbox(variables["params"])
     for path, leaf in flax.traverse_util.flatten_dict(params).items():
         array = np.asarray(leaf)
         if array.ndim == 4:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ import numpy as np
 from rq.convert.names import StateDict, readable_errors, same_or_each
 from rq.models import RQTransformer, StackConfig
 from rq.models.transformer import abstract_codebook
+from rq.parallel import sharding
 
 # Our name of each module or parameter, and the authors'.
 _NAMES = {
@@ -180,7 +180,7 @@ def variables(module: RQTransformer, arrays) -> dict:
     """Returns the variables of a module from a state dict: inverts `tensors`."""
     state_dict = StateDict(arrays)
     height, width, depth = module.code_shape
-    abstract = nn.unbox(
+    abstract = sharding.unbox(
         jax.eval_shape(
             module.init,
             jax.random.key(0),
@@ -216,7 +216,7 @@ def tensors(module: RQTransformer, variables) -> Iterator[tuple[str, np.ndarray]
     if module.precision is not None:
         raise ValueError("converts the parameters of training, not those of decoding")
     layers = _layers(module)
-    params = nn.unbox(variables["params"])
+    params = sharding.unbox(variables["params"])
     for path, leaf in flax.traverse_util.flatten_dict(params).items():
         leaf, stacked = np.asarray(leaf), path[0] in layers
         _, convert, _ = _layouts(module, path, leaf.shape[stacked:])

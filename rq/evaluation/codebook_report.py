@@ -49,14 +49,13 @@ def _codes(experiment, source):
     """Yields the codes of all images of a source, on the host."""
     config, mesh = experiment.config, experiment.mesh
     batches = loader.in_order(source, config.data, config.rqvae.batch_size, mesh=mesh)
+    rqvae, variables = experiment.rqvae, experiment.rqvae_variables
     with progress.Bar("codes", len(source)) as shown:
         for batch in batches:
             with sharding.context(mesh):
                 local = {name: batch[name] for name in ("image", "mask")}
                 rows = sharding.shard_batch(local, mesh)
-                found = codec.encode(
-                    experiment.rqvae, experiment.rqvae_variables, rows["image"]
-                )
+                found = codec.encode(rqvae, variables, rows["image"])
                 found, mask = sharding.to_host((found, rows["mask"]))
             yield found[mask]
             shown.update(int(mask.sum()))
