@@ -218,9 +218,7 @@ def test_each_process_reads_its_own_rows_in_evaluation():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "is_saved", [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("is_saved", [False, True])
 def test_one_process_takes_the_rqvae_of_source_images(trained, tmp_path, is_saved):
     """All read it, since Orbax waits for all of them; one writes it."""
     given, run = trained, tmp_path / "run"

@@ -99,8 +99,8 @@ def unpack(data: bytes, depth: int | None = None) -> CodeFile:
         condition = tuple(reader.varint() for _ in range(reader.varint()))
         layers, stored = bool(flags & _LAYERS), flags & MAX_DEPTH
         header, streams, is_cut = data[: reader.at], [], False
-        wanted = stored if layers else 1
-        wanted = wanted if depth is None else min(max(depth, 1), wanted)
+        number_of_streams = stored if layers else 1
+        wanted = min(max(depth or number_of_streams, 1), number_of_streams)
         for number in range(wanted):
             if number and reader.at == len(data):
                 break
@@ -113,7 +113,7 @@ def unpack(data: bytes, depth: int | None = None) -> CodeFile:
                 break
     except EOFError:
         raise DataError(f"is cut: it ends after {len(data)} bytes") from None
-    reads_all = wanted == (stored if layers else 1)
+    reads_all = wanted == number_of_streams
     if reads_all and not is_cut and reader.at < len(data) or not stored:
         raise DataError(_DAMAGED)
     return CodeFile(digest, stored, layers, condition, tuple(streams), is_cut)

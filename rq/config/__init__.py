@@ -19,13 +19,14 @@ from rq.config.stored import (
     with_absolute_paths,
     with_portable_paths,
 )
-from rq.config.validation import trained_positions, validate
+from rq.config.validation import codebook_vectors, trained_positions, validate
 
 __all__ = [
     "STAGES",
     "ConfigError",
     "SamplingConfig",
     "choose_variant",
+    "codebook_vectors",
     "default",
     "differences",
     "from_json",

@@ -117,14 +117,13 @@ def with_portable_paths(config: ConfigDict) -> ConfigDict:
     training started from is left out; names of models that are no paths stay.
     """
     config = config.copy_and_resolve_references()
-    given = fields(config) | {"init_from": ""}
+    given = fields(config)
     changed = {
         name: f"~/{pathlib.Path(given[name]).name}"
         for name in PATHS
         if given[name] and not (name in MODELS and _is_name(given[name]))
     }
-    changed["init_from"] = ""
-    config.update_from_flattened_dict(changed)
+    config.update_from_flattened_dict(changed | {"init_from": ""})
     return config
 
 

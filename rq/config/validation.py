@@ -219,8 +219,7 @@ def _codebooks(config: ConfigDict) -> Iterator[Rule]:
         field, fixed = "rqvae.codebook_init", model.fsq_levels != (0,)
         problem = "k-means is by distance: not with rqvae.model.cosine or fsq_levels"
         yield not (model.cosine or fixed), field, problem
-        batches, size = config.rqvae.codebook_batches, config.rqvae.batch_size
-        number = batches * size * math.prod(model.code_shape[:2])
+        batches, number = config.rqvae.codebook_batches, codebook_vectors(config)
         problem = f"{batches} batches have {number:,} vectors for {max(sizes):,} codes"
         yield number >= max(sizes), "rqvae.codebook_batches", problem
 
@@ -245,6 +244,13 @@ def _features(config: ConfigDict) -> Iterator[Rule]:
     labelled = features.objective != "class" or config.data.num_classes > 0
     problem = "needs labels, but data.num_classes is 0; 'rotation' does not"
     yield labelled, "features.objective", problem
+
+
+def codebook_vectors(config: ConfigDict) -> int:
+    """Returns from how many vectors a codebook is fitted before the first step."""
+    part = config.rqvae
+    positions = math.prod(part.model.code_shape[:2])
+    return part.codebook_batches * part.batch_size * positions
 
 
 def trained_positions(config: ConfigDict) -> int:

@@ -283,9 +283,11 @@ def write_samples(
         print(f"wrote {out}: codes without images, for your own decoder")
         return
     depth = config.depth or rqvae.depth
-    names = [asked.names[row].get("source", "") for row in asked.spread(number)]
+    names = []
+    if sources is not None:
+        names = [asked.names[row]["source"] for row in asked.spread(number)]
     code_shape = (*rqvae.code_shape[:2], depth)
-    with writing(out, number, shape, code_shape, names if sources else ()) as add:
+    with writing(out, number, shape, code_shape, names) as add:
         for batch in batches:
             images = visualize.to_uint8(batch.images)
             add(images, batch.labels, batch.codes)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 
-from rq.config import ConfigError
+from rq.config import ConfigError, codebook_vectors
 from rq.data.pixels import to_float
 from rq.models import codebook_fit
 from rq.parallel import sharding
@@ -58,7 +57,7 @@ def first_state(config, run, stage, data) -> Callable[[TrainState], TrainState]:
         given_codebook = () if source is None else (source.codebook,)
         sizes, shared = stage.model.sizes, stage.model.shared_codebook
         if source is not None and max(sizes) > max(source.sizes):
-            _check_vectors(config.rqvae, max(sizes))
+            _check_vectors(config, max(sizes))
         with sharding.context(stage.mesh):
             vectors = _vectors(stage, state, data, config.rqvae.codebook_batches)
             fitted = jax.jit(
@@ -70,14 +69,13 @@ def first_state(config, run, stage, data) -> Callable[[TrainState], TrainState]:
     return start
 
 
-def _check_vectors(part, codes: int) -> None:
+def _check_vectors(config, codes: int) -> None:
     """Raises ConfigError if the batches have fewer vectors than codes are wanted."""
-    positions = math.prod(part.model.code_shape[:2])
-    number = part.codebook_batches * part.batch_size * positions
+    number = codebook_vectors(config)
     if number < codes:
         raise ConfigError(
-            f"rqvae.codebook_batches = {part.codebook_batches}: these have {number:,} "
-            f"vectors to add codes from, for {codes:,} codes"
+            f"rqvae.codebook_batches = {config.rqvae.codebook_batches}: these have "
+            f"{number:,} vectors to add codes from, for {codes:,} codes"
         )
 
 
